@@ -1,0 +1,303 @@
+//! What is known about the machine and its VXLAN devices, as values.
+//!
+//! Owns the types that discovery fills and `plan::decide` reads. May not do I/O, decide, or render.
+
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+
+/// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L22>
+pub const FEATURE: &str = "tx-checksum-ip-generic";
+
+/// A network device's name: 1 to 15 bytes, any byte but NUL, `/`, `:` and white space, so not necessarily UTF-8.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IfName(Vec<u8>);
+
+impl IfName {
+    /// `IFNAMSIZ - 1`.
+    pub const MAX: usize = 15;
+
+    /// None if no device can have this name.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let legal = |b: &u8| !matches!(b, 0 | b'/' | b' ' | b'\t'..=b'\r');
+        let ok = (1..=Self::MAX).contains(&bytes.len()) && bytes != b"." && bytes != b"..";
+        (ok && bytes.iter().all(legal)).then(|| Self(bytes.to_vec()))
+    }
+
+    /// The name as the kernel has it.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Safe for a terminal and a log: what is not printable text is written as `\xNN`, a backslash as `\\`.
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", escape(&self.0))
+    }
+}
+
+/// JSON escapes control characters itself, so a name that is UTF-8 stays exactly what it is; any other is escaped.
+impl Serialize for IfName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.serialize_str(&escape(&self.0)),
+        }
+    }
+}
+
+/// Makes any bytes safe to print on one line: bytes that are not UTF-8, control characters and characters that reorder or
+/// hide text become `\xNN` (one escape a byte), a backslash becomes `\\`.
+pub fn escape(bytes: &[u8]) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if hidden(c) => {
+                    for b in c.encode_utf8(&mut [0; 4]).bytes() {
+                        let _ = write!(out, "\\x{b:02x}");
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        for b in chunk.invalid() {
+            let _ = write!(out, "\\x{b:02x}");
+        }
+    }
+    out
+}
+
+/// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// `uname -r`, such as `4.18.0-147.5.1.el8_1.x86_64`.
+    pub release: String,
+    /// `uname -v`, such as `#1 SMP Debian 4.19.132-1 (2020-07-24)`; empty if not known.
+    pub version: String,
+    /// `/proc/version_signature`, which only Ubuntu has, such as `Ubuntu 5.4.0-104.118-generic 5.4.166`.
+    pub version_signature: Option<String>,
+    /// `/etc/os-release`.
+    pub os: OsRelease,
+}
+
+/// The keys of os-release(5) that matter here; empty where the file or the key is missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OsRelease {
+    /// `ID`, such as `rhel`.
+    pub id: String,
+    /// `VERSION_ID`, such as `8.1`.
+    pub version_id: String,
+}
+
+/// One VXLAN device as rtnetlink describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanLink {
+    /// The device's identity for as long as it exists.
+    pub ifindex: u32,
+    /// Its name when it was read.
+    pub name: IfName,
+    /// `IFLA_VXLAN_ID`; none on an `external` device, whose VNI is chosen per packet.
+    pub vni: Option<u32>,
+    /// `IFLA_VXLAN_PORT`, host byte order.
+    pub dst_port: Option<u16>,
+    /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`.
+    pub local: Option<IpAddr>,
+    /// What the outer UDP checksum of its packets is.
+    pub outer_checksum: OuterChecksum,
+    /// `IFLA_VXLAN_UDP_ZERO_CSUM6_TX`: zero outer checksum over IPv6 allowed when sending.
+    pub udp_zero_csum6_tx: bool,
+    /// `IFLA_VXLAN_UDP_ZERO_CSUM6_RX`: zero outer checksum over IPv6 accepted when receiving.
+    pub udp_zero_csum6_rx: bool,
+    /// Where its packets leave.
+    pub underlay: UnderlayLink,
+}
+
+/// How the underlay of a VXLAN device is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderlayLink {
+    /// `IFLA_VXLAN_LINK`, an ifindex of this network namespace.
+    Ifindex(u32),
+    /// The device was moved here: its underlay is in another network namespace and its ifindex means nothing here.
+    OtherNamespace,
+    /// No `IFLA_VXLAN_LINK`: the owner of the local address, if there is one, else whatever routing says.
+    NotSet,
+}
+
+/// The device through which a VXLAN device's packets leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Underlay {
+    /// Its ifindex.
+    #[serde(skip)]
+    pub ifindex: u32,
+    /// Its name.
+    pub name: IfName,
+    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`; none if the device does not say.
+    pub driver: Option<String>,
+}
+
+/// The outer UDP checksum that a VXLAN device gives its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OuterChecksum {
+    /// `IFLA_VXLAN_UDP_CSUM` is 1 (`udpcsum`).
+    Present,
+    /// `IFLA_VXLAN_UDP_CSUM` is 0 (`noudpcsum`).
+    Zero,
+    /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
+    External,
+    /// The kernel did not say.
+    Unknown,
+}
+
+/// The four feature sets of a device, as bits: bit n is the feature with index n in the kernel's `ETH_SS_FEATURES` strings.
+///
+/// <https://docs.kernel.org/networking/netdev-features.html>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// What the device lets the user change.
+    pub hw: u128,
+    /// What the user asked for.
+    pub wanted: u128,
+    /// What is in force.
+    pub active: u128,
+    /// What nobody can change on this device.
+    pub nochange: u128,
+}
+
+/// The state of one feature on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the kernel has these four, under these names"
+)]
+pub struct FeatureState {
+    /// In the `hw` set.
+    pub hw: bool,
+    /// In the `wanted` set.
+    pub wanted: bool,
+    /// In the `active` set.
+    pub active: bool,
+    /// In the `nochange` set.
+    pub nochange: bool,
+}
+
+impl FeatureState {
+    /// What ethtool(8) marks `[fixed]`.
+    pub fn fixed(self) -> bool {
+        !self.hw || self.nochange
+    }
+
+    /// Nothing left to turn off.
+    pub fn off(self) -> bool {
+        !self.wanted && !self.active
+    }
+}
+
+impl Features {
+    /// The state of the feature with this index (below 128).
+    pub fn state(&self, index: u32) -> FeatureState {
+        let has = |set: u128| set.checked_shr(index).is_some_and(|s| s & 1 == 1);
+        FeatureState {
+            hw: has(self.hw),
+            wanted: has(self.wanted),
+            active: has(self.active),
+            nochange: has(self.nochange),
+        }
+    }
+}
+
+/// Whether NAT on this node can rewrite a device's outer packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exposure {
+    /// Not known, which counts as exposed.
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_the_kernel_allows_them() {
+        for (bytes, ok) in [
+            (&b"flannel.1"[..], true),
+            (b"vxlan_sys_4789x", true),
+            (b"vxlan_sys_4789xy", false),
+            (b"", false),
+            (b".", false),
+            (b"..", false),
+            (b"a/b", false),
+            (b"a b", false),
+            (b"a\n", false),
+            (b"\x1b[31m", true),
+            (b"\xff", true),
+        ] {
+            assert_eq!(IfName::new(bytes).is_some(), ok, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_safe_to_print_and_exact_in_json() {
+        for (bytes, text, json) in [
+            (&b"flannel.1"[..], "flannel.1", r#""flannel.1""#),
+            (b"\x1b[31mred", r"\x1b[31mred", r#""\u001b[31mred""#),
+            ("vx🦀".as_bytes(), "vx🦀", r#""vx🦀""#),
+            (b"%n%s", "%n%s", r#""%n%s""#),
+            (b"a\xffb", r"a\xffb", r#""a\\xffb""#),
+            (b"a\\b", r"a\\b", r#""a\\b""#),
+            ("a\u{202e}b".as_bytes(), r"a\xe2\x80\xaeb", "\"a\u{202e}b\""),
+        ] {
+            let name = IfName::new(bytes).unwrap();
+            assert_eq!(name.to_string(), text);
+            assert_eq!(serde_json::to_string(&name).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn feature_state_of_an_index() {
+        let f = Features {
+            hw: 0b100,
+            wanted: 0b110,
+            active: 0b010,
+            nochange: 0b001,
+        };
+        assert_eq!(
+            f.state(2),
+            FeatureState {
+                hw: true,
+                wanted: true,
+                active: false,
+                nochange: false
+            }
+        );
+        assert!(f.state(0).fixed() && f.state(0).off() && f.state(1).fixed());
+        assert_eq!(
+            f.state(200),
+            FeatureState {
+                hw: false,
+                wanted: false,
+                active: false,
+                nochange: false
+            }
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! The kernel bugs, and what is known about a kernel.
+//!
+//! Owns the vocabulary shared by the table (`bugs`), the release parser (`release`) and the verdict (`verdict`). Pure.
+
+use serde::Serialize;
+
+/// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BugId {
+    /// NAT updates an outer checksum of zero, which means "none": fixed by ea64d8d6c675 in 5.7 and backports.
+    NatZeroCsum,
+    /// NAT updates an outer checksum that local checksum offload filled in as if it were unfinished: not fixed.
+    NatLcoCsum,
+}
+
+impl BugId {
+    /// Both, in the order of every report.
+    pub const ALL: [Self; 2] = [Self::NatZeroCsum, Self::NatLcoCsum];
+
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NatZeroCsum => "nat-zero-csum",
+            Self::NatLcoCsum => "nat-lco-csum",
+        }
+    }
+}
+
+/// Whether a kernel has a bug, or a device suffers from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It does.
+    Affected,
+    /// It does not: fixed, or older than the bug.
+    NotAffected,
+    /// Nobody has shown it either way.
+    Unknown,
+}
+
+impl Status {
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Affected => "affected",
+            Self::NotAffected => "not-affected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why a kernel is not affected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// A release carries the fix.
+    Fixed,
+    /// The kernel is older than the code that has the bug.
+    PredatesBug,
+}
+
+/// What a piece of evidence is worth: how the fact was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mark {
+    /// Packets were sent and looked at.
+    Measured,
+    /// The source of that kernel was read.
+    SourceRead,
+    /// The changelog or announcement of that kernel was read.
+    ChangelogRead,
+    /// Follows from facts that were read, not itself seen.
+    Inferred,
+    /// Somebody's claim that was read, not checked.
+    Reported,
+    /// The administrator says so, in a `[[kernel]]` entry.
+    Declared,
+}
+
+/// Where a piece of evidence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A `[[kernel]]` entry of the policy.
+    Policy,
+    /// The built-in table.
+    Table,
+}
+
+/// One reason for a kernel's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Who says so.
+    pub source: Source,
+    /// How it was learnt.
+    pub mark: Mark,
+    /// One sentence.
+    pub text: String,
+    /// Where to read it.
+    pub url: Option<String>,
+}
+
+/// What is known about one bug in one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BugVerdict {
+    /// Which bug.
+    pub id: BugId,
+    /// Whether the kernel has it.
+    pub status: Status,
+    /// Set when the status is `not-affected` and the reason is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// The strongest first; never empty.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A verdict on both bugs, in the order of `BugId::ALL`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct KernelVerdict {
+    /// One entry a bug.
+    pub bugs: [BugVerdict; 2],
+}
+
+impl KernelVerdict {
+    /// The verdict on one bug.
+    pub fn bug(&self, id: BugId) -> &BugVerdict {
+        match id {
+            BugId::NatZeroCsum => &self.bugs[0],
+            BugId::NatLcoCsum => &self.bugs[1],
+        }
+    }
+}
+
+/// A `[[kernel]]` entry of the policy: what this site knows better than the built-in table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelOverride {
+    /// A glob (`*`, `?`, `[a-z]`) over the whole of `uname -r`.
+    pub release: crate::glob::Glob,
+    /// Which bug.
+    pub bug: BugId,
+    /// `affected` or `not-affected` (written `fixed`).
+    pub status: Status,
+    /// Where it stands, such as `/etc/vxcsum/policy.toml:12`.
+    pub origin: String,
+}

@@ -1,0 +1,3 @@
+//! The vxcsum command.
+
+fn main() {}
