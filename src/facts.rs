@@ -2,15 +2,31 @@
 //!
 //! Owns the types that discovery fills and `plan::decide` reads. May not do I/O, decide, or render.
 
+use core::net::IpAddr;
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
+
+use crate::error::Fault;
 
 /// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L22>
 pub const FEATURE: &str = "tx-checksum-ip-generic";
+
+/// What a failed set was doing.
+pub const SET_OFF: &str = "set tx-checksum-ip-generic off";
+
+/// Which interface of the kernel is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum BackendName {
+    /// Generic netlink family `ethtool`, with features from 5.7 on.
+    #[serde(rename = "ethtool-netlink")]
+    Netlink,
+    /// `SIOCETHTOOL`, in every kernel.
+    #[serde(rename = "ethtool-ioctl")]
+    Ioctl,
+}
 
 /// A network device's name: 1 to 15 bytes, any byte but NUL, `/`, `:` and white space, so not necessarily UTF-8.
 ///
@@ -120,7 +136,7 @@ pub struct VxlanLink {
     pub dst_port: Option<u16>,
     /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`.
     pub local: Option<IpAddr>,
-    /// What the outer UDP checksum of its packets is.
+    /// The outer UDP checksum of its packets: `IFLA_VXLAN_UDP_CSUM`, or over IPv6 `udp_zero_csum6_tx`.
     pub outer_checksum: OuterChecksum,
     /// `IFLA_VXLAN_UDP_ZERO_CSUM6_TX`: zero outer checksum over IPv6 allowed when sending.
     pub udp_zero_csum6_tx: bool,
@@ -157,9 +173,9 @@ pub struct Underlay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OuterChecksum {
-    /// `IFLA_VXLAN_UDP_CSUM` is 1 (`udpcsum`).
+    /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.
     Present,
-    /// `IFLA_VXLAN_UDP_CSUM` is 0 (`noudpcsum`).
+    /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
     Zero,
     /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
     External,
@@ -224,6 +240,49 @@ impl Features {
     }
 }
 
+/// The names of the features of this kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FeatureTable {
+    /// Name n belongs to bit n.
+    pub names: Vec<String>,
+}
+
+impl FeatureTable {
+    /// The bit of [`FEATURE`]; none if this kernel does not have it.
+    pub fn index(&self) -> Option<u32> {
+        self.names.iter().position(|name| name == FEATURE).and_then(|n| u32::try_from(n).ok())
+    }
+
+    /// The names of the bits that are set.
+    pub fn named(&self, bits: u128) -> impl Iterator<Item = &str> {
+        self.names.iter().enumerate().filter(move |(n, _)| bits.checked_shr(*n as u32).is_some_and(|b| b & 1 == 1)).map(|(_, name)| name.as_str())
+    }
+}
+
+/// One VXLAN device and all that was learnt about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// From rtnetlink.
+    pub link: VxlanLink,
+    /// The underlay, if it is known and in this network namespace.
+    pub underlay: Option<Underlay>,
+    /// From the backend: a device whose features could not be read is still reported.
+    pub features: Result<Features, Fault>,
+    /// From the NAT rules.
+    pub exposure: Exposure,
+}
+
+/// All that a decision needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The running kernel.
+    pub kernel: KernelFacts,
+    /// Its features; empty if there was no device to ask for.
+    pub table: FeatureTable,
+    /// The VXLAN devices, by ifindex.
+    pub devices: Vec<Device>,
+}
+
 /// Whether NAT on this node can rewrite a device's outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -235,6 +294,14 @@ pub enum Exposure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_feature_table_finds_the_bit() {
+        let table = FeatureTable { names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec() };
+        assert_eq!(table.index(), Some(1));
+        assert_eq!(table.named(0b101).collect::<Vec<_>>(), ["tx-lro", "rx-gro"]);
+        assert_eq!(FeatureTable::default().index(), None);
+    }
 
     #[test]
     fn names_as_the_kernel_allows_them() {

@@ -3,6 +3,17 @@
 //! The flow, and the order of the modules: `policy` and `facts` go into `plan::decide`, which is pure; `apply` carries a
 //! plan out and cannot decide; `report` joins both; `render` writes a report. Only `sys` talks to the kernel.
 
+pub mod apply;
+pub mod cli;
+pub mod commands;
+pub mod discover;
+pub mod error;
 pub mod facts;
 pub mod glob;
 pub mod kernel;
+pub mod plan;
+pub mod policy;
+pub mod render;
+pub mod report;
+pub mod sys;
+pub mod wire;

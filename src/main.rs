@@ -1,3 +1,7 @@
-//! The vxcsum command.
+//! The vxcsum command: parses, runs, exits.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vxcsum::commands::main(std::env::args_os()).into()
+}

@@ -2,6 +2,11 @@
 //!
 //! Owns the vocabulary shared by the table (`bugs`), the release parser (`release`) and the verdict (`verdict`). Pure.
 
+pub mod bugs;
+pub mod os_release;
+pub mod release;
+pub mod verdict;
+
 use serde::Serialize;
 
 /// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.

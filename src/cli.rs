@@ -1,0 +1,162 @@
+//! The command line.
+//!
+//! Owns names, help texts and defaults of commands and options. May not act.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::facts::{BackendName, IfName};
+use crate::sys::features::Choice;
+
+/// Turns tx-checksum-ip-generic off on the VXLAN devices whose packets this kernel would send with a broken outer UDP
+/// checksum, and only there.
+#[derive(Debug, Parser)]
+#[command(name = "vxcsum", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do; none stands for `apply`, but only together with --dry-run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The same as `vxcsum apply --dry-run`.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: exit 2 if something would be changed.
+    #[arg(long, requires = "dry_run")]
+    pub exit_code: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 fine; 1 some device failed, or nothing could be done; 2 changes are pending (only with --exit-code); 64 wrong \
+usage; 77 not permitted; 78 the policy is not valid.";
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Read this policy, and nothing else, instead of the installed files.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Which interface of the kernel to use.
+    #[arg(long, global = true, value_enum, default_value_t = BackendArg::Auto, value_name = "WHICH")]
+    pub backend: BackendArg,
+    /// Read policy, os-release and version_signature below this directory.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+}
+
+/// `--backend`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum BackendArg {
+    /// Netlink, or the ioctl where the kernel has no such netlink.
+    Auto,
+    /// ethtool netlink (5.7 and newer, and some backports).
+    Netlink,
+    /// SIOCETHTOOL (every kernel).
+    Ioctl,
+}
+
+impl From<BackendArg> for Choice {
+    fn from(arg: BackendArg) -> Self {
+        match arg {
+            BackendArg::Auto => Self::Auto,
+            BackendArg::Netlink => Self::Only(BackendName::Netlink),
+            BackendArg::Ioctl => Self::Only(BackendName::Ioctl),
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn the feature off where the policy and the kernel ask for it.
+    Apply(Apply),
+    /// Show every VXLAN device, its state and what apply would do.
+    Status(Status),
+    /// Show what a decision was made of, and how to change it.
+    Explain(Explain),
+    /// Check or show the policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// `apply`.
+#[derive(Args, Debug)]
+pub struct Apply {
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only this device (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub devices: Vec<IfName>,
+    /// With --dry-run: exit 2 if something would be changed.
+    #[arg(long, requires = "dry_run")]
+    pub exit_code: bool,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Only this device (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub devices: Vec<IfName>,
+    /// Exit 2 if apply would change something.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// `explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Explain the decision about this device; without one, the verdict on this kernel.
+    #[arg(value_name = "DEVICE", value_parser = if_name(), conflicts_with = "kernel")]
+    pub device: Option<IfName>,
+    /// Judge this `uname -r` of any machine instead; nothing of this one is looked at.
+    #[arg(long, value_name = "RELEASE")]
+    pub kernel: Option<String>,
+    /// That machine's `uname -v`: Debian's real version is only there.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    pub uname_version: Option<String>,
+    /// That machine's /proc/version_signature (Ubuntu).
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    pub version_signature: Option<String>,
+    /// A copy of that machine's /etc/os-release.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub os_release: Option<PathBuf>,
+}
+
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Say whether a policy file, or the installed policy, is valid.
+    Check {
+        /// The file; without one, the installed policy.
+        file: Option<PathBuf>,
+    },
+    /// Print the policy that is in force, and where each value comes from.
+    Show,
+}
+
+/// A device's name, from any bytes.
+fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().try_map(|name: OsString| {
+        IfName::new(name.as_bytes())
+            .ok_or("no device can have this name: it takes 1 to 15 bytes, without '/' and white space")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,194 @@
+//! The verdict: what the administrator declares and what the table knows, weighed for one kernel.
+//!
+//! Owns the order of evidence. Pure; a probe of the running kernel is not known here.
+
+use super::bugs;
+use super::release::Kernel;
+use super::{
+    BugId, BugVerdict, Evidence, KernelOverride, KernelVerdict, Mark, Source, Status, Why,
+};
+use crate::facts::KernelFacts;
+
+/// Judges a kernel by its strings. The last `[[kernel]]` entry that matches wins over the table, whose evidence stays listed.
+pub fn judge(facts: &KernelFacts, overrides: &[KernelOverride]) -> KernelVerdict {
+    let kernel = Kernel::identify(facts);
+    KernelVerdict {
+        bugs: BugId::ALL.map(|id| {
+            let verdict = by_table(id, &kernel);
+            overrides
+                .iter()
+                .rev()
+                .find(|o| o.bug == id && o.release.matches(facts.release.as_bytes()))
+                .map_or_else(|| verdict.clone(), |o| declared(o, &verdict))
+        }),
+    }
+}
+
+fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
+    let says = bugs::rows(id, kernel).next().map(|row| row.says);
+    BugVerdict {
+        id,
+        status: says.map_or(Status::Unknown, bugs::Says::status),
+        why: says.and_then(bugs::Says::why),
+        evidence: bugs::rows(id, kernel)
+            .map(|row| Evidence {
+                source: Source::Table,
+                mark: row.mark_for(kernel),
+                text: row.text.to_owned(),
+                url: row.url.map(str::to_owned),
+            })
+            .collect(),
+    }
+}
+
+fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
+    let evidence = Evidence {
+        source: Source::Policy,
+        mark: Mark::Declared,
+        text: format!(
+            "the [[kernel]] entry for {} in {} says so",
+            entry.release.as_str(),
+            entry.origin
+        ),
+        url: None,
+    };
+    BugVerdict {
+        id: entry.bug,
+        status: entry.status,
+        why: (entry.status == Status::NotAffected).then_some(Why::Fixed),
+        evidence: std::iter::once(evidence)
+            .chain(table.evidence.iter().cloned())
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::glob::Glob;
+    use proptest::prelude::*;
+
+    fn kernel(release: &str) -> KernelFacts {
+        KernelFacts {
+            release: release.to_owned(),
+            ..KernelFacts::default()
+        }
+    }
+
+    fn entry(glob: &str, bug: BugId, status: Status, line: u32) -> KernelOverride {
+        KernelOverride {
+            release: Glob::new(glob).unwrap(),
+            bug,
+            status,
+            origin: format!("/etc/vxcsum/policy.toml:{line}"),
+        }
+    }
+
+    #[test]
+    fn the_last_matching_entry_wins_and_the_table_stays_listed() {
+        let facts = kernel("5.3.18-150300.59.93-default");
+        let table = judge(&facts, &[]);
+        let overrides = [
+            entry("5.3.18-*", BugId::NatZeroCsum, Status::Affected, 1),
+            entry(
+                "5.3.18-150300.*",
+                BugId::NatZeroCsum,
+                Status::NotAffected,
+                5,
+            ),
+            entry("5.3.18-22.*", BugId::NatZeroCsum, Status::Affected, 9),
+        ];
+        let verdict = judge(&facts, &overrides);
+        let bug = verdict.bug(BugId::NatZeroCsum);
+        assert_eq!(
+            (bug.status, bug.why),
+            (Status::NotAffected, Some(Why::Fixed))
+        );
+        assert_eq!(
+            bug.evidence[0],
+            Evidence {
+                source: Source::Policy,
+                mark: Mark::Declared,
+                text:
+                    "the [[kernel]] entry for 5.3.18-150300.* in /etc/vxcsum/policy.toml:5 says so"
+                        .to_owned(),
+                url: None,
+            }
+        );
+        assert_eq!(
+            bug.evidence[1..],
+            table.bug(BugId::NatZeroCsum).evidence[..]
+        );
+        assert_eq!(table.bug(BugId::NatZeroCsum).status, Status::Unknown);
+        assert_eq!(verdict.bugs[1], table.bugs[1], "the other bug is untouched");
+    }
+
+    #[test]
+    fn an_entry_can_judge_what_the_table_cannot_read() {
+        let all = entry("*", BugId::NatLcoCsum, Status::Affected, 2);
+        let verdict = judge(&kernel("my-kernel"), &[all]);
+        assert_eq!(verdict.bug(BugId::NatLcoCsum).status, Status::Affected);
+        assert_eq!(verdict.bug(BugId::NatLcoCsum).why, None);
+        assert_eq!(verdict.bug(BugId::NatZeroCsum).status, Status::Unknown);
+    }
+
+    #[test]
+    fn json_has_the_documented_shape() {
+        let verdict = judge(&kernel("5.4.41"), &[]);
+        assert_eq!(
+            serde_json::to_value(&verdict).unwrap()[0],
+            serde_json::json!({
+                "id": "nat-zero-csum", "status": "not-affected", "why": "fixed",
+                "evidence": [{
+                    "source": "table", "mark": "changelog-read", "text": "5.4.41 and newer 5.4 have the fix",
+                    "url": "https://github.com/kubernetes/kubernetes/issues/88986"
+                }]
+            })
+        );
+    }
+
+    const RELEASES: [&str; 8] = [
+        "4.18.0-193.10.1.el8_2.x86_64",
+        "3.10.0-1127.8.2.el7.x86_64",
+        "4.15.0-108-generic",
+        "5.4.0-1020-aws",
+        "4.19.0-10-amd64",
+        "5.3.18-150300.59.93-default",
+        "5.7.0-rc4",
+        "5.4.17-2011.1.2.el7uek.x86_64",
+    ];
+
+    fn listed(facts: &KernelFacts) -> bool {
+        judge(facts, &[])
+            .bugs
+            .iter()
+            .all(|bug| !bug.evidence.is_empty())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(a: Vec<u8>, b: Vec<u8>, c: Option<Vec<u8>>, id: Vec<u8>) {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let mut facts = kernel(&text(&a));
+            facts.version = text(&b);
+            facts.version_signature = c.as_deref().map(text);
+            facts.os.id = text(&id);
+            prop_assert!(listed(&facts));
+        }
+
+        #[test]
+        fn no_release_like_text_makes_it_panic(
+            start in proptest::sample::select(&RELEASES[..]), cut in 0usize..30, garbage in ".{0,30}",
+            digits in "[-.~+_0-9a-z]{0,40}", version in "#1 SMP (Debian |-Ubuntu )?[-0-9.~+a-z ]{0,20}",
+            signature in "Ubuntu [-0-9. a-z]{0,30}",
+        ) {
+            let start = &start[..cut.min(start.len())];
+            for release in [format!("{start}{garbage}"), format!("{start}{digits}")] {
+                let mut facts = kernel(&release);
+                facts.version.clone_from(&version);
+                facts.version_signature = Some(signature.clone());
+                prop_assert!(listed(&facts));
+            }
+        }
+    }
+}

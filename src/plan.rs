@@ -1,0 +1,269 @@
+//! Deciding, for each VXLAN device, whether the feature must be off, and why.
+//!
+//! Owns the decision and its reasons. Pure: values in, values out. May not know how a decision is carried out or shown.
+
+use serde::Serialize;
+
+use crate::facts::{Device, Exposure, FEATURE, FeatureState, FeatureTable, Facts, OuterChecksum};
+use crate::kernel::{BugId, KernelVerdict, Status};
+use crate::policy::{Assume, Policy, Rule, Subject, When};
+
+/// What to do with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Turn the feature off.
+    TurnOff,
+    /// Nothing.
+    Leave,
+}
+
+impl Action {
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TurnOff => "turn-off",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// Why. The codes are stable; the README lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReasonCode {
+    /// The kernel has the bug, and the policy asks for no more.
+    KernelAffected,
+    /// It is not known whether the kernel has the bug, and the policy counts that as affected.
+    KernelUnknown,
+    /// As one of the above, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
+    ExposureUnknown,
+    /// A rule says `always`.
+    RuleAlways,
+    /// A rule says `never`.
+    RuleNever,
+    /// `[bugs]` says `never`.
+    BugNever,
+    /// The kernel does not have the bug.
+    KernelNotAffected,
+    /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
+    KernelUnknownFixed,
+    /// It should be off, and is.
+    AlreadyOff,
+    /// It should be off, and the kernel does not let anybody change it on this device.
+    Fixed,
+    /// It should be off, and this kernel has no feature of this name.
+    NoSuchFeature,
+    /// It should be off, and its state could not be read.
+    NotReadable,
+}
+
+impl ReasonCode {
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::KernelAffected => "kernel-affected",
+            Self::KernelUnknown => "kernel-unknown",
+            Self::ExposureUnknown => "exposure-unknown",
+            Self::RuleAlways => "rule-always",
+            Self::RuleNever => "rule-never",
+            Self::BugNever => "bug-never",
+            Self::KernelNotAffected => "kernel-not-affected",
+            Self::KernelUnknownFixed => "kernel-unknown-fixed",
+            Self::AlreadyOff => "already-off",
+            Self::Fixed => "fixed",
+            Self::NoSuchFeature => "no-such-feature",
+            Self::NotReadable => "not-readable",
+        }
+    }
+}
+
+/// A reason with one sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// For programs.
+    pub code: ReasonCode,
+    /// For people.
+    pub text: String,
+}
+
+/// What the kernel's bugs mean for one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceVerdict {
+    /// The worst of the bugs that its outer checksum makes it susceptible to.
+    pub status: Status,
+    /// The bugs with that status; empty if it is `not-affected`.
+    pub bugs: Vec<BugId>,
+}
+
+/// The decision about one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// What it was decided on.
+    pub device: Device,
+    /// What the kernel's bugs mean for it.
+    pub verdict: DeviceVerdict,
+    /// Whether the feature must be off on it, whatever its state.
+    pub must_be_off: bool,
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// The name and the place of the rule that decided.
+    pub rule: Option<String>,
+    /// What the kernel will turn off with the feature.
+    pub also_off: Vec<String>,
+}
+
+/// The decisions about all devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The names of the features, to read the sets of the devices.
+    pub table: FeatureTable,
+    /// By ifindex.
+    pub devices: Vec<DevicePlan>,
+}
+
+/// What the kernel drops from a device without any transmit checksum: TSO of both families with its variants, and USO.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L10056> (`netdev_fix_features`)
+const NEEDS_CHECKSUM: [&str; 5] = [
+    "tx-tcp-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-tcp-mangleid-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-udp-segmentation",
+];
+
+/// Decides about every device.
+pub fn decide(policy: &Policy, facts: &Facts, kernel: &KernelVerdict) -> Plan {
+    let devices = facts.devices.iter().map(|device| decide_device(policy, device, &facts.table, kernel)).collect();
+    Plan { table: facts.table.clone(), devices }
+}
+
+/// What a rule is matched against.
+pub fn subject(device: &Device) -> Subject<'_> {
+    Subject {
+        name: &device.link.name,
+        vni: device.link.vni,
+        dst_port: device.link.dst_port,
+        underlay_driver: device.underlay.as_ref().and_then(|underlay| underlay.driver.as_deref()),
+        outer_checksum: device.link.outer_checksum,
+    }
+}
+
+/// The bugs that packets with this outer checksum can meet.
+pub fn susceptible(outer_checksum: OuterChecksum) -> &'static [BugId] {
+    match outer_checksum {
+        OuterChecksum::Zero => &[BugId::NatZeroCsum],
+        OuterChecksum::Present => &[BugId::NatLcoCsum],
+        OuterChecksum::External | OuterChecksum::Unknown => &BugId::ALL,
+    }
+}
+
+fn decide_device(policy: &Policy, device: &Device, table: &FeatureTable, kernel: &KernelVerdict) -> DevicePlan {
+    let verdict = verdict(device.link.outer_checksum, kernel);
+    let rule = policy.deciding_rule(&subject(device));
+    let (must_be_off, reason) = match rule {
+        Some(rule) => by_rule(policy, rule, &verdict, device.exposure),
+        None => by_bugs(policy, device, kernel),
+    };
+    let (action, reason) = if must_be_off { act(device, table, reason) } else { (Action::Leave, reason) };
+    let also_off = match &device.features {
+        Ok(features) if action == Action::TurnOff => {
+            table.named(features.active).filter(|name| NEEDS_CHECKSUM.contains(name)).map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    };
+    let rule = rule.map(|rule| format!("{} ({})", rule.name, rule.origin));
+    DevicePlan { device: device.clone(), verdict, must_be_off, action, reason, rule, also_off }
+}
+
+fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {
+    let with = |status| -> Vec<BugId> {
+        susceptible(outer_checksum).iter().copied().filter(|bug| kernel.bug(*bug).status == status).collect()
+    };
+    for status in [Status::Affected, Status::Unknown] {
+        let bugs = with(status);
+        if !bugs.is_empty() {
+            return DeviceVerdict { status, bugs };
+        }
+    }
+    DeviceVerdict { status: Status::NotAffected, bugs: Vec::new() }
+}
+
+fn by_rule(policy: &Policy, rule: &Rule, verdict: &DeviceVerdict, exposure: Exposure) -> (bool, Reason) {
+    let rule_says = |code, text: &str| Reason { code, text: format!("rule \"{}\" says {}{text}", rule.name, rule.when.as_str()) };
+    match rule.when {
+        When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
+        When::Never => (false, rule_says(ReasonCode::RuleNever, "")),
+        When::Affected | When::Exposed => {
+            let bug = verdict.bugs.first().copied();
+            let (off, reason) = by_status(policy, rule.when, verdict.status, bug, exposure);
+            (off, Reason { text: format!("{}: {}", rule_says(reason.code, "").text, reason.text), ..reason })
+        }
+    }
+}
+
+/// Without a rule each bug has its own condition; the first that asks for the feature to be off decides.
+fn by_bugs(policy: &Policy, device: &Device, kernel: &KernelVerdict) -> (bool, Reason) {
+    let mut judged = susceptible(device.link.outer_checksum).iter().map(|bug| {
+        by_status(policy, policy.bug(*bug).value, kernel.bug(*bug).status, Some(*bug), device.exposure)
+    });
+    let first = judged.next().expect("every outer checksum is susceptible to a bug");
+    if first.0 { first } else { judged.find(|(off, _)| *off).unwrap_or(first) }
+}
+
+fn by_status(policy: &Policy, when: When, status: Status, bug: Option<BugId>, exposure: Exposure) -> (bool, Reason) {
+    let bug = bug.map_or("both bugs", BugId::as_str);
+    let reason = |code, text: String| Reason { code, text };
+    if when == When::Never {
+        return (false, reason(ReasonCode::BugNever, format!("[bugs] says never for {bug}")));
+    }
+    let counts = match (status, policy.unknown_kernel.value) {
+        (Status::NotAffected, _) => {
+            let text = format!("this kernel does not have {}", if bug == "both bugs" { "the bug" } else { bug });
+            return (false, reason(ReasonCode::KernelNotAffected, text));
+        }
+        (Status::Unknown, Assume::Fixed) => {
+            let text = format!("nothing is known of this kernel and {bug}, which the policy counts as fixed");
+            return (false, reason(ReasonCode::KernelUnknownFixed, text));
+        }
+        (Status::Unknown, Assume::Affected) => (
+            ReasonCode::KernelUnknown,
+            format!("nothing is known of this kernel and {bug}, which the policy counts as affected"),
+        ),
+        (Status::Affected, _) => (ReasonCode::KernelAffected, format!("this kernel has {bug}")),
+    };
+    match (when, exposure) {
+        (When::Exposed, Exposure::Unknown) => (
+            true,
+            reason(ReasonCode::ExposureUnknown, format!("{}, and whether NAT on this node rewrites the outer packets is not known", counts.1)),
+        ),
+        _ => (true, reason(counts.0, counts.1)),
+    }
+}
+
+/// What can be done about a feature that must be off.
+fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
+    let leave = |code, text: &str| (Action::Leave, Reason { code, text: format!("{text}; it should be off: {}", why.text) });
+    let Some(index) = table.index() else {
+        return leave(ReasonCode::NoSuchFeature, &format!("this kernel has no feature {FEATURE}"));
+    };
+    let Ok(features) = &device.features else {
+        return leave(ReasonCode::NotReadable, &format!("the state of {FEATURE} could not be read"));
+    };
+    let state = features.state(index);
+    if state.off() || (state.fixed() && !state.active) {
+        (Action::Leave, Reason { code: ReasonCode::AlreadyOff, text: format!("already off, as it should be: {}", why.text) })
+    } else if state.fixed() {
+        leave(ReasonCode::Fixed, &format!("the kernel keeps {FEATURE} on for this device ([fixed])"))
+    } else {
+        (Action::TurnOff, why)
+    }
+}
+
+/// The state of the feature on a device, if it could be read.
+pub fn state(device: &Device, table: &FeatureTable) -> Option<FeatureState> {
+    Some(device.features.as_ref().ok()?.state(table.index()?))
+}

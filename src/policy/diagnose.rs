@@ -1,0 +1,272 @@
+//! What is wrong with policy files: where, what is accepted, and the offending text underlined.
+//!
+//! Owns positions, excerpts and rendering of policy errors. Pure. May not judge what is an error.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde::Serialize;
+
+use crate::facts::escape;
+
+/// One problem of one policy file. Every text is safe to print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyError {
+    /// The file, as it was named.
+    pub file: String,
+    /// From 1; none if the problem is the file itself.
+    pub line: Option<usize>,
+    /// From 1, in characters.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What is accepted, or what to do.
+    pub help: Option<String>,
+    #[serde(skip)]
+    excerpt: Option<Excerpt>,
+}
+
+/// The part of a line around a problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Excerpt {
+    text: String,
+    /// Bytes of `text` to underline.
+    marked: Range<usize>,
+}
+
+impl PolicyError {
+    /// A problem of a whole file, such as one that cannot be read.
+    pub fn of_file(file: &str, message: impl Into<String>, help: Option<String>) -> Self {
+        Self {
+            file: escape(file.as_bytes()),
+            line: None,
+            column: None,
+            message: message.into(),
+            help,
+            excerpt: None,
+        }
+    }
+
+    fn group(&self) -> Group<'_> {
+        let mut origin = Origin::path(self.file.as_str());
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            origin = origin.line(line).char_column(column);
+        }
+        let mut group = Level::ERROR
+            .primary_title(self.message.as_str())
+            .element(origin);
+        if let (Some(excerpt), Some(line)) = (&self.excerpt, self.line) {
+            let mark = AnnotationKind::Primary.span(excerpt.marked.clone());
+            group = group.element(
+                Snippet::source(excerpt.text.as_str())
+                    .line_start(line)
+                    .annotation(mark),
+            );
+        }
+        match &self.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+}
+
+/// All problems of all policy files; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyErrors(Vec<PolicyError>);
+
+impl PolicyErrors {
+    /// None if there are none.
+    pub fn new(errors: Vec<PolicyError>) -> Option<Self> {
+        (!errors.is_empty()).then_some(Self(errors))
+    }
+
+    /// In the order of the files, and in a file in the order of lines.
+    pub fn items(&self) -> impl Iterator<Item = &PolicyError> {
+        self.0.iter()
+    }
+
+    /// For people: every problem with the offending text underlined, separated by an empty line, without a newline at the end.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let texts: Vec<_> = self
+            .items()
+            .map(|error| renderer.render(&[error.group()]))
+            .collect();
+        texts.join("\n\n")
+    }
+}
+
+impl From<PolicyError> for PolicyErrors {
+    fn from(error: PolicyError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl IntoIterator for PolicyErrors {
+    type Item = PolicyError;
+    type IntoIter = std::vec::IntoIter<PolicyError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for PolicyErrors {}
+
+/// A problem that still has to be placed: bytes of the file, message, help.
+pub(super) struct Found {
+    pub at: Range<usize>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// A file's name (safe to print), its bytes, and where its lines begin.
+pub(super) struct Source<'a> {
+    file: String,
+    bytes: &'a [u8],
+    lines: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    /// Nobody mends more problems of one file at once, and a hostile file has a million.
+    const MOST: usize = 20;
+
+    /// Characters of a line that are shown, and how many of them before the problem.
+    const SHOWN: usize = 100;
+    const BEFORE: usize = 60;
+
+    pub fn new(file: &str, bytes: &'a [u8]) -> Self {
+        let newlines = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
+        let lines = std::iter::once(0)
+            .chain(newlines.map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            file: escape(file.as_bytes()),
+            bytes,
+            lines,
+        }
+    }
+
+    /// Its name, safe to print.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// A part of a file that is UTF-8.
+    pub fn text(&self, at: Range<usize>) -> &str {
+        let part = self.bytes.get(at).unwrap_or_default();
+        std::str::from_utf8(part).unwrap_or_default()
+    }
+
+    /// The line that holds a byte, from 1.
+    pub fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|start| *start <= at)
+    }
+
+    /// As an origin: file and line.
+    pub fn origin(&self, at: usize) -> String {
+        format!("{}:{}", self.file, self.line(at))
+    }
+
+    /// Places problems: in the order of lines, and no more than people can use.
+    pub fn place(&self, mut found: Vec<Found>) -> Vec<PolicyError> {
+        found.sort_by_key(|f| f.at.start);
+        let rest = found.len().saturating_sub(Self::MOST);
+        let placed = found.into_iter().take(Self::MOST).map(|f| self.error(f));
+        let more = (rest > 0).then(|| {
+            let message = format!("{rest} more problems in this file are not shown");
+            PolicyError {
+                file: self.file.clone(),
+                line: None,
+                column: None,
+                message,
+                help: None,
+                excerpt: None,
+            }
+        });
+        placed.chain(more).collect()
+    }
+
+    fn error(&self, found: Found) -> PolicyError {
+        let at = found.at.start.min(self.bytes.len());
+        let line = self.line(at);
+        let start = self.lines[line - 1];
+        let end = self
+            .lines
+            .get(line)
+            .map_or(self.bytes.len(), |next| next - 1);
+        let text = self.bytes[start..end]
+            .strip_suffix(b"\r")
+            .unwrap_or(&self.bytes[start..end]);
+        let marked = at - start..found.at.end.saturating_sub(start).max(at - start);
+        let (column, excerpt) = excerpt(text, marked);
+        PolicyError {
+            file: self.file.clone(),
+            line: Some(line),
+            column: Some(column),
+            message: found.message,
+            help: found.help,
+            excerpt: Some(excerpt),
+        }
+    }
+}
+
+/// The column of the first marked byte, and the part of the line around it, safe to print.
+fn excerpt(line: &[u8], marked: Range<usize>) -> (usize, Excerpt) {
+    let mut characters = Vec::new();
+    let mut at = 0;
+    for chunk in line.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            characters.push((at, at + c.len_utf8()));
+            at += c.len_utf8();
+        }
+        for _ in chunk.invalid() {
+            characters.push((at, at + 1));
+            at += 1;
+        }
+    }
+    let column = characters.partition_point(|(_, end)| *end <= marked.start);
+    let from = column.saturating_sub(Source::BEFORE);
+    let shown = &characters[from..characters.len().min(from + Source::SHOWN)];
+
+    let mut text = String::new();
+    if from > 0 {
+        text.push_str("...");
+    }
+    let mut begin = None;
+    let mut finish = 0;
+    for &(start, end) in shown {
+        if start >= marked.start && begin.is_none() {
+            begin = Some(text.len());
+        }
+        match &line[start..end] {
+            // Escaping doubles a backslash, which would show another file than the one to mend.
+            b"\\" => text.push('\\'),
+            b"\t" => text.push(' '),
+            other => text.push_str(&escape(other)),
+        }
+        if start < marked.end {
+            finish = text.len();
+        }
+    }
+    let begin = begin.unwrap_or(text.len());
+    if from + shown.len() < characters.len() {
+        text.push_str("...");
+    }
+    let excerpt = Excerpt {
+        marked: begin..finish.max(begin),
+        text,
+    };
+    (column + 1, excerpt)
+}

@@ -1,0 +1,359 @@
+//! The policy: what the administrator wants, merged from files, and which rule decides about a device.
+//!
+//! Owns the policy's values, their merging, and rule matching. Pure: the files come in as bytes (`sys::policy_files` reads
+//! them). May not look at the kernel or at devices.
+
+mod diagnose;
+mod parse;
+mod show;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+
+use crate::facts::{IfName, OuterChecksum, escape};
+use crate::glob::Glob;
+use crate::kernel::{BugId, KernelOverride};
+
+pub use diagnose::{PolicyError, PolicyErrors};
+pub use parse::{Kind, parse};
+
+/// The origin of a value that no file gave.
+pub const BUILT_IN: &str = "built-in";
+
+/// When the feature is turned off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// Whatever the kernel.
+    Always,
+    /// On a kernel with the bug.
+    Affected,
+    /// On a kernel with the bug, where NAT can rewrite the outer packets or that cannot be known.
+    Exposed,
+    /// Whatever the kernel, leave it.
+    Never,
+}
+
+impl When {
+    /// As written in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Affected => "affected",
+            Self::Exposed => "exposed",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// What a kernel counts as of which nobody knows whether it has a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assume {
+    /// It has the bug: safe.
+    Affected,
+    /// It has not: fast.
+    Fixed,
+}
+
+impl Assume {
+    /// As written in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Affected => "affected",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+/// A value and where it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sourced<T> {
+    /// The value.
+    pub value: T,
+    /// Such as `/etc/vxcsum/policy.toml:4`, or `built-in`. Safe to print, as every origin here.
+    pub origin: String,
+}
+
+/// The merged policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What an unknown verdict counts as.
+    pub unknown_kernel: Sourced<Assume>,
+    /// When `nat-zero-csum` is reason enough; never `Always`.
+    pub nat_zero_csum: Sourced<When>,
+    /// When `nat-lco-csum` is reason enough; never `Always`.
+    pub nat_lco_csum: Sourced<When>,
+    /// In order; the last that matches a device decides.
+    pub rules: Vec<Rule>,
+    /// In order; the last that matches a kernel decides.
+    pub kernels: Vec<KernelOverride>,
+    /// The files that were read, in order; none if the built-in default applies alone.
+    pub files: Vec<String>,
+}
+
+/// One `[[rule]]`. A key that is none matches every device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// As given, else `rule N`, the Nth of its file. Safe to print.
+    pub name: String,
+    /// The device's name.
+    pub device: Option<Vec<Glob>>,
+    /// A device without VNI matches no range.
+    pub vni: Option<Vec<RangeInclusive<u32>>>,
+    /// A device without port matches no range.
+    pub dst_port: Option<Vec<RangeInclusive<u16>>>,
+    /// A device whose underlay or its driver is not known matches no glob.
+    pub underlay_driver: Option<Vec<Glob>>,
+    /// `Present` and `Zero` only. A device that is `External` or `Unknown` matches if both are listed.
+    pub outer_checksum: Option<Vec<OuterChecksum>>,
+    /// What the rule says.
+    pub when: When,
+    /// Where its header stands, such as `/etc/vxcsum/policy.toml:9`.
+    pub origin: String,
+}
+
+/// What rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The device's name.
+    pub name: &'a IfName,
+    /// Its VNI.
+    pub vni: Option<u32>,
+    /// Its UDP destination port, host byte order.
+    pub dst_port: Option<u16>,
+    /// The driver of its underlay.
+    pub underlay_driver: Option<&'a str>,
+    /// The outer UDP checksum of its packets.
+    pub outer_checksum: OuterChecksum,
+}
+
+/// A rule that was looked at for a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Considered<'a> {
+    /// Which.
+    pub rule: &'a Rule,
+    /// None if it matched, else the first key that did not.
+    pub miss: Option<Miss>,
+}
+
+/// Why a rule does not match a device. The texts are safe to print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Miss {
+    /// The rule's key, such as `dst-port`.
+    pub key: &'static str,
+    /// What the rule wants, as in a policy, such as `4789, 8472`.
+    pub wanted: String,
+    /// What the device has, such as `4790`, or `none`.
+    pub found: String,
+}
+
+/// Such as `dst-port is 4790, the rule wants 4789, 8472`.
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is {}, the rule wants {}",
+            self.key, self.found, self.wanted
+        )
+    }
+}
+
+/// What one file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    unknown_kernel: Option<Sourced<Assume>>,
+    nat_zero_csum: Option<Sourced<When>>,
+    nat_lco_csum: Option<Sourced<When>>,
+    rules: Vec<Rule>,
+    kernels: Vec<KernelOverride>,
+    files: Vec<String>,
+}
+
+impl Fragment {
+    /// This and what is read after it, as if they were one file: a later value replaces, later rules and kernels follow.
+    #[must_use]
+    pub fn then(mut self, later: Self) -> Self {
+        self.rules.extend(later.rules);
+        self.kernels.extend(later.kernels);
+        self.files.extend(later.files);
+        Self {
+            unknown_kernel: later.unknown_kernel.or(self.unknown_kernel),
+            nat_zero_csum: later.nat_zero_csum.or(self.nat_zero_csum),
+            nat_lco_csum: later.nat_lco_csum.or(self.nat_lco_csum),
+            ..self
+        }
+    }
+}
+
+/// Makes one policy of what the files say, in the order in which they were read. What none of them says is built in.
+pub fn merge(fragments: Vec<Fragment>) -> Policy {
+    let all = fragments
+        .into_iter()
+        .fold(Fragment::default(), Fragment::then);
+    let default = Policy::built_in();
+    Policy {
+        unknown_kernel: all.unknown_kernel.unwrap_or(default.unknown_kernel),
+        nat_zero_csum: all.nat_zero_csum.unwrap_or(default.nat_zero_csum),
+        nat_lco_csum: all.nat_lco_csum.unwrap_or(default.nat_lco_csum),
+        rules: all.rules,
+        kernels: all.kernels,
+        files: all.files,
+    }
+}
+
+impl Policy {
+    /// What applies without a file: word for word the shipped `packaging/policy.toml`, which a test proves.
+    pub fn built_in() -> Self {
+        fn built_in<T>(value: T) -> Sourced<T> {
+            Sourced {
+                value,
+                origin: BUILT_IN.to_owned(),
+            }
+        }
+        Self {
+            unknown_kernel: built_in(Assume::Affected),
+            nat_zero_csum: built_in(When::Affected),
+            nat_lco_csum: built_in(When::Exposed),
+            rules: Vec::new(),
+            kernels: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// When this bug is reason enough.
+    pub fn bug(&self, id: BugId) -> &Sourced<When> {
+        match id {
+            BugId::NatZeroCsum => &self.nat_zero_csum,
+            BugId::NatLcoCsum => &self.nat_lco_csum,
+        }
+    }
+
+    /// The rule that decides about a device: the last that matches. With none, `[bugs]` decides.
+    pub fn deciding_rule(&self, subject: &Subject) -> Option<&Rule> {
+        self.rules.iter().rev().find(|rule| rule.matches(subject))
+    }
+
+    /// Every rule in order, with the reason where it does not match.
+    pub fn consider(&self, subject: &Subject) -> Vec<Considered<'_>> {
+        let miss = |rule: &Rule| rule.missed_key(subject).map(|key| rule.miss(key, subject));
+        self.rules
+            .iter()
+            .map(|rule| Considered {
+                rule,
+                miss: miss(rule),
+            })
+            .collect()
+    }
+}
+
+/// The keys of a rule that a device must match, in the order in which they are tried.
+#[derive(Clone, Copy)]
+enum Key {
+    Device,
+    Vni,
+    DstPort,
+    UnderlayDriver,
+    OuterChecksum,
+}
+
+impl Rule {
+    /// Whether every given key matches.
+    pub fn matches(&self, subject: &Subject) -> bool {
+        self.missed_key(subject).is_none()
+    }
+
+    fn missed_key(&self, subject: &Subject) -> Option<Key> {
+        fn fits<T>(wanted: Option<&Vec<T>>, test: impl Fn(&T) -> bool) -> bool {
+            wanted.is_none_or(|list| list.iter().any(test))
+        }
+        let checksum = |wanted: &Vec<OuterChecksum>| match subject.outer_checksum {
+            known @ (OuterChecksum::Present | OuterChecksum::Zero) => wanted.contains(&known),
+            // Either may be on the wire, so only a rule for both is surely for this device.
+            OuterChecksum::External | OuterChecksum::Unknown => {
+                wanted.contains(&OuterChecksum::Present) && wanted.contains(&OuterChecksum::Zero)
+            }
+        };
+        if !fits(self.device.as_ref(), |g| g.matches(subject.name.as_bytes())) {
+            Some(Key::Device)
+        } else if !fits(self.vni.as_ref(), |r| {
+            subject.vni.is_some_and(|vni| r.contains(&vni))
+        }) {
+            Some(Key::Vni)
+        } else if !fits(self.dst_port.as_ref(), |r| {
+            subject.dst_port.is_some_and(|port| r.contains(&port))
+        }) {
+            Some(Key::DstPort)
+        } else if !fits(self.underlay_driver.as_ref(), |g| {
+            subject
+                .underlay_driver
+                .is_some_and(|d| g.matches(d.as_bytes()))
+        }) {
+            Some(Key::UnderlayDriver)
+        } else if !self.outer_checksum.as_ref().is_none_or(checksum) {
+            Some(Key::OuterChecksum)
+        } else {
+            None
+        }
+    }
+
+    fn miss(&self, key: Key, subject: &Subject) -> Miss {
+        fn or_none<T: fmt::Display>(found: Option<T>) -> String {
+            found.map_or_else(|| "none".to_owned(), |value| value.to_string())
+        }
+        fn list<T>(wanted: Option<&Vec<T>>, text: impl Fn(&T) -> String) -> String {
+            let texts: Vec<_> = wanted.into_iter().flatten().map(text).collect();
+            texts.join(", ")
+        }
+        let glob = |g: &Glob| escape(g.as_str().as_bytes());
+        match key {
+            Key::Device => Miss {
+                key: "device",
+                wanted: list(self.device.as_ref(), glob),
+                found: subject.name.to_string(),
+            },
+            Key::Vni => Miss {
+                key: "vni",
+                wanted: list(self.vni.as_ref(), range_text),
+                found: or_none(subject.vni),
+            },
+            Key::DstPort => Miss {
+                key: "dst-port",
+                wanted: list(self.dst_port.as_ref(), range_text),
+                found: or_none(subject.dst_port),
+            },
+            Key::UnderlayDriver => Miss {
+                key: "underlay-driver",
+                wanted: list(self.underlay_driver.as_ref(), glob),
+                found: or_none(subject.underlay_driver.map(|d| escape(d.as_bytes()))),
+            },
+            Key::OuterChecksum => Miss {
+                key: "outer-checksum",
+                wanted: list(self.outer_checksum.as_ref(), |c| {
+                    checksum_text(*c).to_owned()
+                }),
+                found: checksum_text(subject.outer_checksum).to_owned(),
+            },
+        }
+    }
+}
+
+/// A range as written in a policy, without quotes: `1` or `4096-8191`.
+fn range_text<T: fmt::Display + PartialEq>(range: &RangeInclusive<T>) -> String {
+    if range.start() == range.end() {
+        range.start().to_string()
+    } else {
+        format!("{}-{}", range.start(), range.end())
+    }
+}
+
+const fn checksum_text(checksum: OuterChecksum) -> &'static str {
+    match checksum {
+        OuterChecksum::Present => "present",
+        OuterChecksum::Zero => "zero",
+        OuterChecksum::External => "external",
+        OuterChecksum::Unknown => "unknown",
+    }
+}

@@ -1,0 +1,104 @@
+//! A policy written as TOML.
+//!
+//! Owns the text of `vxcsum policy show`. Pure. The text parses back to the same policy.
+
+use std::fmt::Write as _;
+
+use super::{Assume, Policy, Rule, Sourced, When, checksum_text, range_text};
+use crate::facts::escape;
+use crate::glob::Glob;
+use crate::kernel::Status;
+
+impl Policy {
+    /// The merged policy as one TOML file. A comment behind each value, or behind the header of a rule or kernel entry,
+    /// says where it came from.
+    pub fn show(&self) -> String {
+        let mut out = String::new();
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        fn from(origin: &str) -> String {
+            format!("  # {origin}")
+        }
+        let when = |v: &Sourced<When>| format!("\"{}\"{}", v.value.as_str(), from(&v.origin));
+        let Sourced { value, origin } = &self.unknown_kernel;
+        writeln!(out, "version = 1")?;
+        writeln!(
+            out,
+            "unknown-kernel = \"{}\"{}",
+            Assume::as_str(*value),
+            from(origin)
+        )?;
+        writeln!(out, "\n[bugs]")?;
+        writeln!(out, "nat-zero-csum = {}", when(&self.nat_zero_csum))?;
+        writeln!(out, "nat-lco-csum = {}", when(&self.nat_lco_csum))?;
+        for rule in &self.rules {
+            writeln!(out, "\n[[rule]]{}", from(&rule.origin))?;
+            rule.write(out)?;
+        }
+        for kernel in &self.kernels {
+            let status = match kernel.status {
+                Status::NotAffected => Assume::Fixed.as_str(),
+                other => other.as_str(),
+            };
+            writeln!(out, "\n[[kernel]]{}", from(&kernel.origin))?;
+            writeln!(out, "release = {}", quoted(kernel.release.as_str()))?;
+            writeln!(out, "bug = \"{}\"", kernel.bug.as_str())?;
+            writeln!(out, "status = \"{status}\"")?;
+        }
+        Ok(())
+    }
+}
+
+impl Rule {
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        fn list<T>(
+            out: &mut String,
+            key: &str,
+            values: Option<&Vec<T>>,
+            text: impl Fn(&T) -> String,
+        ) -> std::fmt::Result {
+            let Some(values) = values else { return Ok(()) };
+            let texts: Vec<_> = values.iter().map(text).collect();
+            writeln!(out, "{key} = [{}]", texts.join(", "))
+        }
+        fn number(text: String) -> String {
+            if text.contains('-') {
+                quoted(&text)
+            } else {
+                text
+            }
+        }
+        let glob = |g: &Glob| quoted(g.as_str());
+        writeln!(out, "name = {}", quoted(&self.name))?;
+        list(out, "device", self.device.as_ref(), glob)?;
+        list(out, "vni", self.vni.as_ref(), |r| number(range_text(r)))?;
+        list(out, "dst-port", self.dst_port.as_ref(), |r| {
+            number(range_text(r))
+        })?;
+        list(out, "underlay-driver", self.underlay_driver.as_ref(), glob)?;
+        list(out, "outer-checksum", self.outer_checksum.as_ref(), |c| {
+            quoted(checksum_text(*c))
+        })?;
+        writeln!(out, "when = \"{}\"", self.when.as_str())
+    }
+}
+
+/// A TOML basic string in which everything that a terminal would not show as it is is escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if escape(c.encode_utf8(&mut [0; 4]).as_bytes()).starts_with("\\x") => {
+                let _ = write!(out, "\\U{:08X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

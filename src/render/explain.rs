@@ -1,0 +1,220 @@
+//! `explain`: what a decision was made of.
+//!
+//! Owns the long texts. As every renderer it decides nothing.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
+use crate::facts::{Device, Exposure, UnderlayLink, escape};
+use crate::kernel::{BugVerdict, Mark, Source, Status};
+use crate::plan::{ReasonCode, susceptible};
+use crate::policy::Policy;
+use crate::report::{DeviceReport, KernelReport, Outcome, Report};
+
+/// What became of one rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleOutcome {
+    /// Its name and place.
+    pub rule: String,
+    /// What it says.
+    pub when: String,
+    /// Whether all its keys match the device.
+    pub matched: bool,
+    /// Whether it is the last that matches.
+    pub decided: bool,
+    /// The first key that does not match, and why.
+    pub because: Option<String>,
+}
+
+/// A report with one device, and the rules that were considered for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The report.
+    #[serde(flatten)]
+    pub report: Report,
+    /// In the order of the policy.
+    pub rules: Vec<RuleOutcome>,
+}
+
+/// Everything about the decision on one device.
+///
+/// # Errors
+/// Those of the writer.
+pub fn explain_device(
+    out: &mut impl Write,
+    explanation: &Explanation,
+    facts: &Device,
+    policy: &Policy,
+    color: bool,
+) -> io::Result<()> {
+    let report = &explanation.report;
+    let Some(device) = report.devices.first() else { return Ok(()) };
+    writeln!(out, "{}: {} ({})", device.name, action(device), device.reason.code.as_str())?;
+    wrapped(out, "  ", &device.reason.text)?;
+    writeln!(out, "\ninputs")?;
+    inputs(out, device, facts)?;
+    writeln!(out)?;
+    head(out, report, color)?;
+    let relevant = susceptible(device.outer_checksum);
+    writeln!(out, "  with the outer checksum {} the device can meet:", outer(device.outer_checksum))?;
+    for bug in report.kernel.bugs().iter().filter(|bug| relevant.contains(&bug.id)) {
+        evidence(out, bug)?;
+    }
+    writeln!(out, "\npolicy")?;
+    policy_text(out, explanation, policy, device)?;
+    writeln!(out, "\nto change the outcome")?;
+    ways_out(out, device)
+}
+
+/// The verdict on a kernel.
+///
+/// # Errors
+/// Those of the writer.
+pub fn explain_kernel(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::Result<()> {
+    kernel_line(out, kernel, color)?;
+    for bug in kernel.bugs() {
+        evidence(out, bug)?;
+    }
+    Ok(())
+}
+
+fn inputs(out: &mut impl Write, device: &DeviceReport, facts: &Device) -> io::Result<()> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+    let underlay = match (&device.underlay, facts.link.underlay) {
+        (Some(underlay), from) => {
+            let driver = underlay.driver.as_deref().unwrap_or("unknown");
+            let how = if from == UnderlayLink::NotSet { "owner of the local address" } else { "IFLA_VXLAN_LINK" };
+            format!("{} (driver {driver}; {how})", underlay.name)
+        }
+        (None, UnderlayLink::OtherNamespace) => "in another network namespace".to_owned(),
+        (None, UnderlayLink::Ifindex(ifindex)) => format!("ifindex {ifindex}, which is gone"),
+        (None, UnderlayLink::NotSet) => "not set: routing decides".to_owned(),
+    };
+    let csum6 = match (facts.link.udp_zero_csum6_tx, facts.link.udp_zero_csum6_rx) {
+        (false, false) => "none",
+        (true, false) => "udp6zerocsumtx",
+        (false, true) => "udp6zerocsumrx",
+        (true, true) => "udp6zerocsumtx udp6zerocsumrx",
+    };
+    let sets = device.feature.map_or_else(
+        || "not read".to_owned(),
+        |f| format!("{} (hw {}, wanted {}, active {}, nochange {})", feature(Some(f)), f.hw, f.wanted, f.active, f.nochange),
+    );
+    let exposure = match device.exposure {
+        Exposure::Unknown => "unknown: the NAT rules of this node are not looked at, which counts as exposed",
+    };
+    for (label, text) in [
+        ("ifindex", device.ifindex.to_string()),
+        ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
+        ("destination port", or_none(device.dst_port.map(|port| port.to_string()))),
+        ("local address", or_none(facts.link.local.map(|local| local.to_string()))),
+        ("underlay", underlay),
+        ("outer checksum", outer(device.outer_checksum).to_owned()),
+        ("IPv6 zero-checksum flags", csum6.to_owned()),
+        (crate::facts::FEATURE, sets),
+        ("exposure to NAT", exposure.to_owned()),
+    ] {
+        wrapped(out, "  ", &format!("{label}: {text}"))?;
+    }
+    if let Some(error) = &device.error {
+        wrapped(out, "  ", &format!("error: {error}"))?;
+    }
+    Ok(())
+}
+
+fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
+    writeln!(out, "  {}: {}", bug.id.as_str(), status_word(bug))?;
+    for evidence in &bug.evidence {
+        let mark = match (evidence.source, evidence.mark) {
+            (Source::Policy, _) => "policy",
+            (_, Mark::Measured) => "measured",
+            (_, Mark::SourceRead) => "source read",
+            (_, Mark::ChangelogRead) => "changelog read",
+            (_, Mark::Inferred) => "inferred",
+            (_, Mark::Reported) => "reported",
+            (_, Mark::Declared) => "declared",
+        };
+        wrapped(out, "    ", &format!("[{mark}] {}", escape(evidence.text.as_bytes())))?;
+        if let Some(url) = &evidence.url {
+            writeln!(out, "      {url}")?;
+        }
+    }
+    Ok(())
+}
+
+fn policy_text(out: &mut impl Write, explanation: &Explanation, policy: &Policy, device: &DeviceReport) -> io::Result<()> {
+    let safe = |text: &str| escape(text.as_bytes());
+    let files = if policy.files.is_empty() { "the built-in default".to_owned() } else { policy.files.join(", ") };
+    wrapped(out, "  ", &format!("read from: {}", safe(&files)))?;
+    if explanation.rules.is_empty() {
+        writeln!(out, "  rules: none")?;
+    }
+    for rule in &explanation.rules {
+        let fate = match (&rule.because, rule.decided) {
+            (Some(because), _) => format!("does not match: {}", safe(because)),
+            (None, true) => "matches, and is the last that does: it decides".to_owned(),
+            (None, false) => "matches, but a later rule does too".to_owned(),
+        };
+        wrapped(out, "  ", &format!("rule {} says {}: {fate}", safe(&rule.rule), rule.when))?;
+    }
+    if device.rule.is_none() {
+        for bug in susceptible(device.outer_checksum) {
+            let condition = policy.bug(*bug);
+            let text = format!(
+                "no rule matches, so [bugs] decides: {} = \"{}\" ({})",
+                bug.as_str(),
+                condition.value.as_str(),
+                safe(&condition.origin)
+            );
+            wrapped(out, "  ", &text)?;
+        }
+    }
+    if device.verdict.status == Status::Unknown {
+        let unknown = &policy.unknown_kernel;
+        let text = format!("unknown-kernel = \"{}\" ({})", unknown.value.as_str(), safe(&unknown.origin));
+        wrapped(out, "  ", &text)?;
+    }
+    Ok(())
+}
+
+/// What an administrator can do about it, the narrowest first.
+fn ways_out(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
+    let rule = |when: &str| {
+        format!(
+            "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",
+            toml_literal(&device.name.to_string())
+        )
+    };
+    let mut ways = Vec::new();
+    let off = device.feature.is_some_and(|feature| !feature.active);
+    let wants_off = device.outcome == Outcome::Planned || device.reason.code == ReasonCode::AlreadyOff;
+    if wants_off {
+        ways.push(format!("to keep the offload on this device, {}", rule("never")));
+        if device.verdict.status == Status::Unknown {
+            ways.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
+        }
+        if device.reason.code == ReasonCode::ExposureUnknown {
+            ways.push("if no NAT on this node can rewrite VXLAN packets, set nat-lco-csum = \"never\" under [bugs]".to_owned());
+        }
+    } else {
+        ways.push(format!("to turn the offload off on this device, {}", rule("always")));
+    }
+    if off {
+        ways.push(format!("to turn the offload on again by hand: ethtool -K {} {} on", device.name, crate::facts::FEATURE));
+    }
+    for way in ways {
+        let mut lines = way.lines();
+        wrapped(out, "  ", lines.next().unwrap_or_default())?;
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A device's name as a TOML string, as it would be typed.
+fn toml_literal(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+}

@@ -1,0 +1,312 @@
+//! Reports as text and JSON.
+//!
+//! Owns every text that goes to stdout. Writes into any `Write`, decides nothing, asks nobody. Names of devices come out
+//! escaped (see `facts::escape`), so that no device can draw on a terminal.
+
+mod explain;
+mod table;
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
+use table::{Cell, Table};
+
+use crate::error::Error;
+use crate::facts::{BackendName, FEATURE, FeatureState, OuterChecksum};
+use crate::kernel::{BugVerdict, Status, Why};
+use crate::plan::Action;
+use crate::policy::PolicyError;
+use crate::report::{DeviceReport, KernelReport, Outcome, Report};
+
+/// Reports are not wider than this, as long as the names in them allow it.
+const WIDTH: usize = 100;
+/// More devices than this are counted where a paragraph names them; the table names them all.
+const NAMED: usize = 8;
+
+
+const RED: Style = AnsiColor::Red.on_default();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+
+/// One JSON object and a newline.
+///
+/// # Errors
+/// Those of the writer.
+pub fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+#[derive(Serialize)]
+struct ErrorObject<'a> {
+    error: ErrorBody<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    code: &'a str,
+    exit_code: u8,
+    text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<&'a PolicyError>,
+}
+
+/// `{"error": {...}}`, for the programs that asked for JSON.
+///
+/// # Errors
+/// Those of the writer.
+pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
+    let problems = match error {
+        Error::Policy(errors) => errors.items().collect(),
+        _ => Vec::new(),
+    };
+    let body = ErrorBody { code: error.code(), exit_code: error.exit_code() as u8, text: error.to_string(), problems };
+    json(out, &ErrorObject { error: body })
+}
+
+/// `status`: the kernel and the table.
+///
+/// # Errors
+/// Those of the writer.
+pub fn status(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+    head(out, report, color)?;
+    devices(out, report, color)?;
+    paragraphs(out, report, &[Section::Failed])?;
+    if report.devices.iter().any(|device| device.outcome == Outcome::Planned) {
+        writeln!(out, "\n{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more", totals(report))?;
+    }
+    Ok(())
+}
+
+/// `apply`: the kernel, the table, and in sentences what was done, or with --dry-run what would be done.
+///
+/// # Errors
+/// Those of the writer.
+pub fn apply(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+    head(out, report, color)?;
+    devices(out, report, color)?;
+    paragraphs(out, report, &[Section::TurnedOff, Section::LeftAlone, Section::Gone, Section::Failed])?;
+    if !report.devices.is_empty() {
+        let suffix = if report.dry_run { "; this is a dry run: nothing was changed" } else { "" };
+        writeln!(out, "\n{}{suffix}", totals(report))?;
+    }
+    Ok(())
+}
+
+fn head(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+    kernel_line(out, &report.kernel, color)?;
+    if let Some(backend) = report.backend {
+        writeln!(out, "interface: {}", backend_name(backend))?;
+    }
+    Ok(())
+}
+
+fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::Result<()> {
+    write!(out, "kernel {}:", crate::facts::escape(kernel.release.as_bytes()))?;
+    for (n, bug) in kernel.bugs().iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        write!(out, "{comma} {} {}", bug.id.as_str(), paint(&status_word(bug), status_style(bug.status), color))?;
+    }
+    writeln!(out)
+}
+
+fn status_word(bug: &BugVerdict) -> String {
+    let why = match bug.why {
+        Some(Why::Fixed) => " (fixed)",
+        Some(Why::PredatesBug) => " (older than the bug)",
+        None => "",
+    };
+    format!("{}{why}", bug.status.as_str())
+}
+
+fn backend_name(backend: BackendName) -> &'static str {
+    match backend {
+        BackendName::Netlink => "ethtool-netlink",
+        BackendName::Ioctl => "ethtool-ioctl",
+    }
+}
+
+fn status_style(status: Status) -> Style {
+    match status {
+        Status::Affected => RED,
+        Status::NotAffected => GREEN,
+        Status::Unknown => YELLOW,
+    }
+}
+
+fn paint(text: &str, style: Style, color: bool) -> String {
+    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+fn devices(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+    if report.devices.is_empty() {
+        return writeln!(out, "\nno VXLAN devices in this network namespace");
+    }
+    writeln!(out)?;
+    let mut table =
+        Table::new(&["DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON"]);
+    for device in &report.devices {
+        let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        table.row(vec![
+            Cell::plain(device.name.to_string()),
+            Cell::plain(number(device.vni)),
+            Cell::plain(number(device.dst_port.map(u32::from))),
+            Cell::plain(device.underlay.as_ref().map_or_else(|| "-".to_owned(), |underlay| underlay.name.to_string())),
+            Cell::plain(outer(device.outer_checksum)),
+            Cell::plain(feature(device.feature)),
+            Cell::styled(device.verdict.status.as_str(), status_style(device.verdict.status)),
+            Cell::styled(action(device), action_style(device)),
+            Cell::plain(device.reason.code.as_str()),
+        ]);
+    }
+    table.write(out, WIDTH, color)
+}
+
+/// The outer checksum in one word.
+pub(crate) fn outer(outer_checksum: OuterChecksum) -> &'static str {
+    match outer_checksum {
+        OuterChecksum::Present => "present",
+        OuterChecksum::Zero => "zero",
+        OuterChecksum::External => "external",
+        OuterChecksum::Unknown => "unknown",
+    }
+}
+
+fn feature(state: Option<FeatureState>) -> &'static str {
+    match state {
+        None => "?",
+        Some(state) => match (state.active, state.fixed(), state.wanted) {
+            (true, true, _) => "on [fixed]",
+            (true, false, true) => "on",
+            (true, false, false) => "on [requested off]",
+            (false, true, _) => "off [fixed]",
+            (false, false, false) => "off",
+            (false, false, true) => "off [requested on]",
+        },
+    }
+}
+
+fn action(device: &DeviceReport) -> &'static str {
+    match device.outcome {
+        Outcome::Planned => Action::TurnOff.as_str(),
+        Outcome::Unchanged => Action::Leave.as_str(),
+        other => other.as_str(),
+    }
+}
+
+fn action_style(device: &DeviceReport) -> Style {
+    match device.outcome {
+        Outcome::Planned | Outcome::Gone => YELLOW,
+        Outcome::Changed => GREEN,
+        Outcome::Unchanged => Style::new(),
+        Outcome::Refused | Outcome::Failed => RED,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    TurnedOff,
+    LeftAlone,
+    Gone,
+    Failed,
+}
+
+fn section(device: &DeviceReport) -> Section {
+    match device.outcome {
+        Outcome::Planned | Outcome::Changed => Section::TurnedOff,
+        Outcome::Unchanged => Section::LeftAlone,
+        Outcome::Gone => Section::Gone,
+        Outcome::Refused | Outcome::Failed => Section::Failed,
+    }
+}
+
+/// One paragraph for all devices of which the same is to be said.
+fn paragraphs(out: &mut impl Write, report: &Report, sections: &[Section]) -> io::Result<()> {
+    for wanted in sections {
+        let mut groups: Vec<(Vec<(&str, String)>, Vec<String>)> = Vec::new();
+        for device in report.devices.iter().filter(|device| section(device) == *wanted) {
+            let facts = sentences(device);
+            let name = device.name.to_string();
+            // Devices of a kind stand together more often than not: the last group is nearly always the one.
+            match groups.iter_mut().rev().find(|(known, _)| *known == facts) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((facts, vec![name])),
+            }
+        }
+        if groups.is_empty() {
+            continue;
+        }
+        let title = match (wanted, report.dry_run) {
+            (Section::TurnedOff, true) => format!("{FEATURE} would be turned off:"),
+            (Section::TurnedOff, false) => format!("{FEATURE} was turned off:"),
+            (Section::LeftAlone, _) => "left alone:".to_owned(),
+            (Section::Gone, _) => "gone in the meantime:".to_owned(),
+            (Section::Failed, _) => "failed:".to_owned(),
+        };
+        writeln!(out, "\n{title}")?;
+        for (facts, names) in groups {
+            let more = names.len().saturating_sub(NAMED);
+            let mut list = names[..names.len() - more].join(", ");
+            if more > 0 {
+                list.push_str(&format!(" and {more} more"));
+            }
+            wrapped(out, "  ", &list)?;
+            for (label, text) in facts {
+                wrapped(out, "    ", &format!("{label}: {text}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sentences(device: &DeviceReport) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("why", device.reason.text.clone())];
+    if let Some(rule) = &device.rule {
+        facts.push(("rule", crate::facts::escape(rule.as_bytes())));
+    }
+    if !device.also_off.is_empty() {
+        let text = format!("{} (segmentation in software costs throughput on a fast link)", device.also_off.join(", "));
+        facts.push(("with it", text));
+    }
+    if let Some(error) = &device.error {
+        facts.push(("error", error.to_string()));
+    }
+    facts
+}
+
+fn totals(report: &Report) -> String {
+    let count = |wanted: Section| report.devices.iter().filter(|device| section(device) == wanted).count();
+    let mut parts = Vec::new();
+    let changed = if report.dry_run { "to change" } else { "changed" };
+    for (wanted, word) in
+        [(Section::TurnedOff, changed), (Section::LeftAlone, "left alone"), (Section::Gone, "gone"), (Section::Failed, "failed")]
+    {
+        match count(wanted) {
+            0 if wanted != Section::TurnedOff => {}
+            n => parts.push(format!("{n} {word}")),
+        }
+    }
+    parts.join(", ")
+}
+
+/// Breaks a text at spaces; what follows the first line is indented two columns more.
+fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
+    let mut column = 0;
+    for word in text.split(' ') {
+        let width = unicode_width::UnicodeWidthStr::width(word);
+        if column == 0 {
+            write!(out, "{indent}{word}")?;
+            column = indent.len() + width;
+        } else if column + 1 + width > WIDTH {
+            write!(out, "\n{indent}  {word}")?;
+            column = indent.len() + 2 + width;
+        } else {
+            write!(out, " {word}")?;
+            column += 1 + width;
+        }
+    }
+    writeln!(out)
+}

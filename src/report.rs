@@ -1,0 +1,245 @@
+//! The one result of every verb that looks at devices.
+//!
+//! Owns the shape of the JSON output (its codes are stable), the outcomes and the exit code. Pure.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::error::Fault;
+use crate::facts::{BackendName, Exposure, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay};
+use crate::kernel::{BugVerdict, KernelVerdict};
+use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
+
+/// Increased when a field changes its meaning or goes away; new fields may come at any time.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What the process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitCode {
+    /// All is as it should be.
+    Ok = 0,
+    /// Changes are pending; only with `--exit-code`.
+    Pending = 2,
+    /// Some device failed, or nothing could be done.
+    Failed = 1,
+    /// `EX_USAGE` of sysexits.h.
+    Usage = 64,
+    /// `EX_NOPERM`.
+    Permission = 77,
+    /// `EX_CONFIG`.
+    Policy = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It would be changed.
+    Planned,
+    /// It was changed, and reads back as changed.
+    Changed,
+    /// There was nothing to do.
+    Unchanged,
+    /// The kernel does not do it: `[fixed]`, or accepted and not done.
+    Refused,
+    /// The device was deleted, renamed or replaced in the meantime.
+    Gone,
+    /// Reading or setting failed.
+    Failed,
+}
+
+impl Outcome {
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+            Self::Gone => "gone",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What `apply` did to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The feature as it was read back.
+    pub feature: Option<FeatureState>,
+    /// What went off with it.
+    pub also_off: Vec<String>,
+    /// What went wrong.
+    pub error: Option<Fault>,
+}
+
+/// The kernel's part of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KernelReport {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// os-release(5).
+    pub distribution: OsRelease,
+    /// The verdict on each bug.
+    pub bugs: KernelVerdict,
+}
+
+impl KernelReport {
+    /// Joins what is known of a kernel with the verdict on it.
+    pub fn new(facts: &KernelFacts, verdict: KernelVerdict) -> Self {
+        Self {
+            release: facts.release.clone(),
+            version: facts.version.clone(),
+            distribution: facts.os.clone(),
+            bugs: verdict,
+        }
+    }
+
+    /// The bugs in their order.
+    pub fn bugs(&self) -> &[BugVerdict; 2] {
+        &self.bugs.bugs
+    }
+}
+
+/// One device's part of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// Its ifindex.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: IfName,
+    /// Its VNI; null on an `external` device.
+    pub vni: Option<u32>,
+    /// Its UDP destination port.
+    pub dst_port: Option<u16>,
+    /// The outer UDP checksum of its packets.
+    pub outer_checksum: OuterChecksum,
+    /// Where its packets leave; null if that is not known.
+    pub underlay: Option<Underlay>,
+    /// The state of the feature, read back after a change; null if it could not be read.
+    pub feature: Option<FeatureState>,
+    /// What the kernel's bugs mean for it.
+    pub verdict: DeviceVerdict,
+    /// Whether NAT can rewrite its outer packets.
+    pub exposure: Exposure,
+    /// What is to be done.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided; null if `[bugs]` did.
+    pub rule: Option<String>,
+    /// What goes, or went, off with the feature.
+    pub also_off: Vec<String>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What went wrong.
+    pub error: Option<Fault>,
+}
+
+/// The report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// The interface that was used; null where no device was looked at.
+    pub backend: Option<BackendName>,
+    /// The kernel.
+    pub kernel: KernelReport,
+    /// By ifindex.
+    pub devices: Vec<DeviceReport>,
+}
+
+impl Report {
+    /// What would be done.
+    pub fn planned(plan: &Plan, kernel: KernelReport, backend: Option<BackendName>) -> Self {
+        Self::new(plan, kernel, backend, true, &mut |_| None)
+    }
+
+    /// What was done, by ifindex.
+    pub fn applied(plan: &Plan, kernel: KernelReport, backend: BackendName, mut changes: HashMap<u32, Change>) -> Self {
+        Self::new(plan, kernel, Some(backend), false, &mut |ifindex| changes.remove(&ifindex))
+    }
+
+    fn new(
+        plan: &Plan,
+        kernel: KernelReport,
+        backend: Option<BackendName>,
+        dry_run: bool,
+        change: &mut dyn FnMut(u32) -> Option<Change>,
+    ) -> Self {
+        let devices = plan.devices.iter().map(|d| device(d, plan, change(d.device.link.ifindex))).collect();
+        Self { schema_version: SCHEMA_VERSION, dry_run, backend, kernel, devices }
+    }
+
+    /// Only a device that failed, or that should be off and cannot be, makes the whole fail: one that is gone needs nothing
+    /// any more. `pending` is what `--exit-code` asks for.
+    pub fn exit_code(&self, pending: bool) -> ExitCode {
+        let any = |outcomes: &[Outcome]| self.devices.iter().any(|device| outcomes.contains(&device.outcome));
+        if any(&[Outcome::Failed, Outcome::Refused]) {
+            let all_forbidden = self.devices.iter().filter_map(|d| d.error.as_ref()).all(Fault::forbidden);
+            if all_forbidden { ExitCode::Permission } else { ExitCode::Failed }
+        } else if pending && any(&[Outcome::Planned]) {
+            ExitCode::Pending
+        } else {
+            ExitCode::Ok
+        }
+    }
+}
+
+fn device(plan: &DevicePlan, whole: &Plan, change: Option<Change>) -> DeviceReport {
+    let link = &plan.device.link;
+    let change = change.unwrap_or_else(|| unchanged(plan, whole));
+    DeviceReport {
+        ifindex: link.ifindex,
+        name: link.name.clone(),
+        vni: link.vni,
+        dst_port: link.dst_port,
+        outer_checksum: link.outer_checksum,
+        underlay: plan.device.underlay.clone(),
+        feature: change.feature,
+        verdict: plan.verdict.clone(),
+        exposure: plan.device.exposure,
+        action: plan.action,
+        reason: plan.reason.clone(),
+        rule: plan.rule.clone(),
+        also_off: change.also_off,
+        outcome: change.outcome,
+        error: change.error,
+    }
+}
+
+/// A device that nothing was done to.
+fn unchanged(plan: &DevicePlan, whole: &Plan) -> Change {
+    let refused = |text: &str| Fault::other(SET_OFF, text);
+    let (outcome, error) = match (plan.action, plan.reason.code, &plan.device.features) {
+        // Not every reader of a report wants this device's feature: a failed read is a failure all the same, unless the
+        // device is simply gone.
+        (_, _, Err(fault)) if fault.gone() => (Outcome::Gone, Some(fault.clone())),
+        (_, _, Err(fault)) => (Outcome::Failed, Some(fault.clone())),
+        (Action::TurnOff, _, _) => (Outcome::Planned, None),
+        (Action::Leave, ReasonCode::Fixed, _) => (
+            Outcome::Refused,
+            Some(refused("the kernel does not let anybody change it on this device ([fixed])").advise(
+                "avoid the NAT on the outer packets instead: vxcsum explain says which bug it is",
+            )),
+        ),
+        (Action::Leave, ReasonCode::NoSuchFeature, _) => {
+            (Outcome::Failed, Some(refused("this kernel has no feature of this name")))
+        }
+        (Action::Leave, _, _) => (Outcome::Unchanged, None),
+    };
+    Change { outcome, feature: state(&plan.device, &whole.table), also_off: plan.also_off.clone(), error }
+}

@@ -1,0 +1,171 @@
+//! Reading and setting the feature on many devices, through ethtool netlink or the SIOCETHTOOL ioctl.
+//!
+//! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
+
+use neli::consts::socket::NlFamily;
+use rustix::io::Errno;
+use super::ioctl::{Failed, Socket};
+use super::netlink::Netlink;
+use crate::error::Fault;
+use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF};
+use crate::wire::ethnl;
+
+const READ_NAMES: &str = "read the names of the features";
+const READ: &str = "read the features";
+const SET_ON: &str = "set tx-checksum-ip-generic on";
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Netlink, and the ioctl if the kernel does not have the netlink interface.
+    #[default]
+    Auto,
+    /// This one, or an error.
+    Only(BackendName),
+}
+
+/// A device as every request names it: both must belong to one device, else the answer is `ENODEV`.
+pub type DeviceRef<'a> = (u32, &'a IfName);
+
+/// An interface to the features of devices.
+pub struct Backend(Kind);
+
+enum Kind {
+    Netlink { socket: Netlink, family: u16 },
+    Ioctl { socket: Socket },
+}
+
+impl Backend {
+    /// Asks the kernel what it has; never guesses from its version.
+    ///
+    /// # Errors
+    /// The chosen interface is missing, or cannot be asked: with [`Choice::Auto`] only a missing netlink interface leads to
+    /// the ioctl, never a refusal.
+    pub fn open(choice: Choice) -> Result<Self, Fault> {
+        if choice != Choice::Only(BackendName::Ioctl) {
+            if let Some(netlink) = open_netlink()? {
+                return Ok(Self(netlink));
+            }
+            if choice != Choice::Auto {
+                let text = "this kernel has no ethtool netlink with features (it came with 5.7)";
+                return Err(Fault::other("open ethtool netlink", text).advise("use --backend ioctl or auto"));
+            }
+        }
+        let socket = Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
+        Ok(Self(Kind::Ioctl { socket }))
+    }
+
+    /// Which one it is.
+    pub fn name(&self) -> BackendName {
+        match self.0 {
+            Kind::Netlink { .. } => BackendName::Netlink,
+            Kind::Ioctl { .. } => BackendName::Ioctl,
+        }
+    }
+
+    /// The names of all features in the order of their bits. The ioctl needs a device to ask: any will do.
+    ///
+    /// # Errors
+    /// The kernel refuses or answers nonsense.
+    pub fn feature_names(&mut self, any: &IfName) -> Result<Vec<String>, Fault> {
+        match &mut self.0 {
+            Kind::Netlink { socket, family } => {
+                let write = |w: &mut _, seq| ethnl::get_feature_names(w, *family, seq);
+                let names = socket.request(READ_NAMES, write, |m| ethnl::feature_names(m).map(Some))?;
+                names
+                    .map_err(|e| Fault::netlink(READ_NAMES, &e))?
+                    .ok_or_else(|| Fault::other(READ_NAMES, "the kernel named none"))
+            }
+            Kind::Ioctl { socket } => socket.feature_names(any).map_err(|e| ioctl_fault(READ_NAMES, e)),
+        }
+    }
+
+    /// The features of these devices, in their order, in a kernel with `count` features.
+    pub fn read(&mut self, devices: &[DeviceRef<'_>], count: u32) -> Vec<Result<Features, Fault>> {
+        match &mut self.0 {
+            Kind::Netlink { socket, family } => {
+                let write = |w: &mut _, seq, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
+                let answers = socket.batch(READ, devices.len(), write, ethnl::features);
+                spread(answers, devices.len(), READ, |answer| {
+                    answer.map(|(_, features)| features).ok_or_else(|| Fault::other(READ, "the kernel gave none"))
+                })
+            }
+            Kind::Ioctl { socket } => devices
+                .iter()
+                .map(|device| {
+                    same_device(socket, *device, READ)?;
+                    socket.features(device.1, count).map_err(|e| ioctl_fault(READ, e))
+                })
+                .collect(),
+        }
+    }
+
+    /// Asks for the feature (bit `index` of `count`) to be wanted or not on these devices. `Ok` means that the kernel
+    /// accepted it, not that it did it: read it back.
+    pub fn set(&mut self, devices: &[DeviceRef<'_>], (index, count): (u32, u32), on: bool) -> Vec<Result<(), Fault>> {
+        let operation = if on { SET_ON } else { SET_OFF };
+        match &mut self.0 {
+            Kind::Netlink { socket, family } => {
+                let write = |w: &mut _, seq, n: usize| ethnl::set_feature(w, *family, seq, devices[n], FEATURE, on);
+                let answers = socket.batch(operation, devices.len(), write, |_| Ok(None::<()>));
+                spread(answers, devices.len(), operation, |_| Ok(()))
+            }
+            Kind::Ioctl { socket } => devices
+                .iter()
+                .map(|device| {
+                    same_device(socket, *device, operation)?;
+                    socket.set_feature(device.1, count, index, on).map_err(|e| Fault::kernel(operation, e, None))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn open_netlink() -> Result<Option<Kind>, Fault> {
+    const OPEN: &str = "look up the ethtool netlink family";
+    let mut socket = match Netlink::open(NlFamily::Generic) {
+        Ok(socket) => socket,
+        Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => return Ok(None),
+        Err(e) => return Err(Fault::kernel(OPEN, e, None)),
+    };
+    match socket.request(OPEN, ethnl::get_family, |m| ethnl::family(m).map(Some))? {
+        Ok(Some(family)) if family.has_features => Ok(Some(Kind::Netlink { socket, family: family.id })),
+        Ok(_) => Ok(None),
+        Err(e) if e.errno == Errno::NOENT.raw_os_error() => Ok(None),
+        Err(e) => Err(Fault::netlink(OPEN, &e)),
+    }
+}
+
+/// The ioctl takes a name: make sure, just before the call, that it still is this device's.
+fn same_device(socket: &Socket, (ifindex, name): DeviceRef<'_>, operation: &str) -> Result<(), Fault> {
+    let gone = |text: String| Fault::kernel(operation, Errno::NODEV, Some(&text));
+    match socket.name(ifindex) {
+        Ok(now) if now == *name => Ok(()),
+        Ok(now) => Err(gone(format!("ifindex {ifindex} is now called {now}"))),
+        Err(Errno::NODEV) => Err(gone(format!("ifindex {ifindex} does not exist any more"))),
+        Err(e) => Err(Fault::kernel(operation, e, None)),
+    }
+}
+
+fn ioctl_fault(operation: &str, failed: Failed) -> Fault {
+    match failed {
+        Failed::Kernel(e) => Fault::kernel(operation, e, None),
+        Failed::Malformed(e) => Fault::malformed(operation, e),
+    }
+}
+
+/// One result a device: a failure of the socket is every device's failure.
+fn spread<T, U>(
+    answers: Result<Vec<Result<Option<T>, crate::wire::KernelError>>, Fault>,
+    count: usize,
+    operation: &str,
+    each: impl Fn(Option<T>) -> Result<U, Fault>,
+) -> Vec<Result<U, Fault>> {
+    match answers {
+        Ok(answers) => answers
+            .into_iter()
+            .map(|answer| each(answer.map_err(|e| Fault::netlink(operation, &e))?))
+            .collect(),
+        Err(fault) => (0..count).map(|_| Err(fault.clone())).collect(),
+    }
+}

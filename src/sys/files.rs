@@ -1,0 +1,49 @@
+//! The files that say which kernel and which distribution this is.
+//!
+//! Owns reading them below a root directory, bounded. They are understood in `kernel`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rustix::system::uname;
+
+use crate::facts::KernelFacts;
+use crate::kernel::os_release::parse_os_release;
+
+/// No such file is longer; a longer one is not one.
+const LIMIT: u64 = 64 * 1024;
+
+/// The running kernel. A file that cannot be read is as good as none: the verdict says what it was decided on. `note` gets
+/// a sentence for each file that is there and cannot be read.
+pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
+    let uname = uname();
+    let mut read = |path: &str| {
+        let path = root.join(path);
+        match read_text(&path) {
+            Ok(text) => Some(text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => {
+                note(format!("read {}: {e}; the kernel is judged without it", path.display()));
+                None
+            }
+        }
+    };
+    let os = read("etc/os-release").or_else(|| read("usr/lib/os-release"));
+    KernelFacts {
+        release: uname.release().to_string_lossy().into_owned(),
+        version: uname.version().to_string_lossy().into_owned(),
+        version_signature: read("proc/version_signature").map(|text| text.trim().to_owned()),
+        os: os.map(|text| parse_os_release(&text)).unwrap_or_default(),
+    }
+}
+
+/// A small text file; bytes that are not UTF-8 are replaced.
+///
+/// # Errors
+/// Whatever opening and reading says.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,179 @@
+//! The SIOCETHTOOL ioctl, and names and ifindexes.
+//!
+//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer. The safe functions here are the
+//! only callers, and each sizes its buffer from `wire::ethioctl`, where the layouts are tested.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::facts::{Features, IfName};
+use crate::wire::{Malformed, ethioctl, until_nul};
+
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
+const SIOCGIFNAME: Opcode = 0x8910;
+const SIOCGIFINDEX: Opcode = 0x8933;
+const SIOCETHTOOL: Opcode = 0x8946;
+
+const IFNAMSIZ: usize = 16;
+
+/// `struct ifreq`: the kernel copies all of it, and its union is as large as `struct ifmap`.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if.h#L234>
+#[repr(C)]
+struct Ifreq {
+    name: [u8; IFNAMSIZ],
+    data: Data,
+}
+
+#[repr(C)]
+union Data {
+    ifindex: i32,
+    pointer: *mut c_void,
+    ifmap: [u64; 3],
+}
+
+impl Ifreq {
+    fn new(name: &[u8], data: Data) -> Self {
+        let mut padded = [0; IFNAMSIZ];
+        padded[..name.len()].copy_from_slice(name);
+        Self { name: padded, data }
+    }
+}
+
+struct Call<'a> {
+    opcode: Opcode,
+    ifreq: &'a mut Ifreq,
+}
+
+// SAFETY: for the three opcodes the kernel reads and writes one `struct ifreq`, and for SIOCETHTOOL also the buffer behind
+// its pointer, which `Socket::ethtool` keeps borrowed for the length of the call.
+unsafe impl Ioctl for Call<'_> {
+    type Output = i32;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.ifreq).cast()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
+        Ok(out)
+    }
+}
+
+/// Why an ioctl gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The kernel refused.
+    Kernel(Errno),
+    /// Its answer is not what the header file says.
+    Malformed(Malformed),
+}
+
+impl From<Errno> for Failed {
+    fn from(e: Errno) -> Self {
+        Self::Kernel(e)
+    }
+}
+
+impl From<Malformed> for Failed {
+    fn from(e: Malformed) -> Self {
+        Self::Malformed(e)
+    }
+}
+
+/// A socket for ioctls on the devices of the network namespace in which it was opened.
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// AF_UNIX: it hands device ioctls on in every kernel, also in one without IPv4, and needs no address family that a
+    /// sandbox would have to allow besides those of the log.
+    ///
+    /// # Errors
+    /// The errno of `socket`.
+    pub fn open() -> Result<Self, Errno> {
+        socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map(Self)
+    }
+
+    /// The present name of the device with this ifindex; `ENODEV` if there is none.
+    ///
+    /// # Errors
+    /// The errno of the ioctl.
+    pub fn name(&self, ifindex: u32) -> Result<IfName, Errno> {
+        let mut ifreq = Ifreq::new(b"", Data { ifmap: [0; 3] });
+        ifreq.data.ifindex = ifindex.cast_signed();
+        self.call(SIOCGIFNAME, &mut ifreq)?;
+        IfName::new(until_nul(&ifreq.name)).ok_or(Errno::NODEV)
+    }
+
+    /// The ifindex of the device with this name; `ENODEV` if there is none.
+    ///
+    /// # Errors
+    /// The errno of the ioctl.
+    pub fn ifindex(&self, name: &IfName) -> Result<u32, Errno> {
+        let mut ifreq = Ifreq::new(name.as_bytes(), Data { ifmap: [0; 3] });
+        self.call(SIOCGIFINDEX, &mut ifreq)?;
+        // SAFETY: the kernel has just written `ifr_ifindex`; before that it was zero, which is valid too.
+        Ok(unsafe { ifreq.data.ifindex }.cast_unsigned())
+    }
+
+    /// The driver of a device, as `ethtool -i` prints it; none if it has none.
+    ///
+    /// # Errors
+    /// The errno of the ioctl.
+    pub fn driver(&self, name: &IfName) -> Result<Option<String>, Errno> {
+        let mut buffer = ethioctl::drvinfo_request();
+        self.ethtool(name, &mut buffer)?;
+        Ok(ethioctl::drvinfo_driver(&buffer))
+    }
+
+    /// The names of all features, asked of any one device.
+    ///
+    /// # Errors
+    /// The errno of the ioctl, or an answer that cannot be.
+    pub fn feature_names(&self, name: &IfName) -> Result<Vec<String>, Failed> {
+        let mut buffer = ethioctl::sset_info_request();
+        self.ethtool(name, &mut buffer)?;
+        // The kernel writes as many names as it has, whatever the request says: the count is a constant of the kernel, so
+        // that the buffer made from it is large enough.
+        let mut buffer = ethioctl::gstrings_request(ethioctl::sset_info(&buffer)?);
+        self.ethtool(name, &mut buffer)?;
+        Ok(ethioctl::gstrings(&buffer)?)
+    }
+
+    /// The four feature sets of a device in a kernel with `count` features.
+    ///
+    /// # Errors
+    /// The errno of the ioctl, or an answer that cannot be.
+    pub fn features(&self, name: &IfName, count: u32) -> Result<Features, Failed> {
+        let mut buffer = ethioctl::gfeatures_request(count);
+        self.ethtool(name, &mut buffer)?;
+        Ok(ethioctl::gfeatures(&buffer)?)
+    }
+
+    /// Asks for one feature of a device to be wanted or not. Whether the kernel did it must be read back.
+    ///
+    /// # Errors
+    /// The errno of the ioctl.
+    pub fn set_feature(&self, name: &IfName, count: u32, index: u32, wanted: bool) -> Result<(), Errno> {
+        self.ethtool(name, &mut ethioctl::sfeatures_request(count, index, wanted)).map(|_| ())
+    }
+
+    fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {
+        let pointer = buffer.as_mut_ptr().cast();
+        self.call(SIOCETHTOOL, &mut Ifreq::new(name.as_bytes(), Data { pointer }))
+    }
+
+    fn call(&self, opcode: Opcode, ifreq: &mut Ifreq) -> Result<i32, Errno> {
+        // SAFETY: see `Call`; every opcode passed in here is one of the three.
+        unsafe { ioctl(&self.0, Call { opcode, ifreq }) }
+    }
+}

@@ -1,0 +1,11 @@
+//! Everything that talks to the kernel or to files, as thinly as it can.
+//!
+//! Owns sockets, ioctls, file reads and the log. May not decide anything: bytes are understood in `wire`, decisions are
+//! taken in `plan`.
+
+pub mod features;
+pub mod files;
+pub mod ioctl;
+pub mod journal;
+pub mod netlink;
+pub mod policy_files;

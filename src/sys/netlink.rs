@@ -1,0 +1,204 @@
+//! Netlink sockets: dumps and batches of requests.
+//!
+//! Owns the socket, sequence numbers, repeats of interrupted dumps and lost answers. Knows no message contents.
+//!
+//! Nothing here can block for ever: the kernel answers a request before `send` returns, and fills the next part of a dump
+//! before `recv` returns, so that every `recv` is asked not to wait.
+
+use neli::consts::socket::{Msg, NlFamily};
+use neli::socket::NlSocket;
+use neli::utils::Groups;
+use rustix::io::Errno;
+
+use crate::error::Fault;
+use crate::wire::{self, DumpError, DumpReader, KernelError, Malformed, Message, Writer};
+
+/// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer.
+const BUFFER: usize = 64 * 1024;
+/// A dump is interrupted only if a device changed while it was read, so that a few repeats are plenty.
+const DUMP_ATTEMPTS: u32 = 16;
+/// Requests in one send: few enough for their answers to fit into the default receive buffer.
+const BATCH: usize = 64;
+
+/// A netlink socket of one family.
+pub struct Netlink {
+    socket: NlSocket,
+    seq: u32,
+    request: Writer,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// # Errors
+    /// The errno of `socket` or `bind`: `EPROTONOSUPPORT` if the kernel does not have the family.
+    pub fn open(family: NlFamily) -> Result<Self, Errno> {
+        let socket = NlSocket::connect(family, None, Groups::empty()).map_err(|e| errno(&e))?;
+        // Since 4.12; without it there are no explanations, and nothing else changes.
+        let _ = socket.enable_ext_ack(true);
+        // As much as an unprivileged process gets, so that the answers of one batch cannot be lost.
+        let _ = socket.set_recv_buffer_size(1 << 20);
+        Ok(Self { socket, seq: 0, request: Writer::default(), buffer: vec![0; BUFFER] })
+    }
+
+    /// Sends a dump request and gives what `read` makes of the answers. An interrupted dump is repeated from the start.
+    ///
+    /// # Errors
+    /// The kernel refuses, its answer is malformed, or every one of 16 attempts was interrupted.
+    pub fn dump<T>(
+        &mut self,
+        operation: &str,
+        write: impl Fn(&mut Writer, u32),
+        mut read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, Fault> {
+        let mut found = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            found.clear();
+            match self.dump_once(&write, |message| {
+                found.extend(read(&message)?);
+                Ok(())
+            }) {
+                Ok(()) => return Ok(found),
+                Err(Failed::Dump(DumpError::Interrupted)) => {}
+                Err(Failed::Dump(DumpError::Malformed(e))) => return Err(Fault::malformed(operation, e)),
+                Err(Failed::Dump(DumpError::Kernel(e))) => return Err(Fault::netlink(operation, &e)),
+                Err(Failed::Socket(e)) => return Err(Fault::kernel(operation, e, None)),
+            }
+        }
+        let text = format!("devices kept changing while they were listed, {DUMP_ATTEMPTS} times in a row");
+        Err(Fault::other(operation, text).advise("run it again when fewer devices come and go"))
+    }
+
+    fn dump_once(
+        &mut self,
+        write: &impl Fn(&mut Writer, u32),
+        mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Failed> {
+        self.seq += 1;
+        self.request.clear();
+        write(&mut self.request, self.seq);
+        self.send()?;
+        let mut reader = DumpReader::new(self.seq);
+        loop {
+            match self.receive() {
+                Ok(datagram) => {
+                    if reader.feed(datagram, &mut each)? {
+                        return Ok(());
+                    }
+                }
+                Err(Errno::NOBUFS) => reader.lost(),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Sends `count` requests, many in one send, and gives the outcome of each: what `read` made of its answer, nothing if
+    /// it was only acknowledged, or the kernel's refusal. Every request must ask for an acknowledgement, which ends its
+    /// answer.
+    ///
+    /// # Errors
+    /// The socket fails or an answer is malformed: then nothing is known of any of them.
+    pub fn batch<T>(
+        &mut self,
+        operation: &str,
+        count: usize,
+        mut write: impl FnMut(&mut Writer, u32, usize),
+        mut read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<Result<Option<T>, KernelError>>, Fault> {
+        // An answer that never comes was lost for lack of room: the kernel has answered all when send returns.
+        let lost = || Err(KernelError { errno: Errno::NOBUFS.raw_os_error(), extack: None });
+        let mut outcomes: Vec<Result<Option<T>, KernelError>> = Vec::with_capacity(count);
+        while outcomes.len() < count {
+            let first = outcomes.len();
+            let last = count.min(first + BATCH);
+            let base = self.seq + 1;
+            self.request.clear();
+            for (seq, index) in (base..).zip(first..last) {
+                write(&mut self.request, seq, index);
+                self.seq = seq;
+            }
+            self.send().map_err(|e| Fault::kernel(operation, e, None))?;
+            outcomes.extend((first..last).map(|_| lost()));
+            let mut answers: Vec<Option<T>> = (first..last).map(|_| None).collect();
+            let mut open = last - first;
+            while open > 0 {
+                let datagram = match self.receive() {
+                    Ok(datagram) => datagram,
+                    Err(Errno::NOBUFS) => continue,
+                    Err(Errno::AGAIN) => break,
+                    Err(e) => return Err(Fault::kernel(operation, e, None)),
+                };
+                for message in wire::messages(datagram) {
+                    let malformed = |e| Fault::malformed(operation, e);
+                    let message = message.map_err(malformed)?;
+                    let Some(slot) = message.seq.checked_sub(base).map(|n| n as usize).filter(|n| *n < answers.len())
+                    else {
+                        continue;
+                    };
+                    if wire::is_acknowledgement(&message) {
+                        let answer = wire::acknowledgement(&message).map_err(malformed)?;
+                        outcomes[first + slot] = answer.map(|()| answers[slot].take());
+                        open -= 1;
+                    } else {
+                        answers[slot] = read(&message).map_err(malformed)?;
+                    }
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Sends one request and gives what `read` made of its answer.
+    ///
+    /// # Errors
+    /// As [`Self::batch`]; the inner error is the kernel's refusal.
+    pub fn request<T>(
+        &mut self,
+        operation: &str,
+        mut write: impl FnMut(&mut Writer, u32),
+        read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Result<Option<T>, KernelError>, Fault> {
+        let mut outcomes = self.batch(operation, 1, |w, seq, _| write(w, seq), read)?;
+        outcomes.pop().ok_or_else(|| Fault::other(operation, "the kernel did not answer"))
+    }
+
+    fn send(&self) -> Result<(), Errno> {
+        loop {
+            match self.socket.send(self.request.bytes(), Msg::empty()).map_err(|e| errno(&e)) {
+                Err(Errno::INTR) => {}
+                sent => return sent.map(|_| ()),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<&[u8], Errno> {
+        loop {
+            // With MSG_TRUNC the result is the whole length, even where the buffer was too small.
+            match self.socket.recv(&mut self.buffer, Msg::DONTWAIT | Msg::TRUNC).map_err(|e| errno(&e)) {
+                Ok((len, _)) => return self.buffer.get(..len).ok_or(Errno::MSGSIZE),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+enum Failed {
+    Dump(DumpError),
+    Socket(Errno),
+}
+
+impl From<DumpError> for Failed {
+    fn from(e: DumpError) -> Self {
+        Self::Dump(e)
+    }
+}
+
+impl From<Errno> for Failed {
+    fn from(e: Errno) -> Self {
+        Self::Socket(e)
+    }
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    Errno::from_io_error(e).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,287 @@
+//! ethtool netlink: the feature sets of a device, read and set.
+//!
+//! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
+//! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
+
+use super::{Attr, Malformed, Message, NLM_F_ACK, NLM_F_DUMP, Open, Writer, attrs};
+use crate::facts::{Features, IfName};
+
+const GENL_ID_CTRL: u16 = 0x10;
+const GENL_HDRLEN: usize = 4;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const CTRL_ATTR_OPS: u16 = 6;
+const CTRL_ATTR_OP_ID: u16 = 1;
+
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool_netlink.h#L16
+const ETHTOOL_GENL_VERSION: u8 = 1;
+const ETHTOOL_MSG_STRSET_GET: u8 = 1;
+const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
+const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_MSG_STRSET_GET_REPLY: u8 = 1;
+const ETHTOOL_MSG_FEATURES_GET_REPLY: u8 = 11;
+
+const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
+const ETHTOOL_A_HEADER_DEV_NAME: u16 = 2;
+const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
+const ETHTOOL_FLAG_COMPACT_BITSETS: u32 = 1;
+const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
+
+// Every message has its header under this number.
+const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
+const ETHTOOL_A_FEATURES_HW: u16 = 2;
+const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
+const ETHTOOL_A_FEATURES_ACTIVE: u16 = 4;
+const ETHTOOL_A_FEATURES_NOCHANGE: u16 = 5;
+const ETHTOOL_A_BITSET_SIZE: u16 = 2;
+const ETHTOOL_A_BITSET_BITS: u16 = 3;
+const ETHTOOL_A_BITSET_VALUE: u16 = 4;
+const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
+const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+const ETHTOOL_A_BITSET_BIT_VALUE: u16 = 3;
+
+const ETHTOOL_A_STRSET_STRINGSETS: u16 = 2;
+const ETHTOOL_A_STRINGSETS_STRINGSET: u16 = 1;
+const ETHTOOL_A_STRINGSET_ID: u16 = 1;
+const ETHTOOL_A_STRINGSET_STRINGS: u16 = 3;
+const ETHTOOL_A_STRINGS_STRING: u16 = 1;
+const ETHTOOL_A_STRING_INDEX: u16 = 1;
+const ETHTOOL_A_STRING_VALUE: u16 = 2;
+const ETH_SS_FEATURES: u32 = 4;
+
+/// Asks for the family `ethtool`.
+pub fn get_family(w: &mut Writer, seq: u32) {
+    let open = w.message(GENL_ID_CTRL, NLM_F_ACK, seq, &[CTRL_CMD_GETFAMILY, 1, 0, 0]);
+    w.put_string(CTRL_ATTR_FAMILY_NAME, b"ethtool");
+    w.end_message(&open);
+}
+
+/// The generic netlink family `ethtool` of this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// The message type of its requests.
+    pub id: u16,
+    /// Both `FEATURES_GET` and `FEATURES_SET` are there: not so in 5.6, which has the family without them.
+    pub has_features: bool,
+}
+
+/// Reads the answer to [`get_family`].
+///
+/// # Errors
+/// Malformed bytes, or no family id.
+pub fn family(message: &Message<'_>) -> Result<Family, Malformed> {
+    let (mut id, mut get, mut set) = (None, false, false);
+    for attr in attrs(body(message, None)?.unwrap_or_default()) {
+        let attr = attr?;
+        match attr.kind {
+            CTRL_ATTR_FAMILY_ID => id = Some(attr.u16()?),
+            CTRL_ATTR_OPS => {
+                for op in attr.nested() {
+                    let number = find(&op?, CTRL_ATTR_OP_ID)?
+                        .map(|id| id.u32())
+                        .transpose()?;
+                    get |= number == Some(u32::from(ETHTOOL_MSG_FEATURES_GET));
+                    set |= number == Some(u32::from(ETHTOOL_MSG_FEATURES_SET));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Family {
+        id: id.ok_or(Malformed("generic netlink family"))?,
+        has_features: get && set,
+    })
+}
+
+/// Asks for the names of all features: a string set of the kernel, the same for every device.
+pub fn get_feature_names(w: &mut Writer, family: u16, seq: u32) {
+    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_STRSET_GET);
+    put_header(w, None, 0);
+    let sets = w.nest(ETHTOOL_A_STRSET_STRINGSETS);
+    let set = w.nest(ETHTOOL_A_STRINGSETS_STRINGSET);
+    w.put(ETHTOOL_A_STRINGSET_ID, &ETH_SS_FEATURES.to_ne_bytes());
+    w.end(&set);
+    w.end(&sets);
+    w.end_message(&open);
+}
+
+/// Reads the answer to [`get_feature_names`]: name n belongs to bit n.
+///
+/// # Errors
+/// Malformed bytes, or an index that leaves a hole.
+pub fn feature_names(message: &Message<'_>) -> Result<Vec<String>, Malformed> {
+    let bad = Malformed("feature names");
+    let mut names = Vec::new();
+    let top = Attr {
+        kind: 0,
+        payload: body(message, Some(ETHTOOL_MSG_STRSET_GET_REPLY))?.ok_or(bad)?,
+    };
+    let sets = find(&top, ETHTOOL_A_STRSET_STRINGSETS)?.ok_or(bad)?;
+    for set in sets.nested() {
+        let set = set?;
+        if find(&set, ETHTOOL_A_STRINGSET_ID)?
+            .map(|id| id.u32())
+            .transpose()?
+            != Some(ETH_SS_FEATURES)
+        {
+            continue;
+        }
+        for string in find(&set, ETHTOOL_A_STRINGSET_STRINGS)?
+            .ok_or(bad)?
+            .nested()
+        {
+            let string = string?;
+            if string.kind != ETHTOOL_A_STRINGS_STRING {
+                continue;
+            }
+            let index = find(&string, ETHTOOL_A_STRING_INDEX)?.ok_or(bad)?.u32()?;
+            if index as usize != names.len() {
+                return Err(bad);
+            }
+            let value = find(&string, ETHTOOL_A_STRING_VALUE)?.ok_or(bad)?;
+            names.push(crate::facts::escape(value.string()));
+        }
+    }
+    Ok(names)
+}
+
+/// Asks for the features of every device.
+pub fn dump_features(w: &mut Writer, family: u16, seq: u32) {
+    let open = begin(w, family, NLM_F_DUMP, seq, ETHTOOL_MSG_FEATURES_GET);
+    put_header(w, None, ETHTOOL_FLAG_COMPACT_BITSETS);
+    w.end_message(&open);
+}
+
+/// Asks for the features of one device. The kernel answers `ENODEV` unless one device has both ifindex and name.
+pub fn get_features(w: &mut Writer, family: u16, seq: u32, device: (u32, &IfName)) {
+    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_FEATURES_GET);
+    put_header(w, Some(device), ETHTOOL_FLAG_COMPACT_BITSETS);
+    w.end_message(&open);
+}
+
+/// Asks for one feature to be wanted or not wanted; no other feature is named, so no other is touched. The kernel answers
+/// `ENODEV` unless one device has both ifindex and name.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/netlink.c#L153> (`ethnl_parse_header_dev_get`)
+pub fn set_feature(
+    w: &mut Writer,
+    family: u16,
+    seq: u32,
+    device: (u32, &IfName),
+    feature: &str,
+    wanted: bool,
+) {
+    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_FEATURES_SET);
+    put_header(w, Some(device), ETHTOOL_FLAG_OMIT_REPLY);
+    let bitset = w.nest(ETHTOOL_A_FEATURES_WANTED);
+    let bits = w.nest(ETHTOOL_A_BITSET_BITS);
+    let bit = w.nest(ETHTOOL_A_BITSET_BITS_BIT);
+    w.put_string(ETHTOOL_A_BITSET_BIT_NAME, feature.as_bytes());
+    if wanted {
+        w.put(ETHTOOL_A_BITSET_BIT_VALUE, &[]);
+    }
+    w.end(&bit);
+    w.end(&bits);
+    w.end(&bitset);
+    w.end_message(&open);
+}
+
+fn begin(w: &mut Writer, family: u16, flags: u16, seq: u32, command: u8) -> Open {
+    w.message(family, flags, seq, &[command, ETHTOOL_GENL_VERSION, 0, 0])
+}
+
+fn put_header(w: &mut Writer, device: Option<(u32, &IfName)>, flags: u32) {
+    let header = w.nest(ETHTOOL_A_FEATURES_HEADER);
+    if let Some((ifindex, name)) = device {
+        w.put(ETHTOOL_A_HEADER_DEV_INDEX, &ifindex.to_ne_bytes());
+        w.put_string(ETHTOOL_A_HEADER_DEV_NAME, name.as_bytes());
+    }
+    w.put(ETHTOOL_A_HEADER_FLAGS, &flags.to_ne_bytes());
+    w.end(&header);
+}
+
+/// Reads an answer to [`dump_features`] or [`get_features`]: the ifindex and its features; none for any other message.
+///
+/// # Errors
+/// Malformed bytes, a missing set, or more features than 128.
+pub fn features(message: &Message<'_>) -> Result<Option<(u32, Features)>, Malformed> {
+    let Some(attributes) = body(message, Some(ETHTOOL_MSG_FEATURES_GET_REPLY))? else {
+        return Ok(None);
+    };
+    let (mut ifindex, mut hw, mut wanted, mut active, mut nochange) =
+        (None, None, None, None, None);
+    for attr in attrs(attributes) {
+        let attr = attr?;
+        match attr.kind {
+            ETHTOOL_A_FEATURES_HEADER => {
+                ifindex = find(&attr, ETHTOOL_A_HEADER_DEV_INDEX)?
+                    .map(|index| index.u32())
+                    .transpose()?;
+            }
+            ETHTOOL_A_FEATURES_HW => hw = Some(bitset(&attr)?),
+            ETHTOOL_A_FEATURES_WANTED => wanted = Some(bitset(&attr)?),
+            ETHTOOL_A_FEATURES_ACTIVE => active = Some(bitset(&attr)?),
+            ETHTOOL_A_FEATURES_NOCHANGE => nochange = Some(bitset(&attr)?),
+            _ => {}
+        }
+    }
+    match (ifindex, hw, wanted, active, nochange) {
+        (Some(ifindex), Some(hw), Some(wanted), Some(active), Some(nochange)) => Ok(Some((
+            ifindex,
+            Features {
+                hw,
+                wanted,
+                active,
+                nochange,
+            },
+        ))),
+        _ => Err(Malformed("features without one of their sets")),
+    }
+}
+
+fn bitset(attr: &Attr<'_>) -> Result<u128, Malformed> {
+    let (mut size, mut value) = (0, 0);
+    for part in attr.nested() {
+        let part = part?;
+        match part.kind {
+            ETHTOOL_A_BITSET_SIZE => size = part.u32()?,
+            ETHTOOL_A_BITSET_VALUE => value = words(part.payload)?,
+            _ => {}
+        }
+    }
+    if size > u128::BITS {
+        Err(Malformed("feature set: more than 128 features"))
+    } else {
+        Ok(value)
+    }
+}
+
+/// 32-bit words, the lowest first, as both interfaces carry feature sets.
+fn words(bytes: &[u8]) -> Result<u128, Malformed> {
+    let (words, rest) = bytes.as_chunks::<4>();
+    if words.len() > 4 || !rest.is_empty() {
+        return Err(Malformed("feature set"));
+    }
+    Ok(words.iter().rev().fold(0, |set, word| {
+        set << 32 | u128::from(u32::from_ne_bytes(*word))
+    }))
+}
+
+/// The attributes behind a generic netlink header; none if the command is another one.
+fn body<'a>(message: &Message<'a>, command: Option<u8>) -> Result<Option<&'a [u8]>, Malformed> {
+    let bad = Malformed("generic netlink message");
+    let is = message.payload.first().ok_or(bad)?;
+    let attributes = message.payload.get(GENL_HDRLEN..).ok_or(bad)?;
+    Ok((command.is_none() || command == Some(*is)).then_some(attributes))
+}
+
+fn find<'a>(attr: &Attr<'a>, kind: u16) -> Result<Option<Attr<'a>>, Malformed> {
+    for inner in attr.nested() {
+        let inner = inner?;
+        if inner.kind == kind {
+            return Ok(Some(inner));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,615 @@
+//! Netlink messages and attributes as bytes.
+//!
+//! Owns the framing that every netlink family shares: message headers, attributes, acknowledgements, the rules of a dump.
+//! Pure. Reading borrows from the receive buffer and never allocates: a dump of a thousand devices holds tens of thousands
+//! of attributes, which is why this does not go through a tree of owned ones.
+
+pub mod ethioctl;
+pub mod ethnl;
+pub mod rtnl;
+
+use std::fmt;
+
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netlink.h#L54>
+pub const NLM_F_REQUEST: u16 = 0x01;
+/// Ask for an acknowledgement.
+pub const NLM_F_ACK: u16 = 0x04;
+/// The dump changed under the reader: what was read is not one consistent state.
+pub const NLM_F_DUMP_INTR: u16 = 0x10;
+/// `NLM_F_ROOT | NLM_F_MATCH`.
+pub const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const NLMSG_HDRLEN: usize = 16;
+const NLA_HDRLEN: usize = 4;
+const NLA_F_NESTED: u16 = 0x8000;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+const fn align(len: usize) -> usize {
+    (len + 3) & !3
+}
+
+/// Bytes that are not what the kernel's protocol says. Holds what was being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed {}", self.0)
+    }
+}
+
+/// One netlink message, without its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags`.
+    pub flags: u16,
+    /// `nlmsg_seq`: that of the request it answers.
+    pub seq: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+/// The messages of one datagram. Stops at the first malformed one.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = split_message(rest);
+        rest = message.map_or(&[], |(_, rest)| rest);
+        Some(message.map(|(message, _)| message))
+    })
+}
+
+fn split_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Malformed> {
+    let bad = Malformed("netlink message");
+    let len = get_u32(bytes, 0).ok_or(bad)? as usize;
+    let payload = bytes.get(NLMSG_HDRLEN..len).ok_or(bad)?;
+    let field = |at| get_u16(bytes, at).ok_or(bad);
+    let message = Message {
+        kind: field(4)?,
+        flags: field(6)?,
+        seq: get_u32(bytes, 8).ok_or(bad)?,
+        payload,
+    };
+    Ok((message, bytes.get(align(len)..).unwrap_or_default()))
+}
+
+/// One attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr<'a> {
+    /// `nla_type` without its flags.
+    pub kind: u16,
+    /// The value: numbers in host byte order unless the attribute says otherwise.
+    pub payload: &'a [u8],
+}
+
+/// The attributes in a message's or a nested attribute's payload. Stops at the first malformed one.
+pub fn attrs(bytes: &[u8]) -> impl Iterator<Item = Result<Attr<'_>, Malformed>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let attr = split_attr(rest);
+        rest = attr.map_or(&[], |(_, rest)| rest);
+        Some(attr.map(|(attr, _)| attr))
+    })
+}
+
+fn split_attr(bytes: &[u8]) -> Result<(Attr<'_>, &[u8]), Malformed> {
+    let bad = Malformed("netlink attribute");
+    let len = usize::from(get_u16(bytes, 0).ok_or(bad)?);
+    let kind = get_u16(bytes, 2).ok_or(bad)? & NLA_TYPE_MASK;
+    let payload = bytes.get(NLA_HDRLEN..len).ok_or(bad)?;
+    Ok((
+        Attr { kind, payload },
+        bytes.get(align(len)..).unwrap_or_default(),
+    ))
+}
+
+impl<'a> Attr<'a> {
+    /// # Errors
+    /// If the value is shorter than the number.
+    pub fn u8(&self) -> Result<u8, Malformed> {
+        self.payload
+            .first()
+            .copied()
+            .ok_or(Malformed("8-bit attribute"))
+    }
+
+    /// # Errors
+    /// If the value is shorter than the number.
+    pub fn u16(&self) -> Result<u16, Malformed> {
+        get_u16(self.payload, 0).ok_or(Malformed("16-bit attribute"))
+    }
+
+    /// # Errors
+    /// If the value is shorter than the number.
+    pub fn u32(&self) -> Result<u32, Malformed> {
+        get_u32(self.payload, 0).ok_or(Malformed("32-bit attribute"))
+    }
+
+    /// A string without its NUL.
+    pub fn string(&self) -> &'a [u8] {
+        until_nul(self.payload)
+    }
+
+    /// The attributes nested in this one.
+    pub fn nested(&self) -> impl Iterator<Item = Result<Attr<'a>, Malformed>> + use<'a> {
+        attrs(self.payload)
+    }
+}
+
+/// The part of a fixed-size or NUL-terminated text before its first NUL.
+pub fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+/// The number at this byte offset, in host byte order.
+pub fn get_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_ne_bytes)
+}
+
+fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u16::from_ne_bytes)
+}
+
+/// A refusal by the kernel, from a `NLMSG_ERROR` message or the end of a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelError {
+    /// A positive errno.
+    pub errno: i32,
+    /// The extended acknowledgement's message, if the kernel gave one.
+    pub extack: Option<String>,
+}
+
+/// What a `NLMSG_ERROR` message says: `Ok` is an acknowledgement.
+///
+/// # Errors
+/// Malformed bytes.
+pub fn acknowledgement(message: &Message<'_>) -> Result<Result<(), KernelError>, Malformed> {
+    let bad = Malformed("netlink acknowledgement");
+    let code = get_u32(message.payload, 0).ok_or(bad)?.cast_signed();
+    if code == 0 {
+        return Ok(Ok(()));
+    }
+    // The request's header follows the code, and the request itself unless NETLINK_CAP_ACK cut it off.
+    let request = get_u32(message.payload, 4).ok_or(bad)? as usize;
+    let echoed = if message.flags & NLM_F_CAPPED == 0 {
+        align(request)
+    } else {
+        NLMSG_HDRLEN
+    };
+    let tlvs = match message.flags & NLM_F_ACK_TLVS {
+        0 => &[],
+        _ => message.payload.get(4 + echoed..).ok_or(bad)?,
+    };
+    Ok(Err(KernelError {
+        errno: code.saturating_neg(),
+        extack: extack(tlvs)?,
+    }))
+}
+
+fn extack(tlvs: &[u8]) -> Result<Option<String>, Malformed> {
+    for attr in attrs(tlvs) {
+        let attr = attr?;
+        if attr.kind == NLMSGERR_ATTR_MSG {
+            return Ok(Some(crate::facts::escape(attr.string())));
+        }
+    }
+    Ok(None)
+}
+
+/// How a dump can fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpError {
+    /// The bytes are not what the protocol says.
+    Malformed(Malformed),
+    /// The kernel refused, at the start or in the middle.
+    Kernel(KernelError),
+    /// `NLM_F_DUMP_INTR`, or messages were lost: ask again.
+    Interrupted,
+}
+
+impl From<Malformed> for DumpError {
+    fn from(e: Malformed) -> Self {
+        Self::Malformed(e)
+    }
+}
+
+/// Reads the datagrams that answer one dump request.
+#[derive(Debug)]
+pub struct DumpReader {
+    seq: u32,
+    interrupted: bool,
+}
+
+impl DumpReader {
+    /// For the answers to the request with this sequence number.
+    pub fn new(seq: u32) -> Self {
+        Self {
+            seq,
+            interrupted: false,
+        }
+    }
+
+    /// Hands each message of a datagram to `each`; true when the dump is complete.
+    ///
+    /// # Errors
+    /// As [`DumpError`] says; `Interrupted` only once all of the dump has been read, so that the socket is free again.
+    pub fn feed<'a>(
+        &mut self,
+        datagram: &'a [u8],
+        mut each: impl FnMut(Message<'a>) -> Result<(), Malformed>,
+    ) -> Result<bool, DumpError> {
+        for message in messages(datagram) {
+            let message = message?;
+            if message.seq != self.seq {
+                continue;
+            }
+            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_DONE => return self.finish(&message),
+                NLMSG_ERROR => match acknowledgement(&message)? {
+                    Ok(()) => return Err(Malformed("dump: acknowledged, not answered").into()),
+                    Err(e) => return Err(DumpError::Kernel(e)),
+                },
+                NLMSG_OVERRUN => self.interrupted = true,
+                _ => each(message)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Messages of this dump were lost: it will end as interrupted.
+    pub fn lost(&mut self) {
+        self.interrupted = true;
+    }
+
+    fn finish(&self, done: &Message<'_>) -> Result<bool, DumpError> {
+        // Kernels before 4.13 may end a dump without a code.
+        let code = get_u32(done.payload, 0).unwrap_or(0).cast_signed();
+        if code < 0 {
+            let tlvs = if done.flags & NLM_F_ACK_TLVS == 0 {
+                &[]
+            } else {
+                &done.payload[4..]
+            };
+            return Err(DumpError::Kernel(KernelError {
+                errno: code.saturating_neg(),
+                extack: extack(tlvs)?,
+            }));
+        }
+        if self.interrupted {
+            Err(DumpError::Interrupted)
+        } else {
+            Ok(true)
+        }
+    }
+}
+
+/// Whether a message is a `NLMSG_ERROR`, which also carries acknowledgements.
+pub fn is_acknowledgement(message: &Message<'_>) -> bool {
+    message.kind == NLMSG_ERROR
+}
+
+/// Writes one or more requests into one buffer, as one send carries them.
+#[derive(Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+}
+
+/// Where a message or a nest began: its length is filled in when it ends.
+#[derive(Debug)]
+#[must_use = "a message or nest without an end has no length"]
+pub struct Open(usize);
+
+impl Writer {
+    /// Everything written since the last `clear`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets what was written and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Begins a message; `NLM_F_REQUEST` is added to the flags.
+    pub fn message(&mut self, kind: u16, flags: u16, seq: u32, header: &[u8]) -> Open {
+        let open = Open(self.bytes.len());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes.extend_from_slice(&seq.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.pad(header);
+        open
+    }
+
+    /// Ends a message.
+    pub fn end_message(&mut self, open: &Open) {
+        let len =
+            u32::try_from(self.bytes.len() - open.0).expect("a request is shorter than 4 GiB");
+        self.bytes[open.0..open.0 + 4].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    /// Writes one attribute.
+    pub fn put(&mut self, kind: u16, value: &[u8]) {
+        let len =
+            u16::try_from(NLA_HDRLEN + value.len()).expect("an attribute is shorter than 64 KiB");
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.pad(value);
+    }
+
+    /// Writes a string attribute with its NUL.
+    pub fn put_string(&mut self, kind: u16, value: &[u8]) {
+        let open = self.begin(kind);
+        self.bytes.extend_from_slice(value);
+        self.bytes.push(0);
+        self.end(&open);
+    }
+
+    /// Begins a nest.
+    pub fn nest(&mut self, kind: u16) -> Open {
+        self.begin(kind | NLA_F_NESTED)
+    }
+
+    /// Ends a nest or a string.
+    pub fn end(&mut self, open: &Open) {
+        let len =
+            u16::try_from(self.bytes.len() - open.0).expect("an attribute is shorter than 64 KiB");
+        self.bytes[open.0..open.0 + 2].copy_from_slice(&len.to_ne_bytes());
+        self.pad(&[]);
+    }
+
+    fn begin(&mut self, kind: u16) -> Open {
+        let open = Open(self.bytes.len());
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        open
+    }
+
+    fn pad(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.bytes.resize(align(self.bytes.len()), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u16, flags: u16, seq: u32, payload: &[u8]) -> Vec<u8> {
+        let mut w = Writer::default();
+        let open = w.message(kind, flags, seq, payload);
+        w.end_message(&open);
+        w.bytes().to_vec()
+    }
+
+    #[test]
+    fn written_attributes_are_read_back() {
+        let mut w = Writer::default();
+        w.put(1, &7u32.to_ne_bytes());
+        w.put_string(2, b"vxlan");
+        let nest = w.nest(3);
+        w.put(4, &[9]);
+        w.end(&nest);
+        let all: Vec<_> = attrs(w.bytes()).map(Result::unwrap).collect();
+        assert_eq!(all.iter().map(|a| a.kind).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((all[0].u32(), all[1].string()), (Ok(7), &b"vxlan"[..]));
+        assert_eq!(
+            all[2].nested().next(),
+            Some(Ok(Attr {
+                kind: 4,
+                payload: &[9]
+            }))
+        );
+        assert_eq!(w.bytes().len() % 4, 0);
+    }
+
+    #[test]
+    fn broken_framing_is_an_error_and_ends_the_iteration() {
+        let whole = message(16, 0, 1, &[1, 2, 3, 4]);
+        for cut in 1..whole.len() {
+            let read: Vec<_> = messages(&whole[..cut]).collect();
+            assert_eq!(read, [Err(Malformed("netlink message"))], "cut at {cut}");
+        }
+        for bytes in [&[3, 0, 1, 0][..], &[9, 0, 1, 0, 1], &[0, 0, 0, 0], &[4]] {
+            assert_eq!(
+                attrs(bytes).collect::<Vec<_>>(),
+                [Err(Malformed("netlink attribute"))],
+                "{bytes:?}"
+            );
+        }
+        assert!(
+            Attr {
+                kind: 1,
+                payload: &[1, 2, 3]
+            }
+            .u32()
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn acknowledgements() {
+        // Captured: FEATURES_SET for an ifindex that no device has, with NETLINK_EXT_ACK and NETLINK_CAP_ACK.
+        let mut enodev = (-19i32).to_ne_bytes().to_vec();
+        enodev.extend(message(0x15, NLM_F_ACK, 1, &[]));
+        enodev.extend([27, 0, 1, 0]);
+        enodev.extend(b"no device matches name\0\0");
+        let error = |errno, extack: Option<&str>| {
+            Err(KernelError {
+                errno,
+                extack: extack.map(str::to_owned),
+            })
+        };
+        for (name, flags, payload, expected) in [
+            ("ack", 0, vec![0; 20], Ok(Ok(()))),
+            (
+                "extack",
+                NLM_F_CAPPED | NLM_F_ACK_TLVS,
+                enodev.clone(),
+                Ok(error(19, Some("no device matches name"))),
+            ),
+            (
+                "no extack",
+                NLM_F_CAPPED,
+                enodev[..20].to_vec(),
+                Ok(error(19, None)),
+            ),
+            (
+                "uncapped",
+                NLM_F_ACK_TLVS,
+                enodev.clone(),
+                Ok(error(19, Some("no device matches name"))),
+            ),
+            (
+                "cut",
+                0,
+                vec![0; 3],
+                Err(Malformed("netlink acknowledgement")),
+            ),
+            (
+                "cut tlv",
+                NLM_F_CAPPED | NLM_F_ACK_TLVS,
+                enodev[..30].to_vec(),
+                Err(Malformed("netlink attribute")),
+            ),
+            (
+                "minimum",
+                0,
+                [i32::MIN.to_ne_bytes(), [16, 0, 0, 0]].concat(),
+                Ok(error(i32::MAX, None)),
+            ),
+        ] {
+            let read = acknowledgement(&Message {
+                kind: NLMSG_ERROR,
+                flags,
+                seq: 1,
+                payload: &payload,
+            });
+            assert_eq!(read, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn dumps() {
+        let item = |flags| message(16, flags, 7, &[1, 0, 0, 0]);
+        let done = |flags, code: i32| message(NLMSG_DONE, flags, 7, &code.to_ne_bytes());
+        let kernel = |errno| {
+            Err(DumpError::Kernel(KernelError {
+                errno,
+                extack: None,
+            }))
+        };
+        for (name, datagrams, items, expected) in [
+            ("empty", vec![done(0, 0)], 0, Ok(true)),
+            (
+                "two",
+                vec![item(0), [item(0), done(0, 0)].concat()],
+                2,
+                Ok(true),
+            ),
+            ("not complete", vec![item(0)], 1, Ok(false)),
+            (
+                "interrupted item",
+                vec![item(NLM_F_DUMP_INTR), done(0, 0)],
+                1,
+                Err(DumpError::Interrupted),
+            ),
+            (
+                "interrupted end",
+                vec![item(0), done(NLM_F_DUMP_INTR, 0)],
+                1,
+                Err(DumpError::Interrupted),
+            ),
+            (
+                "overrun",
+                vec![message(NLMSG_OVERRUN, 0, 7, &[]), done(0, 0)],
+                0,
+                Err(DumpError::Interrupted),
+            ),
+            (
+                "error at the end",
+                vec![item(0), done(0, -12)],
+                1,
+                kernel(12),
+            ),
+            (
+                "refused",
+                vec![message(
+                    NLMSG_ERROR,
+                    0,
+                    7,
+                    &[[255; 4], [16, 0, 0, 0]].concat(),
+                )],
+                0,
+                kernel(1),
+            ),
+            (
+                "somebody else's",
+                vec![message(16, 0, 8, &[0; 4]), done(0, 0)],
+                0,
+                Ok(true),
+            ),
+            (
+                "end without a code",
+                vec![message(NLMSG_DONE, 0, 7, &[])],
+                0,
+                Ok(true),
+            ),
+            (
+                "truncated",
+                vec![item(0)[..18].to_vec()],
+                0,
+                Err(Malformed("netlink message").into()),
+            ),
+        ] {
+            let (mut reader, mut seen, mut result) = (DumpReader::new(7), 0, Ok(false));
+            for datagram in &datagrams {
+                result = reader.feed(datagram, |_| {
+                    seen += 1;
+                    Ok(())
+                });
+            }
+            assert_eq!((seen, result), (items, expected), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for message in messages(&bytes).flatten() {
+                let _ = acknowledgement(&message);
+                for attr in attrs(message.payload).flatten() {
+                    let _ = (attr.u8(), attr.u16(), attr.u32(), attr.string(), attr.nested().count());
+                }
+            }
+            let _ = DumpReader::new(0).feed(&bytes, |_| Ok(()));
+        }
+    }
+}

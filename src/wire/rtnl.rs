@@ -1,0 +1,234 @@
+//! rtnetlink: the link dump and what a VXLAN link says of itself.
+//!
+//! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR` and their answers. Pure.
+
+use core::net::IpAddr;
+
+use super::{Attr, Malformed, Message, NLM_F_ACK, NLM_F_DUMP, Open, Writer, attrs, get_u32};
+use crate::facts::{IfName, OuterChecksum, UnderlayLink, VxlanLink};
+
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
+pub const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if_link.h#L1390
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LINK: u16 = 3;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_GROUP6: u16 = 16;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_UDP_CSUM: u16 = 18;
+const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
+const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
+const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+const IFINFOMSG_LEN: usize = 16;
+const IFADDRMSG_LEN: usize = 8;
+
+/// The kind that makes a link a VXLAN device.
+pub const KIND: &[u8] = b"vxlan";
+
+/// A dump of the links of kind `vxlan`, without statistics.
+///
+/// The kernel filters from 4.6 on, and only if the vxlan module is loaded: the answers must be checked again.
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/rtnetlink.c#L2238> (`link_kind_filtered`)
+pub fn dump_vxlan(w: &mut Writer, seq: u32) {
+    let open = begin_getlink(w, NLM_F_DUMP, seq, 0);
+    let info = w.nest(IFLA_LINKINFO);
+    w.put_string(IFLA_INFO_KIND, KIND);
+    w.end(&info);
+    w.end_message(&open);
+}
+
+/// One link by its ifindex.
+pub fn get_by_index(w: &mut Writer, seq: u32, ifindex: u32) {
+    let open = begin_getlink(w, NLM_F_ACK, seq, ifindex);
+    w.end_message(&open);
+}
+
+/// One link by its name.
+pub fn get_by_name(w: &mut Writer, seq: u32, name: &IfName) {
+    let open = begin_getlink(w, NLM_F_ACK, seq, 0);
+    w.put_string(IFLA_IFNAME, name.as_bytes());
+    w.end_message(&open);
+}
+
+fn begin_getlink(w: &mut Writer, flags: u16, seq: u32, ifindex: u32) -> Open {
+    let mut ifinfomsg = [0; IFINFOMSG_LEN];
+    ifinfomsg[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    let open = w.message(RTM_GETLINK, flags, seq, &ifinfomsg);
+    w.put(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    open
+}
+
+/// A dump of all addresses.
+pub fn dump_addresses(w: &mut Writer, seq: u32) {
+    let open = w.message(RTM_GETADDR, NLM_F_DUMP, seq, &[0; IFADDRMSG_LEN]);
+    w.end_message(&open);
+}
+
+/// What a link of any kind says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its ifindex.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: IfName,
+    /// `IFLA_INFO_KIND`, such as `veth`; none for a physical device or `lo`.
+    pub kind: Option<String>,
+    /// Set if the kind is `vxlan`.
+    pub vxlan: Option<VxlanLink>,
+}
+
+/// Reads an answer to a link request; none if the message is not an `RTM_NEWLINK`.
+///
+/// # Errors
+/// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN device, its data.
+pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
+    if message.kind != RTM_NEWLINK {
+        return Ok(None);
+    }
+    let (ifindex, attributes) = split_header(message.payload, IFINFOMSG_LEN, "link message")?;
+    let (mut name, mut info, mut other_namespace) = (None, None, false);
+    for attr in attrs(attributes) {
+        let attr = attr?;
+        match attr.kind {
+            IFLA_IFNAME => name = Some(IfName::new(attr.string()).ok_or(Malformed("link name"))?),
+            IFLA_LINKINFO => info = Some(attr),
+            IFLA_LINK_NETNSID => other_namespace = true,
+            _ => {}
+        }
+    }
+    let name = name.ok_or(Malformed("link without a name"))?;
+    let (mut kind, mut data) = (None, None);
+    for attr in info.iter().flat_map(Attr::nested) {
+        let attr = attr?;
+        match attr.kind {
+            IFLA_INFO_KIND => kind = Some(attr.string()),
+            IFLA_INFO_DATA => data = Some(attr),
+            _ => {}
+        }
+    }
+    let vxlan = match kind {
+        Some(KIND) => {
+            let data = data.ok_or(Malformed("VXLAN link without data"))?;
+            Some(vxlan(ifindex, name.clone(), other_namespace, &data)?)
+        }
+        _ => None,
+    };
+    Ok(Some(Link {
+        ifindex,
+        name,
+        kind: kind.map(crate::facts::escape),
+        vxlan,
+    }))
+}
+
+fn vxlan(
+    ifindex: u32,
+    name: IfName,
+    other_namespace: bool,
+    data: &Attr<'_>,
+) -> Result<VxlanLink, Malformed> {
+    let (mut vni, mut dst_port, mut local, mut underlay) = (None, None, None, None);
+    let (mut udp_csum, mut csum6_tx, mut csum6_rx) = (None, None, false);
+    let (mut ipv6, mut collect_metadata) = (false, false);
+    for attr in data.nested() {
+        let attr = attr?;
+        ipv6 |= matches!(attr.kind, IFLA_VXLAN_GROUP6 | IFLA_VXLAN_LOCAL6);
+        match attr.kind {
+            IFLA_VXLAN_ID => vni = Some(attr.u32()?),
+            IFLA_VXLAN_LINK => underlay = Some(attr.u32()?).filter(|ifindex| *ifindex != 0),
+            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = address(attr.payload)?,
+            // The only numbers here in network byte order.
+            IFLA_VXLAN_PORT => dst_port = Some(u16::from_be(attr.u16()?)),
+            IFLA_VXLAN_UDP_CSUM => udp_csum = Some(attr.u8()? != 0),
+            IFLA_VXLAN_UDP_ZERO_CSUM6_TX => csum6_tx = Some(attr.u8()? != 0),
+            IFLA_VXLAN_UDP_ZERO_CSUM6_RX => csum6_rx = attr.u8()? != 0,
+            IFLA_VXLAN_COLLECT_METADATA => collect_metadata = attr.u8()? != 0,
+            _ => {}
+        }
+    }
+    // A device is of one family, that of its local or remote address; over IPv6 the other attribute decides.
+    // https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c#L2589
+    let checksum = if ipv6 { csum6_tx.map(|zero| !zero) } else { udp_csum };
+    Ok(VxlanLink {
+        ifindex,
+        name,
+        vni: vni.filter(|_| !collect_metadata),
+        dst_port,
+        local: local.filter(|address| !address.is_unspecified()),
+        outer_checksum: match (collect_metadata, checksum) {
+            (true, _) => OuterChecksum::External,
+            (false, Some(true)) => OuterChecksum::Present,
+            (false, Some(false)) => OuterChecksum::Zero,
+            (false, None) => OuterChecksum::Unknown,
+        },
+        udp_zero_csum6_tx: csum6_tx == Some(true),
+        udp_zero_csum6_rx: csum6_rx,
+        underlay: match (other_namespace, underlay) {
+            (true, _) => UnderlayLink::OtherNamespace,
+            (false, Some(ifindex)) => UnderlayLink::Ifindex(ifindex),
+            (false, None) => UnderlayLink::NotSet,
+        },
+    })
+}
+
+/// Reads an answer to an address request: the address and the ifindex of the device that owns it.
+///
+/// # Errors
+/// Malformed bytes.
+pub fn owner_of_address(message: &Message<'_>) -> Result<Option<(IpAddr, u32)>, Malformed> {
+    if message.kind != RTM_NEWADDR {
+        return Ok(None);
+    }
+    let (ifindex, attributes) = split_header(message.payload, IFADDRMSG_LEN, "address message")?;
+    let mut found = None;
+    for attr in attrs(attributes) {
+        let attr = attr?;
+        // On a point-to-point device IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
+        match attr.kind {
+            IFA_LOCAL => found = address(attr.payload)?,
+            IFA_ADDRESS if found.is_none() => found = address(attr.payload)?,
+            _ => {}
+        }
+    }
+    Ok(found.map(|address| (address, ifindex)))
+}
+
+/// Both headers have the ifindex as their second 32-bit word.
+fn split_header<'a>(
+    payload: &'a [u8],
+    len: usize,
+    what: &'static str,
+) -> Result<(u32, &'a [u8]), Malformed> {
+    let attributes = payload.get(len..).ok_or(Malformed(what))?;
+    let ifindex = get_u32(payload, 4)
+        .filter(|ifindex| *ifindex != 0)
+        .ok_or(Malformed(what))?;
+    Ok((ifindex, attributes))
+}
+
+fn address(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        Ok(Some(IpAddr::from(v4)))
+    } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
+        Ok(Some(IpAddr::from(v6)))
+    } else {
+        Err(Malformed("address"))
+    }
+}
