@@ -14,13 +14,22 @@ use crate::sys::features::Backend;
 /// Turns the feature off on every device for which the plan says so, reads it back, and says of each (by ifindex) what came
 /// of it. A device that fails stops no other.
 pub fn apply(plan: &Plan, backend: &mut Backend) -> HashMap<u32, Change> {
-    let chosen: Vec<_> = plan.devices.iter().filter(|device| device.action == Action::TurnOff).collect();
-    let Some(index) = plan.table.index() else { return HashMap::new() };
+    let chosen: Vec<_> = plan
+        .devices
+        .iter()
+        .filter(|device| device.action == Action::TurnOff)
+        .collect();
+    let Some(index) = plan.table.index() else {
+        return HashMap::new();
+    };
     if chosen.is_empty() {
         return HashMap::new();
     }
     let count = u32::try_from(plan.table.names.len()).unwrap_or(u32::MAX);
-    let refs: Vec<_> = chosen.iter().map(|d| (d.device.link.ifindex, &d.device.link.name)).collect();
+    let refs: Vec<_> = chosen
+        .iter()
+        .map(|d| (d.device.link.ifindex, &d.device.link.name))
+        .collect();
     let sets = backend.set(&refs, (index, count), false);
     // All are read back, also those whose set failed: it may have failed after the kernel did it.
     let now = read_features(backend, chosen.iter().map(|d| &d.device.link), &plan.table);
@@ -29,7 +38,10 @@ pub fn apply(plan: &Plan, backend: &mut Backend) -> HashMap<u32, Change> {
         .zip(sets.into_iter().zip(now))
         .map(|(device, (set, now))| {
             let before = device.device.features.as_ref().ok();
-            (device.device.link.ifindex, change(before, set, now, index, plan))
+            (
+                device.device.link.ifindex,
+                change(before, set, now, index, plan),
+            )
         })
         .collect()
 }
@@ -42,8 +54,17 @@ fn change(
     plan: &Plan,
 ) -> Change {
     let failed = |fault: Fault| {
-        let outcome = if fault.gone() { Outcome::Gone } else { Outcome::Failed };
-        Change { outcome, feature: None, also_off: Vec::new(), error: Some(fault) }
+        let outcome = if fault.gone() {
+            Outcome::Gone
+        } else {
+            Outcome::Failed
+        };
+        Change {
+            outcome,
+            feature: None,
+            also_off: Vec::new(),
+            error: Some(fault),
+        }
     };
     match (set, now) {
         // Somebody else was faster.
@@ -56,15 +77,23 @@ fn change(
         (Ok(()), Ok(now)) if now.state(index).off() => {
             let went_off = before.map_or(0, |before| before.active) & !now.active & !(1 << index);
             let also_off = plan.table.named(went_off).map(str::to_owned).collect();
-            Change { outcome: Outcome::Changed, feature: Some(now.state(index)), also_off, error: None }
+            Change {
+                outcome: Outcome::Changed,
+                feature: Some(now.state(index)),
+                also_off,
+                error: None,
+            }
         }
         (Ok(()), Ok(now)) => Change {
             outcome: Outcome::Refused,
             feature: Some(now.state(index)),
             also_off: Vec::new(),
             error: Some(
-                Fault::other(SET_OFF, "the kernel accepted it and the feature is still on")
-                    .advise("see whether another program turns it back on: ethtool --monitor"),
+                Fault::other(
+                    SET_OFF,
+                    "the kernel accepted it and the feature is still on",
+                )
+                .advise("see whether another program turns it back on: ethtool --monitor"),
             ),
         },
         (Err(fault), _) | (_, Err(fault)) => failed(fault),

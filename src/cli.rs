@@ -147,8 +147,9 @@ pub enum PolicyCommand {
 fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(|name: OsString| {
-        IfName::new(name.as_bytes())
-            .ok_or("no device can have this name: it takes 1 to 15 bytes, without '/' and white space")
+        IfName::new(name.as_bytes()).ok_or(
+            "no device can have this name: it takes 1 to 15 bytes, without '/' and white space",
+        )
     })
 }
 

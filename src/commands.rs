@@ -43,10 +43,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Help and version are no errors; all else is, with the exit code of sysexits.h and not clap's.
 fn usage(e: &clap::Error, json: bool) -> ExitCode {
     if !e.use_stderr() {
-        return if e.print().is_ok() { ExitCode::Ok } else { ExitCode::Failed };
+        return if e.print().is_ok() {
+            ExitCode::Ok
+        } else {
+            ExitCode::Failed
+        };
     }
     if json {
-        fail(&Error::Usage(e.render().to_string().trim_end().to_owned()), true)
+        fail(
+            &Error::Usage(e.render().to_string().trim_end().to_owned()),
+            true,
+        )
     } else {
         let _ = e.print();
         ExitCode::Usage
@@ -68,20 +75,37 @@ fn fail(e: &Error, json: bool) -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Error> {
     let common = &cli.common;
     if cli.dry_run && !matches!(cli.command, None | Some(Command::Apply(_))) {
-        return Err(Error::Usage("--dry-run belongs to apply: this command changes nothing anyway".to_owned()));
+        return Err(Error::Usage(
+            "--dry-run belongs to apply: this command changes nothing anyway".to_owned(),
+        ));
     }
     match cli.command {
-        Some(Command::Apply(args)) => run_apply(common, &Apply { dry_run: args.dry_run || cli.dry_run, ..args }),
+        Some(Command::Apply(args)) => run_apply(
+            common,
+            &Apply {
+                dry_run: args.dry_run || cli.dry_run,
+                ..args
+            },
+        ),
         Some(Command::Status(args)) => run_status(common, &args),
         Some(Command::Explain(args)) => run_explain(common, &args),
-        Some(Command::Policy(PolicyCommand::Check { file })) => check_policy(common, file.as_deref()),
-        Some(Command::Policy(PolicyCommand::Show)) => show_policy(common),
-        None if cli.dry_run => {
-            run_apply(common, &Apply { dry_run: true, devices: Vec::new(), exit_code: cli.exit_code })
+        Some(Command::Policy(PolicyCommand::Check { file })) => {
+            check_policy(common, file.as_deref())
         }
+        Some(Command::Policy(PolicyCommand::Show)) => show_policy(common),
+        None if cli.dry_run => run_apply(
+            common,
+            &Apply {
+                dry_run: true,
+                devices: Vec::new(),
+                exit_code: cli.exit_code,
+            },
+        ),
         None => {
             let help = Cli::command().render_help();
-            Err(Error::Usage(format!("a command is needed, or --dry-run to see what apply would do\n\n{help}")))
+            Err(Error::Usage(format!(
+                "a command is needed, or --dry-run to see what apply would do\n\n{help}"
+            )))
         }
     }
 }
@@ -112,14 +136,28 @@ fn gather(common: &Common, only: &[IfName]) -> Result<Gathered, Error> {
     let verdict = judge(&kernel, &policy.kernels);
     let mut backend = Backend::open(common.backend.into())?;
     let (table, devices) = discover::devices(&mut backend, only)?;
-    let facts = Facts { kernel, table, devices };
+    let facts = Facts {
+        kernel,
+        table,
+        devices,
+    };
     let plan = plan::decide(&policy, &facts, &verdict);
-    Ok(Gathered { policy, facts, verdict, plan, backend })
+    Ok(Gathered {
+        policy,
+        facts,
+        verdict,
+        plan,
+        backend,
+    })
 }
 
 fn load_policy(common: &Common) -> Result<Policy, Error> {
-    let wanted = common.policy.as_deref().map_or(Wanted::Default, Wanted::Path);
-    policy_files::load(&common.root, wanted, rustix::process::geteuid().is_root()).map_err(Error::Policy)
+    let wanted = common
+        .policy
+        .as_deref()
+        .map_or(Wanted::Default, Wanted::Path);
+    policy_files::load(&common.root, wanted, rustix::process::geteuid().is_root())
+        .map_err(Error::Policy)
 }
 
 fn kernel_facts(root: &Path) -> KernelFacts {
@@ -128,7 +166,11 @@ fn kernel_facts(root: &Path) -> KernelFacts {
 
 fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let mut gathered = gather(common, &args.devices)?;
-    let changes_needed = gathered.plan.devices.iter().any(|device| device.action == Action::TurnOff);
+    let changes_needed = gathered
+        .plan
+        .devices
+        .iter()
+        .any(|device| device.action == Action::TurnOff);
     let report = if args.dry_run {
         gathered.planned()
     } else {
@@ -136,17 +178,26 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
             require_net_admin()?;
         }
         let changes = apply::apply(&gathered.plan, &mut gathered.backend);
-        let report = Report::applied(&gathered.plan, gathered.kernel(), gathered.backend.name(), changes);
+        let report = Report::applied(
+            &gathered.plan,
+            gathered.kernel(),
+            gathered.backend.name(),
+            changes,
+        );
         log_changes(&report);
         report
     };
-    print(common, &report, |out, color| render::apply(out, &report, color))?;
+    print(common, &report, |out, color| {
+        render::apply(out, &report, color)
+    })?;
     Ok(report.exit_code(args.exit_code))
 }
 
 fn run_status(common: &Common, args: &Status) -> Result<ExitCode, Error> {
     let report = gather(common, &args.devices)?.planned();
-    print(common, &report, |out, color| render::status(out, &report, color))?;
+    print(common, &report, |out, color| {
+        render::status(out, &report, color)
+    })?;
     Ok(report.exit_code(args.exit_code))
 }
 
@@ -159,16 +210,22 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
         None => kernel_facts(&common.root),
     };
     let verdict = judge(&kernel, &load_policy(common)?.kernels);
-    let nothing = Plan { table: Facts::default().table, devices: Vec::new() };
+    let nothing = Plan {
+        table: Facts::default().table,
+        devices: Vec::new(),
+    };
     let report = Report::planned(&nothing, KernelReport::new(&kernel, verdict), None);
-    print(common, &report, |out, color| render::explain_kernel(out, &report.kernel, color))?;
+    print(common, &report, |out, color| {
+        render::explain_kernel(out, &report.kernel, color)
+    })?;
     Ok(ExitCode::Ok)
 }
 
 fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
     let os = match &args.os_release {
         Some(path) => {
-            let text = files::read_text(path).map_err(|e| Error::Io(format!("read {}: {e}", path.display())))?;
+            let text = files::read_text(path)
+                .map_err(|e| Error::Io(format!("read {}: {e}", path.display())))?;
             parse_os_release(&text)
         }
         None => crate::facts::OsRelease::default(),
@@ -199,7 +256,9 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
             when: considered.rule.when.as_str().to_owned(),
             matched: considered.miss.is_none(),
             decided: deciding.is_some_and(|rule| std::ptr::eq(rule, considered.rule)),
-            because: considered.miss.map(|miss| format!("{} is {}, not {}", miss.key, miss.found, miss.wanted)),
+            because: considered
+                .miss
+                .map(|miss| format!("{} is {}, not {}", miss.key, miss.found, miss.wanted)),
         })
         .collect();
     let explanation = Explanation { report, rules };
@@ -210,22 +269,41 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
 }
 
 fn check_policy(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
-    let common = Common { policy: file.map(Path::to_owned).or(common.policy.clone()), ..common.clone() };
+    let common = Common {
+        policy: file.map(Path::to_owned).or(common.policy.clone()),
+        ..common.clone()
+    };
     let policy = load_policy(&common)?;
-    let read = if policy.files.is_empty() { vec!["built-in".to_owned()] } else { policy.files.clone() };
+    let read = if policy.files.is_empty() {
+        vec!["built-in".to_owned()]
+    } else {
+        policy.files.clone()
+    };
     let summary = serde_json::json!({ "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
     print(&common, &summary, |out, _| {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let read: Vec<_> = read.iter().map(|path| escape(path.as_bytes())).collect();
-        let (rules, kernels) = (count(policy.rules.len(), "rule"), count(policy.kernels.len(), "kernel entry"));
-        writeln!(out, "valid: {}: {rules}, {}", read.join(", "), kernels.replace("entrys", "entries"))
+        let (rules, kernels) = (
+            count(policy.rules.len(), "rule"),
+            count(policy.kernels.len(), "kernel entry"),
+        );
+        writeln!(
+            out,
+            "valid: {}: {rules}, {}",
+            read.join(", "),
+            kernels.replace("entrys", "entries")
+        )
     })?;
     Ok(ExitCode::Ok)
 }
 
 fn show_policy(common: &Common) -> Result<ExitCode, Error> {
     let policy = load_policy(common)?;
-    print(common, &serde_json::json!({ "files": policy.files, "toml": policy.show() }), |out, _| write!(out, "{}", policy.show()))?;
+    print(
+        common,
+        &serde_json::json!({ "files": policy.files, "toml": policy.show() }),
+        |out, _| write!(out, "{}", policy.show()),
+    )?;
     Ok(ExitCode::Ok)
 }
 
@@ -251,7 +329,10 @@ fn log_changes(report: &Report) {
         let name = device.name.to_string();
         let bug = device.verdict.bugs.first().map_or("", |bug| bug.as_str());
         let (action, reason) = (device.outcome.as_str(), device.reason.code.as_str());
-        let (ifindex, vni) = (device.ifindex, device.vni.map(|vni| vni.to_string()).unwrap_or_default());
+        let (ifindex, vni) = (
+            device.ifindex,
+            device.vni.map(|vni| vni.to_string()).unwrap_or_default(),
+        );
         match (device.outcome, &device.error) {
             (Outcome::Changed, _) => info!(
                 VXCSUM_DEVICE = name, VXCSUM_IFINDEX = ifindex, VXCSUM_VNI = vni, VXCSUM_ACTION = action,
@@ -275,7 +356,11 @@ fn print(
 ) -> Result<(), Error> {
     let color = colored(&io::stdout());
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-    let written = if common.json { render::json(&mut out, value) } else { text(&mut out, color) };
+    let written = if common.json {
+        render::json(&mut out, value)
+    } else {
+        text(&mut out, color)
+    };
     match written.and_then(|()| out.flush()) {
         // `vxcsum status | head` is no failure.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),

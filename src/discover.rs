@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use neli::consts::socket::NlFamily;
 
 use crate::error::{Error, Fault};
-use crate::facts::{Device, Exposure, FeatureTable, Features, IfName, Underlay, UnderlayLink, VxlanLink};
+use crate::facts::{
+    Device, Exposure, FeatureTable, Features, IfName, Underlay, UnderlayLink, VxlanLink,
+};
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
 use crate::sys::netlink::Netlink;
@@ -20,18 +22,35 @@ const LOOK_UP: &str = "look up a device";
 ///
 /// # Errors
 /// The kernel cannot be asked, or one of `only` is not a VXLAN device: the error says what it is.
-pub fn devices(backend: &mut Backend, only: &[IfName]) -> Result<(FeatureTable, Vec<Device>), Error> {
-    let mut route = Netlink::open(NlFamily::Route).map_err(|e| Fault::kernel("open rtnetlink", e, None))?;
-    let links = if only.is_empty() { all(&mut route)? } else { named(&mut route, only)? };
-    let Some(any) = links.first() else { return Ok((FeatureTable::default(), Vec::new())) };
+pub fn devices(
+    backend: &mut Backend,
+    only: &[IfName],
+) -> Result<(FeatureTable, Vec<Device>), Error> {
+    let mut route =
+        Netlink::open(NlFamily::Route).map_err(|e| Fault::kernel("open rtnetlink", e, None))?;
+    let links = if only.is_empty() {
+        all(&mut route)?
+    } else {
+        named(&mut route, only)?
+    };
+    let Some(any) = links.first() else {
+        return Ok((FeatureTable::default(), Vec::new()));
+    };
     let underlays = underlays(&mut route, &links)?;
-    let table = FeatureTable { names: backend.feature_names(&any.name)? };
+    let table = FeatureTable {
+        names: backend.feature_names(&any.name)?,
+    };
     let features = read_features(backend, &links, &table);
     let devices = links
         .into_iter()
         .zip(underlays)
         .zip(features)
-        .map(|((link, underlay), features)| Device { link, underlay, features, exposure: Exposure::Unknown })
+        .map(|((link, underlay), features)| Device {
+            link,
+            underlay,
+            features,
+            exposure: Exposure::Unknown,
+        })
         .collect();
     Ok((table, devices))
 }
@@ -42,28 +61,50 @@ pub fn read_features<'a>(
     links: impl IntoIterator<Item = &'a VxlanLink>,
     table: &FeatureTable,
 ) -> Vec<Result<Features, Fault>> {
-    let refs: Vec<_> = links.into_iter().map(|link| (link.ifindex, &link.name)).collect();
+    let refs: Vec<_> = links
+        .into_iter()
+        .map(|link| (link.ifindex, &link.name))
+        .collect();
     backend.read(&refs, u32::try_from(table.names.len()).unwrap_or(u32::MAX))
 }
 
 fn all(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
     // The kind is checked again: old kernels, and any kernel without the vxlan module loaded, answer with every link.
-    let found = route.dump(LIST, rtnl::dump_vxlan, |m| Ok(rtnl::link(m)?.and_then(|link| link.vxlan)))?;
+    let found = route.dump(LIST, rtnl::dump_vxlan, |m| {
+        Ok(rtnl::link(m)?.and_then(|link| link.vxlan))
+    })?;
     // By ifindex, and once each: a device that moves in the kernel's tables during a dump can be seen twice.
-    Ok(found.into_iter().map(|link| (link.ifindex, link)).collect::<BTreeMap<_, _>>().into_values().collect())
+    Ok(found
+        .into_iter()
+        .map(|link| (link.ifindex, link))
+        .collect::<BTreeMap<_, _>>()
+        .into_values()
+        .collect())
 }
 
 fn named(route: &mut Netlink, only: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
     let mut found = BTreeMap::new();
     for name in only {
-        let link = route.request(LOOK_UP, |w, seq| rtnl::get_by_name(w, seq, name), rtnl::link)?;
-        let link = link.map_err(|e| Fault::netlink(LOOK_UP, &e)).or_else(|fault| match fault.gone() {
-            true => Err(Error::Device(format!("{name}: there is no such device in this network namespace"))),
-            false => Err(Error::Kernel(fault)),
-        })?;
+        let link = route.request(
+            LOOK_UP,
+            |w, seq| rtnl::get_by_name(w, seq, name),
+            rtnl::link,
+        )?;
+        let link = link
+            .map_err(|e| Fault::netlink(LOOK_UP, &e))
+            .or_else(|fault| match fault.gone() {
+                true => Err(Error::Device(format!(
+                    "{name}: there is no such device in this network namespace"
+                ))),
+                false => Err(Error::Kernel(fault)),
+            })?;
         let link = link.ok_or_else(|| Fault::other(LOOK_UP, "the kernel did not describe it"))?;
-        let kind = link.kind.unwrap_or_else(|| "plain network device".to_owned());
-        let vxlan = link.vxlan.ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
+        let kind = link
+            .kind
+            .unwrap_or_else(|| "plain network device".to_owned());
+        let vxlan = link
+            .vxlan
+            .ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
         found.insert(vxlan.ifindex, vxlan);
     }
     Ok(found.into_values().collect())
@@ -71,9 +112,17 @@ fn named(route: &mut Netlink, only: &[IfName]) -> Result<Vec<VxlanLink>, Error> 
 
 /// The underlay of each link, in their order.
 fn underlays(route: &mut Netlink, links: &[VxlanLink]) -> Result<Vec<Option<Underlay>>, Fault> {
-    let by_address = |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
+    let by_address =
+        |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
     let owners: HashMap<_, _> = if links.iter().any(by_address) {
-        route.dump("list the addresses", rtnl::dump_addresses, rtnl::owner_of_address)?.into_iter().collect()
+        route
+            .dump(
+                "list the addresses",
+                rtnl::dump_addresses,
+                rtnl::owner_of_address,
+            )?
+            .into_iter()
+            .collect()
     } else {
         HashMap::new()
     };
@@ -86,11 +135,17 @@ fn underlays(route: &mut Netlink, links: &[VxlanLink]) -> Result<Vec<Option<Unde
         })
         .collect();
     let mut known: HashMap<u32, Option<Underlay>> = HashMap::new();
-    let socket = Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
+    let socket =
+        Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
     for ifindex in ifindexes.iter().flatten() {
-        known.entry(*ifindex).or_insert_with(|| underlay(&socket, *ifindex));
+        known
+            .entry(*ifindex)
+            .or_insert_with(|| underlay(&socket, *ifindex));
     }
-    Ok(ifindexes.into_iter().map(|ifindex| known.get(&ifindex?).cloned().flatten()).collect())
+    Ok(ifindexes
+        .into_iter()
+        .map(|ifindex| known.get(&ifindex?).cloned().flatten())
+        .collect())
 }
 
 /// None if the device went away in the meantime: an underlay that cannot be named is not known. A device without a driver's
@@ -98,5 +153,9 @@ fn underlays(route: &mut Netlink, links: &[VxlanLink]) -> Result<Vec<Option<Unde
 fn underlay(socket: &Socket, ifindex: u32) -> Option<Underlay> {
     let name = socket.name(ifindex).ok()?;
     let driver = socket.driver(&name).ok().flatten();
-    Some(Underlay { ifindex, name, driver })
+    Some(Underlay {
+        ifindex,
+        name,
+        driver,
+    })
 }

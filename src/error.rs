@@ -36,7 +36,10 @@ impl Fault {
         Self {
             operation: operation.into(),
             errno: Some(errno_name(code)),
-            text: extack.map_or_else(|| description.to_owned(), |said| format!("{description}: {said}")),
+            text: extack.map_or_else(
+                || description.to_owned(),
+                |said| format!("{description}: {said}"),
+            ),
             advice: advice(code).map(str::to_owned),
             code: Some(code),
         }
@@ -44,7 +47,11 @@ impl Fault {
 
     /// From a netlink answer.
     pub fn netlink(operation: impl Into<String>, error: &KernelError) -> Self {
-        Self::kernel(operation, Errno::from_raw_os_error(error.errno), error.extack.as_deref())
+        Self::kernel(
+            operation,
+            Errno::from_raw_os_error(error.errno),
+            error.extack.as_deref(),
+        )
     }
 
     /// From an answer that is not what the protocol says.
@@ -54,7 +61,13 @@ impl Fault {
 
     /// From anything else.
     pub fn other(operation: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { operation: operation.into(), errno: None, text: text.into(), advice: None, code: None }
+        Self {
+            operation: operation.into(),
+            errno: None,
+            text: text.into(),
+            advice: None,
+            code: None,
+        }
     }
 
     /// With what to do.
@@ -95,8 +108,12 @@ impl fmt::Display for Fault {
 
 fn advice(code: Errno) -> Option<&'static str> {
     match code {
-        Errno::PERM | Errno::ACCESS => Some("this needs CAP_NET_ADMIN in the network namespace of the device: run it as root"),
-        Errno::NOBUFS | Errno::NOMEM => Some("the kernel is short of memory for answers: run it again"),
+        Errno::PERM | Errno::ACCESS => {
+            Some("this needs CAP_NET_ADMIN in the network namespace of the device: run it as root")
+        }
+        Errno::NOBUFS | Errno::NOMEM => {
+            Some("the kernel is short of memory for answers: run it again")
+        }
         _ => None,
     }
 }
@@ -185,7 +202,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Permission(text) | Self::Device(text) | Self::Io(text) => f.write_str(text),
+            Self::Usage(text) | Self::Permission(text) | Self::Device(text) | Self::Io(text) => {
+                f.write_str(text)
+            }
             Self::Policy(errors) => f.write_str(&errors.render(false)),
             Self::Kernel(fault) => fault.fmt(f),
         }
@@ -204,10 +223,16 @@ mod tests {
 
     #[test]
     fn faults_say_what_was_tried_what_the_kernel_said_and_what_to_do() {
-        let e = |errno, extack: Option<&str>| KernelError { errno, extack: extack.map(str::to_owned) };
+        let e = |errno, extack: Option<&str>| KernelError {
+            errno,
+            extack: extack.map(str::to_owned),
+        };
         for (fault, text) in [
             (
-                Fault::netlink("set tx-checksum-ip-generic off", &e(19, Some("ifindex and name do not match"))),
+                Fault::netlink(
+                    "set tx-checksum-ip-generic off",
+                    &e(19, Some("ifindex and name do not match")),
+                ),
                 "set tx-checksum-ip-generic off: No such device: ifindex and name do not match (ENODEV)",
             ),
             (
@@ -215,7 +240,10 @@ mod tests {
                 "set tx-checksum-ip-generic off: Operation not permitted (EPERM); this needs CAP_NET_ADMIN in the network \
                  namespace of the device: run it as root",
             ),
-            (Fault::netlink("list links", &e(523, None)), "list links: Unknown error 523 (errno 523)"),
+            (
+                Fault::netlink("list links", &e(523, None)),
+                "list links: Unknown error 523 (errno 523)",
+            ),
             (
                 Fault::malformed("list links", Malformed("netlink attribute")),
                 "list links: the kernel answered with a malformed netlink attribute",

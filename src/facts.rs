@@ -250,12 +250,19 @@ pub struct FeatureTable {
 impl FeatureTable {
     /// The bit of [`FEATURE`]; none if this kernel does not have it.
     pub fn index(&self) -> Option<u32> {
-        self.names.iter().position(|name| name == FEATURE).and_then(|n| u32::try_from(n).ok())
+        self.names
+            .iter()
+            .position(|name| name == FEATURE)
+            .and_then(|n| u32::try_from(n).ok())
     }
 
     /// The names of the bits that are set.
     pub fn named(&self, bits: u128) -> impl Iterator<Item = &str> {
-        self.names.iter().enumerate().filter(move |(n, _)| bits.checked_shr(*n as u32).is_some_and(|b| b & 1 == 1)).map(|(_, name)| name.as_str())
+        self.names
+            .iter()
+            .enumerate()
+            .filter(move |(n, _)| bits.checked_shr(*n as u32).is_some_and(|b| b & 1 == 1))
+            .map(|(_, name)| name.as_str())
     }
 }
 
@@ -297,7 +304,9 @@ mod tests {
 
     #[test]
     fn the_feature_table_finds_the_bit() {
-        let table = FeatureTable { names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec() };
+        let table = FeatureTable {
+            names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec(),
+        };
         assert_eq!(table.index(), Some(1));
         assert_eq!(table.named(0b101).collect::<Vec<_>>(), ["tx-lro", "rx-gro"]);
         assert_eq!(FeatureTable::default().index(), None);

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::facts::{Device, Exposure, FEATURE, FeatureState, FeatureTable, Facts, OuterChecksum};
+use crate::facts::{Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, OuterChecksum};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::policy::{Assume, Policy, Rule, Subject, When};
 
@@ -137,8 +137,15 @@ const NEEDS_CHECKSUM: [&str; 5] = [
 
 /// Decides about every device.
 pub fn decide(policy: &Policy, facts: &Facts, kernel: &KernelVerdict) -> Plan {
-    let devices = facts.devices.iter().map(|device| decide_device(policy, device, &facts.table, kernel)).collect();
-    Plan { table: facts.table.clone(), devices }
+    let devices = facts
+        .devices
+        .iter()
+        .map(|device| decide_device(policy, device, &facts.table, kernel))
+        .collect();
+    Plan {
+        table: facts.table.clone(),
+        devices,
+    }
 }
 
 /// What a rule is matched against.
@@ -147,7 +154,10 @@ pub fn subject(device: &Device) -> Subject<'_> {
         name: &device.link.name,
         vni: device.link.vni,
         dst_port: device.link.dst_port,
-        underlay_driver: device.underlay.as_ref().and_then(|underlay| underlay.driver.as_deref()),
+        underlay_driver: device
+            .underlay
+            .as_ref()
+            .and_then(|underlay| underlay.driver.as_deref()),
         outer_checksum: device.link.outer_checksum,
     }
 }
@@ -161,27 +171,50 @@ pub fn susceptible(outer_checksum: OuterChecksum) -> &'static [BugId] {
     }
 }
 
-fn decide_device(policy: &Policy, device: &Device, table: &FeatureTable, kernel: &KernelVerdict) -> DevicePlan {
+fn decide_device(
+    policy: &Policy,
+    device: &Device,
+    table: &FeatureTable,
+    kernel: &KernelVerdict,
+) -> DevicePlan {
     let verdict = verdict(device.link.outer_checksum, kernel);
     let rule = policy.deciding_rule(&subject(device));
     let (must_be_off, reason) = match rule {
         Some(rule) => by_rule(policy, rule, &verdict, device.exposure),
         None => by_bugs(policy, device, kernel),
     };
-    let (action, reason) = if must_be_off { act(device, table, reason) } else { (Action::Leave, reason) };
+    let (action, reason) = if must_be_off {
+        act(device, table, reason)
+    } else {
+        (Action::Leave, reason)
+    };
     let also_off = match &device.features {
-        Ok(features) if action == Action::TurnOff => {
-            table.named(features.active).filter(|name| NEEDS_CHECKSUM.contains(name)).map(str::to_owned).collect()
-        }
+        Ok(features) if action == Action::TurnOff => table
+            .named(features.active)
+            .filter(|name| NEEDS_CHECKSUM.contains(name))
+            .map(str::to_owned)
+            .collect(),
         _ => Vec::new(),
     };
     let rule = rule.map(|rule| format!("{} ({})", rule.name, rule.origin));
-    DevicePlan { device: device.clone(), verdict, must_be_off, action, reason, rule, also_off }
+    DevicePlan {
+        device: device.clone(),
+        verdict,
+        must_be_off,
+        action,
+        reason,
+        rule,
+        also_off,
+    }
 }
 
 fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {
     let with = |status| -> Vec<BugId> {
-        susceptible(outer_checksum).iter().copied().filter(|bug| kernel.bug(*bug).status == status).collect()
+        susceptible(outer_checksum)
+            .iter()
+            .copied()
+            .filter(|bug| kernel.bug(*bug).status == status)
+            .collect()
     };
     for status in [Status::Affected, Status::Unknown] {
         let bugs = with(status);
@@ -189,18 +222,35 @@ fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdi
             return DeviceVerdict { status, bugs };
         }
     }
-    DeviceVerdict { status: Status::NotAffected, bugs: Vec::new() }
+    DeviceVerdict {
+        status: Status::NotAffected,
+        bugs: Vec::new(),
+    }
 }
 
-fn by_rule(policy: &Policy, rule: &Rule, verdict: &DeviceVerdict, exposure: Exposure) -> (bool, Reason) {
-    let rule_says = |code, text: &str| Reason { code, text: format!("rule \"{}\" says {}{text}", rule.name, rule.when.as_str()) };
+fn by_rule(
+    policy: &Policy,
+    rule: &Rule,
+    verdict: &DeviceVerdict,
+    exposure: Exposure,
+) -> (bool, Reason) {
+    let rule_says = |code, text: &str| Reason {
+        code,
+        text: format!("rule \"{}\" says {}{text}", rule.name, rule.when.as_str()),
+    };
     match rule.when {
         When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
         When::Never => (false, rule_says(ReasonCode::RuleNever, "")),
         When::Affected | When::Exposed => {
             let bug = verdict.bugs.first().copied();
             let (off, reason) = by_status(policy, rule.when, verdict.status, bug, exposure);
-            (off, Reason { text: format!("{}: {}", rule_says(reason.code, "").text, reason.text), ..reason })
+            (
+                off,
+                Reason {
+                    text: format!("{}: {}", rule_says(reason.code, "").text, reason.text),
+                    ..reason
+                },
+            )
         }
     }
 }
@@ -208,37 +258,71 @@ fn by_rule(policy: &Policy, rule: &Rule, verdict: &DeviceVerdict, exposure: Expo
 /// Without a rule each bug has its own condition; the first that asks for the feature to be off decides.
 fn by_bugs(policy: &Policy, device: &Device, kernel: &KernelVerdict) -> (bool, Reason) {
     let mut judged = susceptible(device.link.outer_checksum).iter().map(|bug| {
-        by_status(policy, policy.bug(*bug).value, kernel.bug(*bug).status, Some(*bug), device.exposure)
+        by_status(
+            policy,
+            policy.bug(*bug).value,
+            kernel.bug(*bug).status,
+            Some(*bug),
+            device.exposure,
+        )
     });
-    let first = judged.next().expect("every outer checksum is susceptible to a bug");
-    if first.0 { first } else { judged.find(|(off, _)| *off).unwrap_or(first) }
+    let first = judged
+        .next()
+        .expect("every outer checksum is susceptible to a bug");
+    if first.0 {
+        first
+    } else {
+        judged.find(|(off, _)| *off).unwrap_or(first)
+    }
 }
 
-fn by_status(policy: &Policy, when: When, status: Status, bug: Option<BugId>, exposure: Exposure) -> (bool, Reason) {
+fn by_status(
+    policy: &Policy,
+    when: When,
+    status: Status,
+    bug: Option<BugId>,
+    exposure: Exposure,
+) -> (bool, Reason) {
     let bug = bug.map_or("both bugs", BugId::as_str);
     let reason = |code, text: String| Reason { code, text };
     if when == When::Never {
-        return (false, reason(ReasonCode::BugNever, format!("[bugs] says never for {bug}")));
+        return (
+            false,
+            reason(ReasonCode::BugNever, format!("[bugs] says never for {bug}")),
+        );
     }
     let counts = match (status, policy.unknown_kernel.value) {
         (Status::NotAffected, _) => {
-            let text = format!("this kernel does not have {}", if bug == "both bugs" { "the bug" } else { bug });
+            let text = format!(
+                "this kernel does not have {}",
+                if bug == "both bugs" { "the bug" } else { bug }
+            );
             return (false, reason(ReasonCode::KernelNotAffected, text));
         }
         (Status::Unknown, Assume::Fixed) => {
-            let text = format!("nothing is known of this kernel and {bug}, which the policy counts as fixed");
+            let text = format!(
+                "nothing is known of this kernel and {bug}, which the policy counts as fixed"
+            );
             return (false, reason(ReasonCode::KernelUnknownFixed, text));
         }
         (Status::Unknown, Assume::Affected) => (
             ReasonCode::KernelUnknown,
-            format!("nothing is known of this kernel and {bug}, which the policy counts as affected"),
+            format!(
+                "nothing is known of this kernel and {bug}, which the policy counts as affected"
+            ),
         ),
         (Status::Affected, _) => (ReasonCode::KernelAffected, format!("this kernel has {bug}")),
     };
     match (when, exposure) {
         (When::Exposed, Exposure::Unknown) => (
             true,
-            reason(ReasonCode::ExposureUnknown, format!("{}, and whether NAT on this node rewrites the outer packets is not known", counts.1)),
+            reason(
+                ReasonCode::ExposureUnknown,
+                format!(
+                    "{}, and whether NAT on this node rewrites the outer packets is not known",
+                    counts.1
+                ),
+            ),
         ),
         _ => (true, reason(counts.0, counts.1)),
     }
@@ -246,18 +330,41 @@ fn by_status(policy: &Policy, when: When, status: Status, bug: Option<BugId>, ex
 
 /// What can be done about a feature that must be off.
 fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
-    let leave = |code, text: &str| (Action::Leave, Reason { code, text: format!("{text}; it should be off: {}", why.text) });
+    let leave = |code, text: &str| {
+        (
+            Action::Leave,
+            Reason {
+                code,
+                text: format!("{text}; it should be off: {}", why.text),
+            },
+        )
+    };
     let Some(index) = table.index() else {
-        return leave(ReasonCode::NoSuchFeature, &format!("this kernel has no feature {FEATURE}"));
+        return leave(
+            ReasonCode::NoSuchFeature,
+            &format!("this kernel has no feature {FEATURE}"),
+        );
     };
     let Ok(features) = &device.features else {
-        return leave(ReasonCode::NotReadable, &format!("the state of {FEATURE} could not be read"));
+        return leave(
+            ReasonCode::NotReadable,
+            &format!("the state of {FEATURE} could not be read"),
+        );
     };
     let state = features.state(index);
     if state.off() || (state.fixed() && !state.active) {
-        (Action::Leave, Reason { code: ReasonCode::AlreadyOff, text: format!("already off, as it should be: {}", why.text) })
+        (
+            Action::Leave,
+            Reason {
+                code: ReasonCode::AlreadyOff,
+                text: format!("already off, as it should be: {}", why.text),
+            },
+        )
     } else if state.fixed() {
-        leave(ReasonCode::Fixed, &format!("the kernel keeps {FEATURE} on for this device ([fixed])"))
+        leave(
+            ReasonCode::Fixed,
+            &format!("the kernel keeps {FEATURE} on for this device ([fixed])"),
+        )
     } else {
         (Action::TurnOff, why)
     }

@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::error::Fault;
-use crate::facts::{BackendName, Exposure, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay};
+use crate::facts::{
+    BackendName, Exposure, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF,
+    Underlay,
+};
 use crate::kernel::{BugVerdict, KernelVerdict};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 
@@ -169,8 +172,15 @@ impl Report {
     }
 
     /// What was done, by ifindex.
-    pub fn applied(plan: &Plan, kernel: KernelReport, backend: BackendName, mut changes: HashMap<u32, Change>) -> Self {
-        Self::new(plan, kernel, Some(backend), false, &mut |ifindex| changes.remove(&ifindex))
+    pub fn applied(
+        plan: &Plan,
+        kernel: KernelReport,
+        backend: BackendName,
+        mut changes: HashMap<u32, Change>,
+    ) -> Self {
+        Self::new(plan, kernel, Some(backend), false, &mut |ifindex| {
+            changes.remove(&ifindex)
+        })
     }
 
     fn new(
@@ -180,17 +190,39 @@ impl Report {
         dry_run: bool,
         change: &mut dyn FnMut(u32) -> Option<Change>,
     ) -> Self {
-        let devices = plan.devices.iter().map(|d| device(d, plan, change(d.device.link.ifindex))).collect();
-        Self { schema_version: SCHEMA_VERSION, dry_run, backend, kernel, devices }
+        let devices = plan
+            .devices
+            .iter()
+            .map(|d| device(d, plan, change(d.device.link.ifindex)))
+            .collect();
+        Self {
+            schema_version: SCHEMA_VERSION,
+            dry_run,
+            backend,
+            kernel,
+            devices,
+        }
     }
 
     /// Only a device that failed, or that should be off and cannot be, makes the whole fail: one that is gone needs nothing
     /// any more. `pending` is what `--exit-code` asks for.
     pub fn exit_code(&self, pending: bool) -> ExitCode {
-        let any = |outcomes: &[Outcome]| self.devices.iter().any(|device| outcomes.contains(&device.outcome));
+        let any = |outcomes: &[Outcome]| {
+            self.devices
+                .iter()
+                .any(|device| outcomes.contains(&device.outcome))
+        };
         if any(&[Outcome::Failed, Outcome::Refused]) {
-            let all_forbidden = self.devices.iter().filter_map(|d| d.error.as_ref()).all(Fault::forbidden);
-            if all_forbidden { ExitCode::Permission } else { ExitCode::Failed }
+            let all_forbidden = self
+                .devices
+                .iter()
+                .filter_map(|d| d.error.as_ref())
+                .all(Fault::forbidden);
+            if all_forbidden {
+                ExitCode::Permission
+            } else {
+                ExitCode::Failed
+            }
         } else if pending && any(&[Outcome::Planned]) {
             ExitCode::Pending
         } else {
@@ -241,5 +273,10 @@ fn unchanged(plan: &DevicePlan, whole: &Plan) -> Change {
         }
         (Action::Leave, _, _) => (Outcome::Unchanged, None),
     };
-    Change { outcome, feature: state(&plan.device, &whole.table), also_off: plan.also_off.clone(), error }
+    Change {
+        outcome,
+        feature: state(&plan.device, &whole.table),
+        also_off: plan.also_off.clone(),
+        error,
+    }
 }

@@ -178,7 +178,7 @@ const SUSE: Option<&str> = Some("https://github.com/openSUSE/kernel-source/commi
 pub static TABLE: &[Row] = &[
     // Red Hat 8: a row for each line of the changelogs, and below 202.el8 only two z-streams have the backport
     Row { id: "el8-measured", bug: NatZeroCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Affected, mark: Measured,
-          text: "on RHEL 8.1's 4.18.0-147.5.1 every connection through a masqueraded VXLAN device lost its first packets",
+          text: "on RHEL 8.1's 4.18.0-147.5.1 every connection over a noudpcsum VXLAN device began with a packet that arrived corrupt",
           url: None },
     Row { id: "el8-read-147", bug: NatZeroCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Affected, mark: SourceRead,
           text: "the source of 4.18.0-147.5.1.el8_1 updates a checksum of zero",
@@ -379,7 +379,7 @@ pub static TABLE: &[Row] = &[
 
     // Upstream: what was measured, and single releases whose source was read
     Row { id: "6.18.44-measured", bug: NatZeroCsum, family: Upstream, base: only(6, 18, 44), build: Any, says: Fixed, mark: Measured,
-          text: "on 6.18.44 packets of a noudpcsum VXLAN device arrived intact through the same NAT that breaks RHEL 8.1",
+          text: "on 6.18.44 no packet of a noudpcsum VXLAN device arrived corrupt under the NAT rules that break RHEL 8.1",
           url: None },
     Row { id: "3.10.105-read", bug: NatZeroCsum, family: Upstream, base: only(3, 10, 105), build: Any, says: Affected, mark: SourceRead,
           text: "the source of 3.10.105 updates a checksum of zero",
@@ -406,7 +406,7 @@ pub static TABLE: &[Row] = &[
           text: "a source of 4.19.152 (SONiC's) has the fix",
           url: Some("https://github.com/keboliu/sonic-linux-kernel-repo") },
     Row { id: "4.19.191-read", bug: NatZeroCsum, family: Upstream, base: only(4, 19, 191), build: Any, says: Fixed, mark: SourceRead,
-          text: "a source of 4.19.191 (a telephone's) has the fix",
+          text: "a source of 4.19.191 (Samsung's) has the fix",
           url: Some("https://github.com/Elchanz3/Samsung_Galaxy-S20FE-SM8250") },
     Row { id: "5.4.18-read", bug: NatZeroCsum, family: Upstream, base: only(5, 4, 18), build: Any, says: Affected, mark: SourceRead,
           text: "the source of 5.4.18 updates a checksum of zero",
@@ -490,7 +490,7 @@ pub static TABLE: &[Row] = &[
 
     // The bug that is not fixed: only where local checksum offload (LCO) is missing is a kernel free of it
     Row { id: "lco-el8-measured", bug: NatLcoCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Affected, mark: Measured,
-          text: "on RHEL 8.1's 4.18.0-147.5.1 the first packets of a udpcsum VXLAN device that NAT rewrote arrived corrupt",
+          text: "on RHEL 8.1's 4.18.0-147.5.1 every connection over a udpcsum VXLAN device began with a packet that arrived corrupt",
           url: PROPOSAL },
     Row { id: "lco-el7-1160", bug: NatLcoCsum, family: El7, base: ALL, build: In(&[1160], TOP), says: Affected, mark: Inferred,
           text: "RHEL 7.9 (3.10.0-1160) has local checksum offload, though its VXLAN devices have no outer checksum unless asked for",
@@ -510,11 +510,11 @@ pub static TABLE: &[Row] = &[
     Row { id: "lco-suse", bug: NatLcoCsum, family: Suse, base: (ALL.0, branch(4, 6)), build: Any, says: Unknown, mark: Inferred,
           text: "the base is older than local checksum offload (4.6), but whether SUSE backported it, as RHEL 7.9 did, is not known",
           url: LCO },
-    Row { id: "lco-el10-read", bug: NatLcoCsum, family: El10, base: ALL, build: Any, says: Affected, mark: SourceRead,
-          text: "the source of RHEL 10.0 (6.12.0) updates the outer checksum as if it were unfinished",
+    Row { id: "lco-el10", bug: NatLcoCsum, family: El10, base: ALL, build: Any, says: Affected, mark: Inferred,
+          text: "the source of RHEL 10.0 (6.12.0) updates the outer checksum as if it were unfinished, and no fix was merged",
           url: ALMA },
     Row { id: "lco-6.18.44-measured", bug: NatLcoCsum, family: Upstream, base: only(6, 18, 44), build: Any, says: Affected, mark: Measured,
-          text: "on 6.18.44 the first packets of a udpcsum VXLAN device that NAT rewrote arrived corrupt",
+          text: "on 6.18.44 every connection over a udpcsum VXLAN device that NAT rewrote began with a packet that arrived corrupt",
           url: PROPOSAL },
     Row { id: "lco-5.4.286-read", bug: NatLcoCsum, family: Upstream, base: only(5, 4, 286), build: Any, says: Affected, mark: SourceRead,
           text: "the source of 5.4.286 updates the outer checksum as if it were unfinished",

@@ -124,7 +124,7 @@ fn stage(local: &str) -> Option<Stage> {
 pub enum Family {
     /// Red Hat's 3.10.0 and its rebuilds.
     El7,
-    /// Red Hat's 4.18.0 and its rebuilds, CentOS Stream 8 among them.
+    /// Red Hat's 4.18.0 and its rebuilds, `CentOS` Stream 8 among them.
     El8,
     /// Red Hat's 5.14.0 and its rebuilds.
     El9,
@@ -169,8 +169,8 @@ pub struct Kernel {
     pub base: Version,
     /// The builder's number: 193.10.1 of `4.18.0-193.10.1.el8_2.x86_64`, 108 of `4.15.0-108-generic`; empty if not known.
     ///
-    /// These compare as rpm compares them: number by number, and 193.10.el8 is older than 193.10.1.el8_2 because letters are
-    /// older than any number (<https://rpm-software-management.github.io/rpm/man/rpm-version.7>).
+    /// These compare as rpm compares them: number by number, and `193.10.el8` is older than `193.10.1.el8_2` because
+    /// letters are older than any number (<https://github.com/rpm-software-management/rpm/blob/rpm-4.19.0-release/rpmio/rpmvercmp.c>).
     pub build: Vec<u32>,
     /// Nothing but the upstream version stands in the release.
     pub plain: bool,

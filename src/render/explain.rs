@@ -50,16 +50,33 @@ pub fn explain_device(
     color: bool,
 ) -> io::Result<()> {
     let report = &explanation.report;
-    let Some(device) = report.devices.first() else { return Ok(()) };
-    writeln!(out, "{}: {} ({})", device.name, action(device), device.reason.code.as_str())?;
+    let Some(device) = report.devices.first() else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "{}: {} ({})",
+        device.name,
+        action(device),
+        device.reason.code.as_str()
+    )?;
     wrapped(out, "  ", &device.reason.text)?;
     writeln!(out, "\ninputs")?;
     inputs(out, device, facts)?;
     writeln!(out)?;
     head(out, report, color)?;
     let relevant = susceptible(device.outer_checksum);
-    writeln!(out, "  with the outer checksum {} the device can meet:", outer(device.outer_checksum))?;
-    for bug in report.kernel.bugs().iter().filter(|bug| relevant.contains(&bug.id)) {
+    writeln!(
+        out,
+        "  with the outer checksum {} the device can meet:",
+        outer(device.outer_checksum)
+    )?;
+    for bug in report
+        .kernel
+        .bugs()
+        .iter()
+        .filter(|bug| relevant.contains(&bug.id))
+    {
         evidence(out, bug)?;
     }
     writeln!(out, "\npolicy")?;
@@ -85,7 +102,11 @@ fn inputs(out: &mut impl Write, device: &DeviceReport, facts: &Device) -> io::Re
     let underlay = match (&device.underlay, facts.link.underlay) {
         (Some(underlay), from) => {
             let driver = underlay.driver.as_deref().unwrap_or("unknown");
-            let how = if from == UnderlayLink::NotSet { "owner of the local address" } else { "IFLA_VXLAN_LINK" };
+            let how = if from == UnderlayLink::NotSet {
+                "owner of the local address"
+            } else {
+                "IFLA_VXLAN_LINK"
+            };
             format!("{} (driver {driver}; {how})", underlay.name)
         }
         (None, UnderlayLink::OtherNamespace) => "in another network namespace".to_owned(),
@@ -100,16 +121,33 @@ fn inputs(out: &mut impl Write, device: &DeviceReport, facts: &Device) -> io::Re
     };
     let sets = device.feature.map_or_else(
         || "not read".to_owned(),
-        |f| format!("{} (hw {}, wanted {}, active {}, nochange {})", feature(Some(f)), f.hw, f.wanted, f.active, f.nochange),
+        |f| {
+            format!(
+                "{} (hw {}, wanted {}, active {}, nochange {})",
+                feature(Some(f)),
+                f.hw,
+                f.wanted,
+                f.active,
+                f.nochange
+            )
+        },
     );
     let exposure = match device.exposure {
-        Exposure::Unknown => "unknown: the NAT rules of this node are not looked at, which counts as exposed",
+        Exposure::Unknown => {
+            "unknown: the NAT rules of this node are not looked at, which counts as exposed"
+        }
     };
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
-        ("destination port", or_none(device.dst_port.map(|port| port.to_string()))),
-        ("local address", or_none(facts.link.local.map(|local| local.to_string()))),
+        (
+            "destination port",
+            or_none(device.dst_port.map(|port| port.to_string())),
+        ),
+        (
+            "local address",
+            or_none(facts.link.local.map(|local| local.to_string())),
+        ),
         ("underlay", underlay),
         ("outer checksum", outer(device.outer_checksum).to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
@@ -136,7 +174,11 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
             (_, Mark::Reported) => "reported",
             (_, Mark::Declared) => "declared",
         };
-        wrapped(out, "    ", &format!("[{mark}] {}", escape(evidence.text.as_bytes())))?;
+        wrapped(
+            out,
+            "    ",
+            &format!("[{mark}] {}", escape(evidence.text.as_bytes())),
+        )?;
         if let Some(url) = &evidence.url {
             writeln!(out, "      {url}")?;
         }
@@ -144,9 +186,18 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
     Ok(())
 }
 
-fn policy_text(out: &mut impl Write, explanation: &Explanation, policy: &Policy, device: &DeviceReport) -> io::Result<()> {
+fn policy_text(
+    out: &mut impl Write,
+    explanation: &Explanation,
+    policy: &Policy,
+    device: &DeviceReport,
+) -> io::Result<()> {
     let safe = |text: &str| escape(text.as_bytes());
-    let files = if policy.files.is_empty() { "the built-in default".to_owned() } else { policy.files.join(", ") };
+    let files = if policy.files.is_empty() {
+        "the built-in default".to_owned()
+    } else {
+        policy.files.join(", ")
+    };
     wrapped(out, "  ", &format!("read from: {}", safe(&files)))?;
     if explanation.rules.is_empty() {
         writeln!(out, "  rules: none")?;
@@ -157,7 +208,11 @@ fn policy_text(out: &mut impl Write, explanation: &Explanation, policy: &Policy,
             (None, true) => "matches, and is the last that does: it decides".to_owned(),
             (None, false) => "matches, but a later rule does too".to_owned(),
         };
-        wrapped(out, "  ", &format!("rule {} says {}: {fate}", safe(&rule.rule), rule.when))?;
+        wrapped(
+            out,
+            "  ",
+            &format!("rule {} says {}: {fate}", safe(&rule.rule), rule.when),
+        )?;
     }
     if device.rule.is_none() {
         for bug in susceptible(device.outer_checksum) {
@@ -173,7 +228,11 @@ fn policy_text(out: &mut impl Write, explanation: &Explanation, policy: &Policy,
     }
     if device.verdict.status == Status::Unknown {
         let unknown = &policy.unknown_kernel;
-        let text = format!("unknown-kernel = \"{}\" ({})", unknown.value.as_str(), safe(&unknown.origin));
+        let text = format!(
+            "unknown-kernel = \"{}\" ({})",
+            unknown.value.as_str(),
+            safe(&unknown.origin)
+        );
         wrapped(out, "  ", &text)?;
     }
     Ok(())
@@ -189,9 +248,13 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
     };
     let mut ways = Vec::new();
     let off = device.feature.is_some_and(|feature| !feature.active);
-    let wants_off = device.outcome == Outcome::Planned || device.reason.code == ReasonCode::AlreadyOff;
+    let wants_off =
+        device.outcome == Outcome::Planned || device.reason.code == ReasonCode::AlreadyOff;
     if wants_off {
-        ways.push(format!("to keep the offload on this device, {}", rule("never")));
+        ways.push(format!(
+            "to keep the offload on this device, {}",
+            rule("never")
+        ));
         if device.verdict.status == Status::Unknown {
             ways.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
         }
@@ -199,10 +262,17 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
             ways.push("if no NAT on this node can rewrite VXLAN packets, set nat-lco-csum = \"never\" under [bugs]".to_owned());
         }
     } else {
-        ways.push(format!("to turn the offload off on this device, {}", rule("always")));
+        ways.push(format!(
+            "to turn the offload off on this device, {}",
+            rule("always")
+        ));
     }
     if off {
-        ways.push(format!("to turn the offload on again by hand: ethtool -K {} {} on", device.name, crate::facts::FEATURE));
+        ways.push(format!(
+            "to turn the offload on again by hand: ethtool -K {} {} on",
+            device.name,
+            crate::facts::FEATURE
+        ));
     }
     for way in ways {
         let mut lines = way.lines();

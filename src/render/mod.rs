@@ -26,7 +26,6 @@ const WIDTH: usize = 100;
 /// More devices than this are counted where a paragraph names them; the table names them all.
 const NAMED: usize = 8;
 
-
 const RED: Style = AnsiColor::Red.on_default();
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -63,7 +62,12 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
         Error::Policy(errors) => errors.items().collect(),
         _ => Vec::new(),
     };
-    let body = ErrorBody { code: error.code(), exit_code: error.exit_code() as u8, text: error.to_string(), problems };
+    let body = ErrorBody {
+        code: error.code(),
+        exit_code: error.exit_code() as u8,
+        text: error.to_string(),
+        problems,
+    };
     json(out, &ErrorObject { error: body })
 }
 
@@ -75,8 +79,16 @@ pub fn status(out: &mut impl Write, report: &Report, color: bool) -> io::Result<
     head(out, report, color)?;
     devices(out, report, color)?;
     paragraphs(out, report, &[Section::Failed])?;
-    if report.devices.iter().any(|device| device.outcome == Outcome::Planned) {
-        writeln!(out, "\n{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more", totals(report))?;
+    if report
+        .devices
+        .iter()
+        .any(|device| device.outcome == Outcome::Planned)
+    {
+        writeln!(
+            out,
+            "\n{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more",
+            totals(report)
+        )?;
     }
     Ok(())
 }
@@ -88,9 +100,22 @@ pub fn status(out: &mut impl Write, report: &Report, color: bool) -> io::Result<
 pub fn apply(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
     head(out, report, color)?;
     devices(out, report, color)?;
-    paragraphs(out, report, &[Section::TurnedOff, Section::LeftAlone, Section::Gone, Section::Failed])?;
+    paragraphs(
+        out,
+        report,
+        &[
+            Section::TurnedOff,
+            Section::LeftAlone,
+            Section::Gone,
+            Section::Failed,
+        ],
+    )?;
     if !report.devices.is_empty() {
-        let suffix = if report.dry_run { "; this is a dry run: nothing was changed" } else { "" };
+        let suffix = if report.dry_run {
+            "; this is a dry run: nothing was changed"
+        } else {
+            ""
+        };
         writeln!(out, "\n{}{suffix}", totals(report))?;
     }
     Ok(())
@@ -105,10 +130,19 @@ fn head(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
 }
 
 fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::Result<()> {
-    write!(out, "kernel {}:", crate::facts::escape(kernel.release.as_bytes()))?;
+    write!(
+        out,
+        "kernel {}:",
+        crate::facts::escape(kernel.release.as_bytes())
+    )?;
     for (n, bug) in kernel.bugs().iter().enumerate() {
         let comma = if n == 0 { "" } else { "," };
-        write!(out, "{comma} {} {}", bug.id.as_str(), paint(&status_word(bug), status_style(bug.status), color))?;
+        write!(
+            out,
+            "{comma} {} {}",
+            bug.id.as_str(),
+            paint(&status_word(bug), status_style(bug.status), color)
+        )?;
     }
     writeln!(out)
 }
@@ -138,7 +172,11 @@ fn status_style(status: Status) -> Style {
 }
 
 fn paint(text: &str, style: Style, color: bool) -> String {
-    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    if color {
+        format!("{style}{text}{style:#}")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn devices(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
@@ -146,18 +184,27 @@ fn devices(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()>
         return writeln!(out, "\nno VXLAN devices in this network namespace");
     }
     writeln!(out)?;
-    let mut table =
-        Table::new(&["DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON"]);
+    let mut table = Table::new(&[
+        "DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON",
+    ]);
     for device in &report.devices {
         let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
         table.row(vec![
             Cell::plain(device.name.to_string()),
             Cell::plain(number(device.vni)),
             Cell::plain(number(device.dst_port.map(u32::from))),
-            Cell::plain(device.underlay.as_ref().map_or_else(|| "-".to_owned(), |underlay| underlay.name.to_string())),
+            Cell::plain(
+                device
+                    .underlay
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |underlay| underlay.name.to_string()),
+            ),
             Cell::plain(outer(device.outer_checksum)),
             Cell::plain(feature(device.feature)),
-            Cell::styled(device.verdict.status.as_str(), status_style(device.verdict.status)),
+            Cell::styled(
+                device.verdict.status.as_str(),
+                status_style(device.verdict.status),
+            ),
             Cell::styled(action(device), action_style(device)),
             Cell::plain(device.reason.code.as_str()),
         ]);
@@ -227,7 +274,11 @@ fn section(device: &DeviceReport) -> Section {
 fn paragraphs(out: &mut impl Write, report: &Report, sections: &[Section]) -> io::Result<()> {
     for wanted in sections {
         let mut groups: Vec<(Vec<(&str, String)>, Vec<String>)> = Vec::new();
-        for device in report.devices.iter().filter(|device| section(device) == *wanted) {
+        for device in report
+            .devices
+            .iter()
+            .filter(|device| section(device) == *wanted)
+        {
             let facts = sentences(device);
             let name = device.name.to_string();
             // Devices of a kind stand together more often than not: the last group is nearly always the one.
@@ -268,7 +319,10 @@ fn sentences(device: &DeviceReport) -> Vec<(&'static str, String)> {
         facts.push(("rule", crate::facts::escape(rule.as_bytes())));
     }
     if !device.also_off.is_empty() {
-        let text = format!("{} (segmentation in software costs throughput on a fast link)", device.also_off.join(", "));
+        let text = format!(
+            "{} (segmentation in software costs throughput on a fast link)",
+            device.also_off.join(", ")
+        );
         facts.push(("with it", text));
     }
     if let Some(error) = &device.error {
@@ -278,12 +332,25 @@ fn sentences(device: &DeviceReport) -> Vec<(&'static str, String)> {
 }
 
 fn totals(report: &Report) -> String {
-    let count = |wanted: Section| report.devices.iter().filter(|device| section(device) == wanted).count();
+    let count = |wanted: Section| {
+        report
+            .devices
+            .iter()
+            .filter(|device| section(device) == wanted)
+            .count()
+    };
     let mut parts = Vec::new();
-    let changed = if report.dry_run { "to change" } else { "changed" };
-    for (wanted, word) in
-        [(Section::TurnedOff, changed), (Section::LeftAlone, "left alone"), (Section::Gone, "gone"), (Section::Failed, "failed")]
-    {
+    let changed = if report.dry_run {
+        "to change"
+    } else {
+        "changed"
+    };
+    for (wanted, word) in [
+        (Section::TurnedOff, changed),
+        (Section::LeftAlone, "left alone"),
+        (Section::Gone, "gone"),
+        (Section::Failed, "failed"),
+    ] {
         match count(wanted) {
             0 if wanted != Section::TurnedOff => {}
             n => parts.push(format!("{n} {word}")),

@@ -19,7 +19,10 @@ impl Cell {
     }
 
     pub fn styled(text: impl Into<String>, style: Style) -> Self {
-        Self { text: text.into(), style }
+        Self {
+            text: text.into(),
+            style,
+        }
     }
 
     fn width(&self) -> usize {
@@ -34,7 +37,9 @@ pub struct Table {
 
 impl Table {
     pub fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(|text| Cell::plain(*text)).collect()] }
+        Self {
+            rows: vec![header.iter().map(|text| Cell::plain(*text)).collect()],
+        }
     }
 
     pub fn row(&mut self, cells: Vec<Cell>) {
@@ -45,15 +50,30 @@ impl Table {
     /// line of its own below each row: names are never cut.
     pub fn write(&self, out: &mut impl Write, limit: usize, color: bool) -> io::Result<()> {
         let columns = self.rows[0].len();
-        let width = |n: usize| self.rows.iter().map(|row| row[n].width()).max().unwrap_or(0);
+        let width = |n: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[n].width())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let whole = widths.iter().sum::<usize>() + 2 * (columns - 1);
         let in_line = if whole > limit { columns - 1 } else { columns };
         for row in &self.rows {
             for (n, cell) in row[..in_line].iter().enumerate() {
                 let last = n + 1 == in_line;
-                let padding = if last { 0 } else { widths[n] - cell.width() + 2 };
-                write!(out, "{}{:padding$}", super::paint(&cell.text, cell.style, color && !is_plain(cell)), "")?;
+                let padding = if last {
+                    0
+                } else {
+                    widths[n] - cell.width() + 2
+                };
+                write!(
+                    out,
+                    "{}{:padding$}",
+                    super::paint(&cell.text, cell.style, color && !is_plain(cell)),
+                    ""
+                )?;
             }
             writeln!(out)?;
             for cell in &row[in_line..] {

@@ -2,13 +2,15 @@
 //!
 //! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
 
-use neli::consts::socket::NlFamily;
-use rustix::io::Errno;
+use std::collections::HashMap;
+
 use super::ioctl::{Failed, Socket};
 use super::netlink::Netlink;
 use crate::error::Fault;
 use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF};
-use crate::wire::ethnl;
+use crate::wire::{Message, ethnl};
+use neli::consts::socket::NlFamily;
+use rustix::io::Errno;
 
 const READ_NAMES: &str = "read the names of the features";
 const READ: &str = "read the features";
@@ -23,6 +25,10 @@ pub enum Choice {
     /// This one, or an error.
     Only(BackendName),
 }
+
+/// Above this many devices one dump of all devices of the namespace takes less time than a request for each, unless the
+/// others outnumber them by far; at or below it requests are quick however many other devices there are.
+const DUMP_ABOVE: usize = 64;
 
 /// A device as every request names it: both must belong to one device, else the answer is `ENODEV`.
 pub type DeviceRef<'a> = (u32, &'a IfName);
@@ -48,10 +54,12 @@ impl Backend {
             }
             if choice != Choice::Auto {
                 let text = "this kernel has no ethtool netlink with features (it came with 5.7)";
-                return Err(Fault::other("open ethtool netlink", text).advise("use --backend ioctl or auto"));
+                return Err(Fault::other("open ethtool netlink", text)
+                    .advise("use --backend ioctl or auto"));
             }
         }
-        let socket = Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
+        let socket =
+            Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
         Ok(Self(Kind::Ioctl { socket }))
     }
 
@@ -71,30 +79,38 @@ impl Backend {
         match &mut self.0 {
             Kind::Netlink { socket, family } => {
                 let write = |w: &mut _, seq| ethnl::get_feature_names(w, *family, seq);
-                let names = socket.request(READ_NAMES, write, |m| ethnl::feature_names(m).map(Some))?;
+                let names =
+                    socket.request(READ_NAMES, write, |m| ethnl::feature_names(m).map(Some))?;
                 names
                     .map_err(|e| Fault::netlink(READ_NAMES, &e))?
                     .ok_or_else(|| Fault::other(READ_NAMES, "the kernel named none"))
             }
-            Kind::Ioctl { socket } => socket.feature_names(any).map_err(|e| ioctl_fault(READ_NAMES, e)),
+            Kind::Ioctl { socket } => socket
+                .feature_names(any)
+                .map_err(|e| ioctl_fault(READ_NAMES, e)),
         }
     }
 
     /// The features of these devices, in their order, in a kernel with `count` features.
     pub fn read(&mut self, devices: &[DeviceRef<'_>], count: u32) -> Vec<Result<Features, Fault>> {
         match &mut self.0 {
-            Kind::Netlink { socket, family } => {
-                let write = |w: &mut _, seq, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
-                let answers = socket.batch(READ, devices.len(), write, ethnl::features);
+            Kind::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
+                let write =
+                    |w: &mut _, seq, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
+                let read = |m: &Message<'_>| Ok(ethnl::features(m)?.map(|device| device.features));
+                let answers = socket.batch(READ, devices.len(), write, read);
                 spread(answers, devices.len(), READ, |answer| {
-                    answer.map(|(_, features)| features).ok_or_else(|| Fault::other(READ, "the kernel gave none"))
+                    answer.ok_or_else(|| Fault::other(READ, "the kernel gave none"))
                 })
             }
+            Kind::Netlink { socket, family } => read_by_dump(socket, *family, devices),
             Kind::Ioctl { socket } => devices
                 .iter()
                 .map(|device| {
                     same_device(socket, *device, READ)?;
-                    socket.features(device.1, count).map_err(|e| ioctl_fault(READ, e))
+                    socket
+                        .features(device.1, count)
+                        .map_err(|e| ioctl_fault(READ, e))
                 })
                 .collect(),
         }
@@ -102,11 +118,18 @@ impl Backend {
 
     /// Asks for the feature (bit `index` of `count`) to be wanted or not on these devices. `Ok` means that the kernel
     /// accepted it, not that it did it: read it back.
-    pub fn set(&mut self, devices: &[DeviceRef<'_>], (index, count): (u32, u32), on: bool) -> Vec<Result<(), Fault>> {
+    pub fn set(
+        &mut self,
+        devices: &[DeviceRef<'_>],
+        (index, count): (u32, u32),
+        on: bool,
+    ) -> Vec<Result<(), Fault>> {
         let operation = if on { SET_ON } else { SET_OFF };
         match &mut self.0 {
             Kind::Netlink { socket, family } => {
-                let write = |w: &mut _, seq, n: usize| ethnl::set_feature(w, *family, seq, devices[n], FEATURE, on);
+                let write = |w: &mut _, seq, n: usize| {
+                    ethnl::set_feature(w, *family, seq, devices[n], FEATURE, on)
+                };
                 let answers = socket.batch(operation, devices.len(), write, |_| Ok(None::<()>));
                 spread(answers, devices.len(), operation, |_| Ok(()))
             }
@@ -114,11 +137,53 @@ impl Backend {
                 .iter()
                 .map(|device| {
                     same_device(socket, *device, operation)?;
-                    socket.set_feature(device.1, count, index, on).map_err(|e| Fault::kernel(operation, e, None))
+                    socket
+                        .set_feature(device.1, count, index, on)
+                        .map_err(|e| Fault::kernel(operation, e, None))
                 })
                 .collect(),
         }
     }
+}
+
+fn read_by_dump(
+    socket: &mut Netlink,
+    family: u16,
+    devices: &[DeviceRef<'_>],
+) -> Vec<Result<Features, Fault>> {
+    let wanted: HashMap<u32, (usize, &IfName)> = devices
+        .iter()
+        .enumerate()
+        .map(|(n, (ifindex, name))| (*ifindex, (n, *name)))
+        .collect();
+    let gone = || {
+        Fault::kernel(
+            READ,
+            Errno::NODEV,
+            Some("deleted or renamed in the meantime"),
+        )
+    };
+    let mut found: Vec<Result<Features, Fault>> = devices.iter().map(|_| Err(gone())).collect();
+    let dumped = socket.dump(
+        READ,
+        |w, seq| ethnl::dump_features(w, family, seq),
+        |m| {
+            let device = ethnl::features(m)?;
+            Ok(device.and_then(|device| {
+                let (n, _) = wanted
+                    .get(&device.ifindex)
+                    .filter(|(_, name)| name.as_bytes() == device.name)?;
+                Some((*n, device.features))
+            }))
+        },
+    );
+    match dumped {
+        Ok(dumped) => dumped
+            .into_iter()
+            .for_each(|(n, features)| found[n] = Ok(features)),
+        Err(fault) => found.fill(Err(fault)),
+    }
+    found
 }
 
 fn open_netlink() -> Result<Option<Kind>, Fault> {
@@ -129,7 +194,10 @@ fn open_netlink() -> Result<Option<Kind>, Fault> {
         Err(e) => return Err(Fault::kernel(OPEN, e, None)),
     };
     match socket.request(OPEN, ethnl::get_family, |m| ethnl::family(m).map(Some))? {
-        Ok(Some(family)) if family.has_features => Ok(Some(Kind::Netlink { socket, family: family.id })),
+        Ok(Some(family)) if family.has_features => Ok(Some(Kind::Netlink {
+            socket,
+            family: family.id,
+        })),
         Ok(_) => Ok(None),
         Err(e) if e.errno == Errno::NOENT.raw_os_error() => Ok(None),
         Err(e) => Err(Fault::netlink(OPEN, &e)),
@@ -137,7 +205,11 @@ fn open_netlink() -> Result<Option<Kind>, Fault> {
 }
 
 /// The ioctl takes a name: make sure, just before the call, that it still is this device's.
-fn same_device(socket: &Socket, (ifindex, name): DeviceRef<'_>, operation: &str) -> Result<(), Fault> {
+fn same_device(
+    socket: &Socket,
+    (ifindex, name): DeviceRef<'_>,
+    operation: &str,
+) -> Result<(), Fault> {
     let gone = |text: String| Fault::kernel(operation, Errno::NODEV, Some(&text));
     match socket.name(ifindex) {
         Ok(now) if now == *name => Ok(()),

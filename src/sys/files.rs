@@ -24,7 +24,10 @@ pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
             Ok(text) => Some(text),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => {
-                note(format!("read {}: {e}; the kernel is judged without it", path.display()));
+                note(format!(
+                    "read {}: {e}; the kernel is judged without it",
+                    path.display()
+                ));
                 None
             }
         }

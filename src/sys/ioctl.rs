@@ -100,7 +100,13 @@ impl Socket {
     /// # Errors
     /// The errno of `socket`.
     pub fn open() -> Result<Self, Errno> {
-        socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map(Self)
+        socket_with(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map(Self)
     }
 
     /// The present name of the device with this ifindex; `ENODEV` if there is none.
@@ -163,13 +169,23 @@ impl Socket {
     ///
     /// # Errors
     /// The errno of the ioctl.
-    pub fn set_feature(&self, name: &IfName, count: u32, index: u32, wanted: bool) -> Result<(), Errno> {
-        self.ethtool(name, &mut ethioctl::sfeatures_request(count, index, wanted)).map(|_| ())
+    pub fn set_feature(
+        &self,
+        name: &IfName,
+        count: u32,
+        index: u32,
+        wanted: bool,
+    ) -> Result<(), Errno> {
+        self.ethtool(name, &mut ethioctl::sfeatures_request(count, index, wanted))
+            .map(|_| ())
     }
 
     fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {
         let pointer = buffer.as_mut_ptr().cast();
-        self.call(SIOCETHTOOL, &mut Ifreq::new(name.as_bytes(), Data { pointer }))
+        self.call(
+            SIOCETHTOOL,
+            &mut Ifreq::new(name.as_bytes(), Data { pointer }),
+        )
     }
 
     fn call(&self, opcode: Opcode, ifreq: &mut Ifreq) -> Result<i32, Errno> {

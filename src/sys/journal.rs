@@ -12,7 +12,11 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 /// A journal that cannot be reached is no reason to fail: then stderr it is, which systemd collects too.
 pub fn init() {
     let to_journal = connected_to_journal()
-        && JournalLog::new().is_ok_and(|log| log.with_syslog_identifier("vxcsum".to_owned()).install().is_ok());
+        && JournalLog::new().is_ok_and(|log| {
+            log.with_syslog_identifier("vxcsum".to_owned())
+                .install()
+                .is_ok()
+        });
     if !to_journal {
         // Fails only if there is a logger already, as in a test.
         let _ = log::set_logger(&Stderr);

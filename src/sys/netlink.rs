@@ -37,7 +37,12 @@ impl Netlink {
         let _ = socket.enable_ext_ack(true);
         // As much as an unprivileged process gets, so that the answers of one batch cannot be lost.
         let _ = socket.set_recv_buffer_size(1 << 20);
-        Ok(Self { socket, seq: 0, request: Writer::default(), buffer: vec![0; BUFFER] })
+        Ok(Self {
+            socket,
+            seq: 0,
+            request: Writer::default(),
+            buffer: vec![0; BUFFER],
+        })
     }
 
     /// Sends a dump request and gives what `read` makes of the answers. An interrupted dump is repeated from the start.
@@ -59,12 +64,17 @@ impl Netlink {
             }) {
                 Ok(()) => return Ok(found),
                 Err(Failed::Dump(DumpError::Interrupted)) => {}
-                Err(Failed::Dump(DumpError::Malformed(e))) => return Err(Fault::malformed(operation, e)),
-                Err(Failed::Dump(DumpError::Kernel(e))) => return Err(Fault::netlink(operation, &e)),
+                Err(Failed::Dump(DumpError::Malformed(e))) => {
+                    return Err(Fault::malformed(operation, e));
+                }
+                Err(Failed::Dump(DumpError::Kernel(e))) => {
+                    return Err(Fault::netlink(operation, &e));
+                }
                 Err(Failed::Socket(e)) => return Err(Fault::kernel(operation, e, None)),
             }
         }
-        let text = format!("devices kept changing while they were listed, {DUMP_ATTEMPTS} times in a row");
+        let text =
+            format!("devices kept changing while they were listed, {DUMP_ATTEMPTS} times in a row");
         Err(Fault::other(operation, text).advise("run it again when fewer devices come and go"))
     }
 
@@ -92,8 +102,8 @@ impl Netlink {
     }
 
     /// Sends `count` requests, many in one send, and gives the outcome of each: what `read` made of its answer, nothing if
-    /// it was only acknowledged, or the kernel's refusal. Every request must ask for an acknowledgement, which ends its
-    /// answer.
+    /// it was only acknowledged, or the kernel's refusal. A request must be answered by exactly one message that `read`
+    /// takes, or ask for an acknowledgement.
     ///
     /// # Errors
     /// The socket fails or an answer is malformed: then nothing is known of any of them.
@@ -105,7 +115,12 @@ impl Netlink {
         mut read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Vec<Result<Option<T>, KernelError>>, Fault> {
         // An answer that never comes was lost for lack of room: the kernel has answered all when send returns.
-        let lost = || Err(KernelError { errno: Errno::NOBUFS.raw_os_error(), extack: None });
+        let lost = || {
+            Err(KernelError {
+                errno: Errno::NOBUFS.raw_os_error(),
+                extack: None,
+            })
+        };
         let mut outcomes: Vec<Result<Option<T>, KernelError>> = Vec::with_capacity(count);
         while outcomes.len() < count {
             let first = outcomes.len();
@@ -118,7 +133,6 @@ impl Netlink {
             }
             self.send().map_err(|e| Fault::kernel(operation, e, None))?;
             outcomes.extend((first..last).map(|_| lost()));
-            let mut answers: Vec<Option<T>> = (first..last).map(|_| None).collect();
             let mut open = last - first;
             while open > 0 {
                 let datagram = match self.receive() {
@@ -130,16 +144,18 @@ impl Netlink {
                 for message in wire::messages(datagram) {
                     let malformed = |e| Fault::malformed(operation, e);
                     let message = message.map_err(malformed)?;
-                    let Some(slot) = message.seq.checked_sub(base).map(|n| n as usize).filter(|n| *n < answers.len())
-                    else {
+                    let index = message.seq.checked_sub(base).map(|n| first + n as usize);
+                    let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) else {
                         continue;
                     };
                     if wire::is_acknowledgement(&message) {
-                        let answer = wire::acknowledgement(&message).map_err(malformed)?;
-                        outcomes[first + slot] = answer.map(|()| answers[slot].take());
+                        *outcome = wire::acknowledgement(&message)
+                            .map_err(malformed)?
+                            .map(|()| None);
                         open -= 1;
-                    } else {
-                        answers[slot] = read(&message).map_err(malformed)?;
+                    } else if let Some(answer) = read(&message).map_err(malformed)? {
+                        *outcome = Ok(Some(answer));
+                        open -= 1;
                     }
                 }
             }
@@ -158,12 +174,18 @@ impl Netlink {
         read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Result<Option<T>, KernelError>, Fault> {
         let mut outcomes = self.batch(operation, 1, |w, seq, _| write(w, seq), read)?;
-        outcomes.pop().ok_or_else(|| Fault::other(operation, "the kernel did not answer"))
+        outcomes
+            .pop()
+            .ok_or_else(|| Fault::other(operation, "the kernel did not answer"))
     }
 
     fn send(&self) -> Result<(), Errno> {
         loop {
-            match self.socket.send(self.request.bytes(), Msg::empty()).map_err(|e| errno(&e)) {
+            match self
+                .socket
+                .send(self.request.bytes(), Msg::empty())
+                .map_err(|e| errno(&e))
+            {
                 Err(Errno::INTR) => {}
                 sent => return sent.map(|_| ()),
             }
@@ -173,7 +195,11 @@ impl Netlink {
     fn receive(&mut self) -> Result<&[u8], Errno> {
         loop {
             // With MSG_TRUNC the result is the whole length, even where the buffer was too small.
-            match self.socket.recv(&mut self.buffer, Msg::DONTWAIT | Msg::TRUNC).map_err(|e| errno(&e)) {
+            match self
+                .socket
+                .recv(&mut self.buffer, Msg::DONTWAIT | Msg::TRUNC)
+                .map_err(|e| errno(&e))
+            {
                 Ok((len, _)) => return self.buffer.get(..len).ok_or(Errno::MSGSIZE),
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e),

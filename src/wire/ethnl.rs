@@ -52,7 +52,7 @@ const ETH_SS_FEATURES: u32 = 4;
 
 /// Asks for the family `ethtool`.
 pub fn get_family(w: &mut Writer, seq: u32) {
-    let open = w.message(GENL_ID_CTRL, NLM_F_ACK, seq, &[CTRL_CMD_GETFAMILY, 1, 0, 0]);
+    let open = w.message(GENL_ID_CTRL, 0, seq, &[CTRL_CMD_GETFAMILY, 1, 0, 0]);
     w.put_string(CTRL_ATTR_FAMILY_NAME, b"ethtool");
     w.end_message(&open);
 }
@@ -96,7 +96,7 @@ pub fn family(message: &Message<'_>) -> Result<Family, Malformed> {
 
 /// Asks for the names of all features: a string set of the kernel, the same for every device.
 pub fn get_feature_names(w: &mut Writer, family: u16, seq: u32) {
-    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_STRSET_GET);
+    let open = begin(w, family, 0, seq, ETHTOOL_MSG_STRSET_GET);
     put_header(w, None, 0);
     let sets = w.nest(ETHTOOL_A_STRSET_STRINGSETS);
     let set = w.nest(ETHTOOL_A_STRINGSETS_STRINGSET);
@@ -153,9 +153,10 @@ pub fn dump_features(w: &mut Writer, family: u16, seq: u32) {
     w.end_message(&open);
 }
 
-/// Asks for the features of one device. The kernel answers `ENODEV` unless one device has both ifindex and name.
+/// Asks for the features of one device; its answer ends with them or with a refusal, which is `ENODEV` unless one device
+/// has both ifindex and name.
 pub fn get_features(w: &mut Writer, family: u16, seq: u32, device: (u32, &IfName)) {
-    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_FEATURES_GET);
+    let open = begin(w, family, 0, seq, ETHTOOL_MSG_FEATURES_GET);
     put_header(w, Some(device), ETHTOOL_FLAG_COMPACT_BITSETS);
     w.end_message(&open);
 }
@@ -201,11 +202,22 @@ fn put_header(w: &mut Writer, device: Option<(u32, &IfName)>, flags: u32) {
     w.end(&header);
 }
 
-/// Reads an answer to [`dump_features`] or [`get_features`]: the ifindex and its features; none for any other message.
+/// What the kernel says of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceFeatures<'a> {
+    /// Its ifindex.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Its four sets.
+    pub features: Features,
+}
+
+/// Reads an answer to [`dump_features`] or [`get_features`]; none for any other message.
 ///
 /// # Errors
 /// Malformed bytes, a missing set, or more features than 128.
-pub fn features(message: &Message<'_>) -> Result<Option<(u32, Features)>, Malformed> {
+pub fn features<'a>(message: &Message<'a>) -> Result<Option<DeviceFeatures<'a>>, Malformed> {
     let Some(attributes) = body(message, Some(ETHTOOL_MSG_FEATURES_GET_REPLY))? else {
         return Ok(None);
     };
@@ -218,6 +230,7 @@ pub fn features(message: &Message<'_>) -> Result<Option<(u32, Features)>, Malfor
                 ifindex = find(&attr, ETHTOOL_A_HEADER_DEV_INDEX)?
                     .map(|index| index.u32())
                     .transpose()?;
+                name = find(&attr, ETHTOOL_A_HEADER_DEV_NAME)?.map(|name| name.string());
             }
             ETHTOOL_A_FEATURES_HW => hw = Some(bitset(&attr)?),
             ETHTOOL_A_FEATURES_WANTED => wanted = Some(bitset(&attr)?),
@@ -226,16 +239,19 @@ pub fn features(message: &Message<'_>) -> Result<Option<(u32, Features)>, Malfor
             _ => {}
         }
     }
-    match (ifindex, hw, wanted, active, nochange) {
-        (Some(ifindex), Some(hw), Some(wanted), Some(active), Some(nochange)) => Ok(Some((
-            ifindex,
-            Features {
-                hw,
-                wanted,
-                active,
-                nochange,
-            },
-        ))),
+    match (ifindex, name, hw, wanted, active, nochange) {
+        (Some(ifindex), Some(name), Some(hw), Some(wanted), Some(active), Some(nochange)) => {
+            Ok(Some(DeviceFeatures {
+                ifindex,
+                name,
+                features: Features {
+                    hw,
+                    wanted,
+                    active,
+                    nochange,
+                },
+            }))
+        }
         _ => Err(Malformed("features without one of their sets")),
     }
 }

@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use super::{Attr, Malformed, Message, NLM_F_ACK, NLM_F_DUMP, Open, Writer, attrs, get_u32};
+use super::{Attr, Malformed, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::facts::{IfName, OuterChecksum, UnderlayLink, VxlanLink};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
@@ -56,13 +56,13 @@ pub fn dump_vxlan(w: &mut Writer, seq: u32) {
 
 /// One link by its ifindex.
 pub fn get_by_index(w: &mut Writer, seq: u32, ifindex: u32) {
-    let open = begin_getlink(w, NLM_F_ACK, seq, ifindex);
+    let open = begin_getlink(w, 0, seq, ifindex);
     w.end_message(&open);
 }
 
 /// One link by its name.
 pub fn get_by_name(w: &mut Writer, seq: u32, name: &IfName) {
-    let open = begin_getlink(w, NLM_F_ACK, seq, 0);
+    let open = begin_getlink(w, 0, seq, 0);
     w.put_string(IFLA_IFNAME, name.as_bytes());
     w.end_message(&open);
 }
@@ -165,7 +165,11 @@ fn vxlan(
     }
     // A device is of one family, that of its local or remote address; over IPv6 the other attribute decides.
     // https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c#L2589
-    let checksum = if ipv6 { csum6_tx.map(|zero| !zero) } else { udp_csum };
+    let checksum = if ipv6 {
+        csum6_tx.map(|zero| !zero)
+    } else {
+        udp_csum
+    };
     Ok(VxlanLink {
         ifindex,
         name,
