@@ -13,7 +13,7 @@ use crate::sys::features::Backend;
 
 /// Turns the feature off on every device for which the plan says so, reads it back, and says of each (by ifindex) what came
 /// of it. A device that fails stops no other.
-pub fn apply(plan: &Plan, backend: &mut Backend) -> HashMap<u32, Change> {
+pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> HashMap<u32, Change> {
     let chosen: Vec<_> = plan
         .devices
         .iter()
@@ -32,16 +32,13 @@ pub fn apply(plan: &Plan, backend: &mut Backend) -> HashMap<u32, Change> {
         .collect();
     let sets = backend.set(&refs, (index, count), false);
     // All are read back, also those whose set failed: it may have failed after the kernel did it.
-    let now = read_features(backend, chosen.iter().map(|d| &d.device.link), &plan.table);
+    let now = read_features(backend, chosen.iter().map(|d| &d.device.link), plan.table);
     chosen
         .iter()
         .zip(sets.into_iter().zip(now))
         .map(|(device, (set, now))| {
             let before = device.device.features.as_ref().ok();
-            (
-                device.device.link.ifindex,
-                change(before, set, now, index, plan),
-            )
+            (device.device.link.ifindex, change(before, set, now, index))
         })
         .collect()
 }
@@ -51,7 +48,6 @@ fn change(
     set: Result<(), Fault>,
     now: Result<Features, Fault>,
     index: u32,
-    plan: &Plan,
 ) -> Change {
     let failed = |fault: Fault| {
         let outcome = if fault.gone() {
@@ -62,7 +58,7 @@ fn change(
         Change {
             outcome,
             feature: None,
-            also_off: Vec::new(),
+            also_off: 0,
             error: Some(fault),
         }
     };
@@ -71,12 +67,11 @@ fn change(
         (Err(_), Ok(now)) if now.state(index).off() => Change {
             outcome: Outcome::Unchanged,
             feature: Some(now.state(index)),
-            also_off: Vec::new(),
+            also_off: 0,
             error: None,
         },
         (Ok(()), Ok(now)) if now.state(index).off() => {
-            let went_off = before.map_or(0, |before| before.active) & !now.active & !(1 << index);
-            let also_off = plan.table.named(went_off).map(str::to_owned).collect();
+            let also_off = before.map_or(0, |before| before.active) & !now.active & !(1 << index);
             Change {
                 outcome: Outcome::Changed,
                 feature: Some(now.state(index)),
@@ -87,7 +82,7 @@ fn change(
         (Ok(()), Ok(now)) => Change {
             outcome: Outcome::Refused,
             feature: Some(now.state(index)),
-            also_off: Vec::new(),
+            also_off: 0,
             error: Some(
                 Fault::other(
                     SET_OFF,

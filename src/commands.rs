@@ -12,7 +12,7 @@ use log::{error, info, warn};
 
 use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Status};
 use crate::error::Error;
-use crate::facts::{Facts, IfName, KernelFacts, escape};
+use crate::facts::{Facts, FeatureTable, IfName, KernelFacts, escape};
 use crate::kernel::KernelVerdict;
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
@@ -110,12 +110,11 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
     }
 }
 
-/// All that was found out, and what to do about it.
+/// All that was found out.
 struct Gathered {
     policy: Policy,
     facts: Facts,
     verdict: KernelVerdict,
-    plan: Plan,
     backend: Backend,
 }
 
@@ -124,8 +123,12 @@ impl Gathered {
         KernelReport::new(&self.facts.kernel, self.verdict.clone())
     }
 
-    fn planned(&self) -> Report {
-        Report::planned(&self.plan, self.kernel(), Some(self.backend.name()))
+    fn plan(&self) -> Plan<'_> {
+        plan::decide(&self.policy, &self.facts, &self.verdict)
+    }
+
+    fn planned<'a>(&self, plan: &'a Plan<'a>) -> Report<'a> {
+        Report::planned(plan, self.kernel(), Some(self.backend.name()))
     }
 }
 
@@ -136,17 +139,14 @@ fn gather(common: &Common, only: &[IfName]) -> Result<Gathered, Error> {
     let verdict = judge(&kernel, &policy.kernels);
     let mut backend = Backend::open(common.backend.into())?;
     let (table, devices) = discover::devices(&mut backend, only)?;
-    let facts = Facts {
-        kernel,
-        table,
-        devices,
-    };
-    let plan = plan::decide(&policy, &facts, &verdict);
     Ok(Gathered {
         policy,
-        facts,
+        facts: Facts {
+            kernel,
+            table,
+            devices,
+        },
         verdict,
-        plan,
         backend,
     })
 }
@@ -165,25 +165,26 @@ fn kernel_facts(root: &Path) -> KernelFacts {
 }
 
 fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
-    let mut gathered = gather(common, &args.devices)?;
-    let changes_needed = gathered
-        .plan
-        .devices
-        .iter()
-        .any(|device| device.action == Action::TurnOff);
+    let Gathered {
+        policy,
+        facts,
+        verdict,
+        mut backend,
+    } = gather(common, &args.devices)?;
+    let plan = plan::decide(&policy, &facts, &verdict);
+    let kernel = KernelReport::new(&facts.kernel, verdict);
     let report = if args.dry_run {
-        gathered.planned()
+        Report::planned(&plan, kernel, Some(backend.name()))
     } else {
-        if changes_needed {
+        if plan
+            .devices
+            .iter()
+            .any(|device| device.action == Action::TurnOff)
+        {
             require_net_admin()?;
         }
-        let changes = apply::apply(&gathered.plan, &mut gathered.backend);
-        let report = Report::applied(
-            &gathered.plan,
-            gathered.kernel(),
-            gathered.backend.name(),
-            changes,
-        );
+        let changes = apply::apply(&plan, &mut backend);
+        let report = Report::applied(&plan, kernel, backend.name(), changes);
         log_changes(&report);
         report
     };
@@ -194,7 +195,9 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
 }
 
 fn run_status(common: &Common, args: &Status) -> Result<ExitCode, Error> {
-    let report = gather(common, &args.devices)?.planned();
+    let gathered = gather(common, &args.devices)?;
+    let plan = gathered.plan();
+    let report = gathered.planned(&plan);
     print(common, &report, |out, color| {
         render::status(out, &report, color)
     })?;
@@ -210,8 +213,9 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
         None => kernel_facts(&common.root),
     };
     let verdict = judge(&kernel, &load_policy(common)?.kernels);
+    let table = FeatureTable::default();
     let nothing = Plan {
-        table: Facts::default().table,
+        table: &table,
         devices: Vec::new(),
     };
     let report = Report::planned(&nothing, KernelReport::new(&kernel, verdict), None);
@@ -240,7 +244,8 @@ fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
 
 fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let gathered = gather(common, std::slice::from_ref(device))?;
-    let report = gathered.planned();
+    let plan = gathered.plan();
+    let report = gathered.planned(&plan);
     let code = report.exit_code(false);
     let Some(facts) = gathered.facts.devices.first() else {
         return Err(Error::Device(format!("{device}: gone in the meantime")));
@@ -320,7 +325,7 @@ fn require_net_admin() -> Result<(), Error> {
 }
 
 /// One record a change, with fields for the journal; silence where nothing changed.
-fn log_changes(report: &Report) {
+fn log_changes(report: &Report<'_>) {
     if !systemd_journal_logger::connected_to_journal() {
         // On a terminal the report says the same.
         return;

@@ -70,16 +70,13 @@ pub fn read_features<'a>(
 
 fn all(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
     // The kind is checked again: old kernels, and any kernel without the vxlan module loaded, answer with every link.
-    let found = route.dump(LIST, rtnl::dump_vxlan, |m| {
+    let mut found = route.dump(LIST, rtnl::dump_vxlan, |m| {
         Ok(rtnl::link(m)?.and_then(|link| link.vxlan))
     })?;
     // By ifindex, and once each: a device that moves in the kernel's tables during a dump can be seen twice.
-    Ok(found
-        .into_iter()
-        .map(|link| (link.ifindex, link))
-        .collect::<BTreeMap<_, _>>()
-        .into_values()
-        .collect())
+    found.sort_by_key(|link| link.ifindex);
+    found.dedup_by_key(|link| link.ifindex);
+    Ok(found)
 }
 
 fn named(route: &mut Netlink, only: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
@@ -90,14 +87,16 @@ fn named(route: &mut Netlink, only: &[IfName]) -> Result<Vec<VxlanLink>, Error> 
             |w, seq| rtnl::get_by_name(w, seq, name),
             rtnl::link,
         )?;
-        let link = link
-            .map_err(|e| Fault::netlink(LOOK_UP, &e))
-            .or_else(|fault| match fault.gone() {
-                true => Err(Error::Device(format!(
+        let link = link.map_err(|e| {
+            let fault = Fault::netlink(LOOK_UP, &e);
+            if fault.gone() {
+                Error::Device(format!(
                     "{name}: there is no such device in this network namespace"
-                ))),
-                false => Err(Error::Kernel(fault)),
-            })?;
+                ))
+            } else {
+                Error::Kernel(fault)
+            }
+        })?;
         let link = link.ok_or_else(|| Fault::other(LOOK_UP, "the kernel did not describe it"))?;
         let kind = link
             .kind

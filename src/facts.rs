@@ -54,7 +54,7 @@ impl IfName {
 /// Safe for a terminal and a log: what is not printable text is written as `\xNN`, a backslash as `\\`.
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&escape(&self.0))
+        f.write_str(&escape(&self.0))
     }
 }
 
@@ -81,7 +81,12 @@ pub fn escape(bytes: &[u8]) -> String {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
+    let harmless = |b: &u8| matches!(b, b' '..=b'~') && *b != b'\\';
     let mut out = String::with_capacity(bytes.len());
+    if bytes.iter().all(harmless) {
+        out.extend(bytes.iter().map(|b| char::from(*b)));
+        return out;
+    }
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -256,13 +261,26 @@ impl FeatureTable {
             .and_then(|n| u32::try_from(n).ok())
     }
 
-    /// The names of the bits that are set.
-    pub fn named(&self, bits: u128) -> impl Iterator<Item = &str> {
+    /// The bits of the features whose names are `chosen`.
+    pub fn bits(&self, chosen: impl Fn(&str) -> bool) -> u128 {
         self.names
             .iter()
+            .take(128)
             .enumerate()
-            .filter(move |(n, _)| bits.checked_shr(*n as u32).is_some_and(|b| b & 1 == 1))
-            .map(|(_, name)| name.as_str())
+            .filter(|(_, name)| chosen(name))
+            .fold(0, |bits, (n, _)| bits | 1 << n)
+    }
+
+    /// The names of the bits that are set.
+    pub fn named(&self, bits: u128) -> Vec<&str> {
+        let set = |n: &usize| {
+            bits.checked_shr(u32::try_from(*n).unwrap_or(u32::MAX))
+                .is_some_and(|b| b & 1 == 1)
+        };
+        (0..self.names.len())
+            .filter(set)
+            .map(|n| self.names[n].as_str())
+            .collect()
     }
 }
 
@@ -308,7 +326,8 @@ mod tests {
             names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec(),
         };
         assert_eq!(table.index(), Some(1));
-        assert_eq!(table.named(0b101).collect::<Vec<_>>(), ["tx-lro", "rx-gro"]);
+        assert_eq!(table.named(0b101), ["tx-lro", "rx-gro"]);
+        assert_eq!(table.bits(|name| name.starts_with("tx-")), 0b011);
         assert_eq!(FeatureTable::default().index(), None);
     }
 

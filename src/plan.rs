@@ -98,9 +98,9 @@ pub struct DeviceVerdict {
 
 /// The decision about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePlan {
+pub struct DevicePlan<'a> {
     /// What it was decided on.
-    pub device: Device,
+    pub device: &'a Device,
     /// What the kernel's bugs mean for it.
     pub verdict: DeviceVerdict,
     /// Whether the feature must be off on it, whatever its state.
@@ -111,17 +111,17 @@ pub struct DevicePlan {
     pub reason: Reason,
     /// The name and the place of the rule that decided.
     pub rule: Option<String>,
-    /// What the kernel will turn off with the feature.
-    pub also_off: Vec<String>,
+    /// What the kernel will turn off with the feature, as bits.
+    pub also_off: u128,
 }
 
 /// The decisions about all devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Plan<'a> {
     /// The names of the features, to read the sets of the devices.
-    pub table: FeatureTable,
+    pub table: &'a FeatureTable,
     /// By ifindex.
-    pub devices: Vec<DevicePlan>,
+    pub devices: Vec<DevicePlan<'a>>,
 }
 
 /// What the kernel drops from a device without any transmit checksum: TSO of both families with its variants, and USO.
@@ -136,15 +136,19 @@ const NEEDS_CHECKSUM: [&str; 5] = [
 ];
 
 /// Decides about every device.
-pub fn decide(policy: &Policy, facts: &Facts, kernel: &KernelVerdict) -> Plan {
-    let devices = facts
-        .devices
-        .iter()
-        .map(|device| decide_device(policy, device, &facts.table, kernel))
-        .collect();
+pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
+    let table = &facts.table;
+    let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
+    let devices = facts.devices.iter().map(|device| {
+        let mut plan = decide_device(policy, device, table, kernel);
+        if let (Action::TurnOff, Ok(features)) = (plan.action, &device.features) {
+            plan.also_off = features.active & dependents;
+        }
+        plan
+    });
     Plan {
-        table: facts.table.clone(),
-        devices,
+        table,
+        devices: devices.collect(),
     }
 }
 
@@ -171,12 +175,12 @@ pub fn susceptible(outer_checksum: OuterChecksum) -> &'static [BugId] {
     }
 }
 
-fn decide_device(
+fn decide_device<'a>(
     policy: &Policy,
-    device: &Device,
+    device: &'a Device,
     table: &FeatureTable,
     kernel: &KernelVerdict,
-) -> DevicePlan {
+) -> DevicePlan<'a> {
     let verdict = verdict(device.link.outer_checksum, kernel);
     let rule = policy.deciding_rule(&subject(device));
     let (must_be_off, reason) = match rule {
@@ -188,23 +192,15 @@ fn decide_device(
     } else {
         (Action::Leave, reason)
     };
-    let also_off = match &device.features {
-        Ok(features) if action == Action::TurnOff => table
-            .named(features.active)
-            .filter(|name| NEEDS_CHECKSUM.contains(name))
-            .map(str::to_owned)
-            .collect(),
-        _ => Vec::new(),
-    };
     let rule = rule.map(|rule| format!("{} ({})", rule.name, rule.origin));
     DevicePlan {
-        device: device.clone(),
+        device,
         verdict,
         must_be_off,
         action,
         reason,
         rule,
-        also_off,
+        also_off: 0,
     }
 }
 

@@ -79,8 +79,8 @@ pub struct Change {
     pub outcome: Outcome,
     /// The feature as it was read back.
     pub feature: Option<FeatureState>,
-    /// What went off with it.
-    pub also_off: Vec<String>,
+    /// What went off with it, as bits.
+    pub also_off: u128,
     /// What went wrong.
     pub error: Option<Fault>,
 }
@@ -117,11 +117,11 @@ impl KernelReport {
 
 /// One device's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DeviceReport {
+pub struct DeviceReport<'a> {
     /// Its ifindex.
     pub ifindex: u32,
     /// Its name.
-    pub name: IfName,
+    pub name: &'a IfName,
     /// Its VNI; null on an `external` device.
     pub vni: Option<u32>,
     /// Its UDP destination port.
@@ -129,21 +129,21 @@ pub struct DeviceReport {
     /// The outer UDP checksum of its packets.
     pub outer_checksum: OuterChecksum,
     /// Where its packets leave; null if that is not known.
-    pub underlay: Option<Underlay>,
+    pub underlay: Option<&'a Underlay>,
     /// The state of the feature, read back after a change; null if it could not be read.
     pub feature: Option<FeatureState>,
     /// What the kernel's bugs mean for it.
-    pub verdict: DeviceVerdict,
+    pub verdict: &'a DeviceVerdict,
     /// Whether NAT can rewrite its outer packets.
     pub exposure: Exposure,
     /// What is to be done.
     pub action: Action,
     /// Why.
-    pub reason: Reason,
+    pub reason: &'a Reason,
     /// The rule that decided; null if `[bugs]` did.
-    pub rule: Option<String>,
+    pub rule: Option<&'a str>,
     /// What goes, or went, off with the feature.
-    pub also_off: Vec<String>,
+    pub also_off: Vec<&'a str>,
     /// What became of it.
     pub outcome: Outcome,
     /// What went wrong.
@@ -152,7 +152,7 @@ pub struct DeviceReport {
 
 /// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct Report<'a> {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// Nothing was changed.
@@ -162,45 +162,47 @@ pub struct Report {
     /// The kernel.
     pub kernel: KernelReport,
     /// By ifindex.
-    pub devices: Vec<DeviceReport>,
+    pub devices: Vec<DeviceReport<'a>>,
 }
 
-impl Report {
+impl<'a> Report<'a> {
     /// What would be done.
-    pub fn planned(plan: &Plan, kernel: KernelReport, backend: Option<BackendName>) -> Self {
-        Self::new(plan, kernel, backend, true, &mut |_| None)
+    pub fn planned(plan: &'a Plan<'a>, kernel: KernelReport, backend: Option<BackendName>) -> Self {
+        let devices = plan
+            .devices
+            .iter()
+            .map(|device| report(device, plan, unchanged(device, plan)));
+        Self {
+            schema_version: SCHEMA_VERSION,
+            dry_run: true,
+            backend,
+            kernel,
+            devices: devices.collect(),
+        }
     }
 
     /// What was done, by ifindex.
     pub fn applied(
-        plan: &Plan,
+        plan: &'a Plan<'a>,
         kernel: KernelReport,
         backend: BackendName,
         mut changes: HashMap<u32, Change>,
     ) -> Self {
-        Self::new(plan, kernel, Some(backend), false, &mut |ifindex| {
-            changes.remove(&ifindex)
-        })
-    }
-
-    fn new(
-        plan: &Plan,
-        kernel: KernelReport,
-        backend: Option<BackendName>,
-        dry_run: bool,
-        change: &mut dyn FnMut(u32) -> Option<Change>,
-    ) -> Self {
-        let devices = plan
-            .devices
-            .iter()
-            .map(|d| device(d, plan, change(d.device.link.ifindex)))
-            .collect();
+        let devices = plan.devices.iter().map(|device| {
+            let change = changes.remove(&device.device.link.ifindex);
+            report(
+                device,
+                plan,
+                change.unwrap_or_else(|| unchanged(device, plan)),
+            )
+        });
+        let backend = Some(backend);
         Self {
             schema_version: SCHEMA_VERSION,
-            dry_run,
+            dry_run: false,
             backend,
             kernel,
-            devices,
+            devices: devices.collect(),
         }
     }
 
@@ -231,30 +233,29 @@ impl Report {
     }
 }
 
-fn device(plan: &DevicePlan, whole: &Plan, change: Option<Change>) -> DeviceReport {
+fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> DeviceReport<'a> {
     let link = &plan.device.link;
-    let change = change.unwrap_or_else(|| unchanged(plan, whole));
     DeviceReport {
         ifindex: link.ifindex,
-        name: link.name.clone(),
+        name: &link.name,
         vni: link.vni,
         dst_port: link.dst_port,
         outer_checksum: link.outer_checksum,
-        underlay: plan.device.underlay.clone(),
+        underlay: plan.device.underlay.as_ref(),
         feature: change.feature,
-        verdict: plan.verdict.clone(),
+        verdict: &plan.verdict,
         exposure: plan.device.exposure,
         action: plan.action,
-        reason: plan.reason.clone(),
-        rule: plan.rule.clone(),
-        also_off: change.also_off,
+        reason: &plan.reason,
+        rule: plan.rule.as_deref(),
+        also_off: whole.table.named(change.also_off),
         outcome: change.outcome,
         error: change.error,
     }
 }
 
 /// A device that nothing was done to.
-fn unchanged(plan: &DevicePlan, whole: &Plan) -> Change {
+fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     let refused = |text: &str| Fault::other(SET_OFF, text);
     let (outcome, error) = match (plan.action, plan.reason.code, &plan.device.features) {
         // Not every reader of a report wants this device's feature: a failed read is a failure all the same, unless the
@@ -275,8 +276,8 @@ fn unchanged(plan: &DevicePlan, whole: &Plan) -> Change {
     };
     Change {
         outcome,
-        feature: state(&plan.device, &whole.table),
-        also_off: plan.also_off.clone(),
+        feature: state(plan.device, whole.table),
+        also_off: plan.also_off,
         error,
     }
 }

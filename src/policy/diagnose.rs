@@ -49,21 +49,16 @@ impl PolicyError {
     }
 
     fn group(&self) -> Group<'_> {
-        let mut origin = Origin::path(self.file.as_str());
-        if let (Some(line), Some(column)) = (self.line, self.column) {
-            origin = origin.line(line).char_column(column);
-        }
-        let mut group = Level::ERROR
-            .primary_title(self.message.as_str())
-            .element(origin);
-        if let (Some(excerpt), Some(line)) = (&self.excerpt, self.line) {
-            let mark = AnnotationKind::Primary.span(excerpt.marked.clone());
-            group = group.element(
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let group = match (&self.excerpt, self.line) {
+            (Some(excerpt), Some(line)) => title.element(
                 Snippet::source(excerpt.text.as_str())
+                    .path(self.file.as_str())
                     .line_start(line)
-                    .annotation(mark),
-            );
-        }
+                    .annotation(AnnotationKind::Primary.span(excerpt.marked.clone())),
+            ),
+            _ => title.element(Origin::path(self.file.as_str())),
+        };
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
             None => group,
@@ -142,10 +137,6 @@ impl<'a> Source<'a> {
     /// Nobody mends more problems of one file at once, and a hostile file has a million.
     const MOST: usize = 20;
 
-    /// Characters of a line that are shown, and how many of them before the problem.
-    const SHOWN: usize = 100;
-    const BEFORE: usize = 60;
-
     pub fn new(file: &str, bytes: &'a [u8]) -> Self {
         let newlines = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
         let lines = std::iter::once(0)
@@ -222,51 +213,54 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The column of the first marked byte, and the part of the line around it, safe to print.
+/// Text of a file, safe to print in a sentence. Backslashes stay single, as they stand in the file.
+pub(super) fn printable(text: &str) -> String {
+    escape(text.as_bytes()).replace("\\\\", "\\")
+}
+
+/// The column of the first marked byte, and the line, safe to print: each character that a terminal would not show as it is,
+/// and each byte that is not UTF-8, becomes one visible character, so that columns stay what they are.
 fn excerpt(line: &[u8], marked: Range<usize>) -> (usize, Excerpt) {
-    let mut characters = Vec::new();
+    let mut text = String::new();
+    let mut column = 1;
+    let mut shown = 0..0;
     let mut at = 0;
+    let mut show = |c: char, bytes: usize| {
+        if at < marked.start {
+            column += 1;
+            shown.start = text.len() + c.len_utf8();
+        }
+        text.push(c);
+        if at < marked.end {
+            shown.end = text.len();
+        }
+        at += bytes;
+    };
     for chunk in line.utf8_chunks() {
         for c in chunk.valid().chars() {
-            characters.push((at, at + c.len_utf8()));
-            at += c.len_utf8();
+            show(visible(c), c.len_utf8());
         }
         for _ in chunk.invalid() {
-            characters.push((at, at + 1));
-            at += 1;
+            show(char::REPLACEMENT_CHARACTER, 1);
         }
     }
-    let column = characters.partition_point(|(_, end)| *end <= marked.start);
-    let from = column.saturating_sub(Source::BEFORE);
-    let shown = &characters[from..characters.len().min(from + Source::SHOWN)];
-
-    let mut text = String::new();
-    if from > 0 {
-        text.push_str("...");
-    }
-    let mut begin = None;
-    let mut finish = 0;
-    for &(start, end) in shown {
-        if start >= marked.start && begin.is_none() {
-            begin = Some(text.len());
-        }
-        match &line[start..end] {
-            // Escaping doubles a backslash, which would show another file than the one to mend.
-            b"\\" => text.push('\\'),
-            b"\t" => text.push(' '),
-            other => text.push_str(&escape(other)),
-        }
-        if start < marked.end {
-            finish = text.len();
-        }
-    }
-    let begin = begin.unwrap_or(text.len());
-    if from + shown.len() < characters.len() {
-        text.push_str("...");
-    }
+    shown.end = shown.end.max(shown.start);
     let excerpt = Excerpt {
-        marked: begin..finish.max(begin),
         text,
+        marked: shown,
     };
-    (column + 1, excerpt)
+    (column, excerpt)
+}
+
+/// Control characters as their Unicode pictures, what else is hidden as a replacement character.
+fn visible(c: char) -> char {
+    match c {
+        '\t' | '\\' => c,
+        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(c),
+        '\x7f' => '\u{2421}',
+        c if escape(c.encode_utf8(&mut [0; 4]).as_bytes()).starts_with('\\') => {
+            char::REPLACEMENT_CHARACTER
+        }
+        c => c,
+    }
 }

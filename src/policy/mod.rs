@@ -6,6 +6,7 @@
 mod diagnose;
 mod parse;
 mod show;
+mod value;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -97,7 +98,7 @@ pub struct Policy {
 /// One `[[rule]]`. A key that is none matches every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// As given, else `rule N`, the Nth of its file. Safe to print.
+    /// As given, else `rule N`, the Nth of all rules. Safe to print.
     pub name: String,
     /// The device's name.
     pub device: Option<Vec<Glob>>,
@@ -167,7 +168,8 @@ pub struct Fragment {
     unknown_kernel: Option<Sourced<Assume>>,
     nat_zero_csum: Option<Sourced<When>>,
     nat_lco_csum: Option<Sourced<When>>,
-    rules: Vec<Rule>,
+    /// A rule and the name that it was given; merging gives a number to one without.
+    rules: Vec<(Option<String>, Rule)>,
     kernels: Vec<KernelOverride>,
     files: Vec<String>,
 }
@@ -194,11 +196,15 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
         .into_iter()
         .fold(Fragment::default(), Fragment::then);
     let default = Policy::built_in();
+    let named = |(index, (name, rule)): (usize, (Option<String>, Rule))| Rule {
+        name: name.unwrap_or_else(|| format!("rule {}", index + 1)),
+        ..rule
+    };
     Policy {
         unknown_kernel: all.unknown_kernel.unwrap_or(default.unknown_kernel),
         nat_zero_csum: all.nat_zero_csum.unwrap_or(default.nat_zero_csum),
         nat_lco_csum: all.nat_lco_csum.unwrap_or(default.nat_lco_csum),
-        rules: all.rules,
+        rules: all.rules.into_iter().enumerate().map(named).collect(),
         kernels: all.kernels,
         files: all.files,
     }
@@ -307,7 +313,7 @@ impl Rule {
             let texts: Vec<_> = wanted.into_iter().flatten().map(text).collect();
             texts.join(", ")
         }
-        let glob = |g: &Glob| escape(g.as_str().as_bytes());
+        let glob = |g: &Glob| diagnose::printable(g.as_str());
         match key {
             Key::Device => Miss {
                 key: "device",

@@ -30,10 +30,10 @@ pub struct RuleOutcome {
 
 /// A report with one device, and the rules that were considered for it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
+pub struct Explanation<'a> {
     /// The report.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: Report<'a>,
     /// In the order of the policy.
     pub rules: Vec<RuleOutcome>,
 }
@@ -44,7 +44,7 @@ pub struct Explanation {
 /// Those of the writer.
 pub fn explain_device(
     out: &mut impl Write,
-    explanation: &Explanation,
+    explanation: &Explanation<'_>,
     facts: &Device,
     policy: &Policy,
     color: bool,
@@ -97,7 +97,7 @@ pub fn explain_kernel(out: &mut impl Write, kernel: &KernelReport, color: bool) 
     Ok(())
 }
 
-fn inputs(out: &mut impl Write, device: &DeviceReport, facts: &Device) -> io::Result<()> {
+fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io::Result<()> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
     let underlay = match (&device.underlay, facts.link.underlay) {
         (Some(underlay), from) => {
@@ -188,9 +188,9 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
 
 fn policy_text(
     out: &mut impl Write,
-    explanation: &Explanation,
+    explanation: &Explanation<'_>,
     policy: &Policy,
-    device: &DeviceReport,
+    device: &DeviceReport<'_>,
 ) -> io::Result<()> {
     let safe = |text: &str| escape(text.as_bytes());
     let files = if policy.files.is_empty() {
@@ -239,7 +239,7 @@ fn policy_text(
 }
 
 /// What an administrator can do about it, the narrowest first.
-fn ways_out(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
+fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     let rule = |when: &str| {
         format!(
             "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",

@@ -6,6 +6,7 @@
 mod explain;
 mod table;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
@@ -75,7 +76,7 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn status(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     head(out, report, color)?;
     devices(out, report, color)?;
     paragraphs(out, report, &[Section::Failed])?;
@@ -97,7 +98,7 @@ pub fn status(out: &mut impl Write, report: &Report, color: bool) -> io::Result<
 ///
 /// # Errors
 /// Those of the writer.
-pub fn apply(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     head(out, report, color)?;
     devices(out, report, color)?;
     paragraphs(
@@ -121,7 +122,7 @@ pub fn apply(out: &mut impl Write, report: &Report, color: bool) -> io::Result<(
     Ok(())
 }
 
-fn head(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+fn head(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     kernel_line(out, &report.kernel, color)?;
     if let Some(backend) = report.backend {
         writeln!(out, "interface: {}", backend_name(backend))?;
@@ -179,17 +180,17 @@ fn paint(text: &str, style: Style, color: bool) -> String {
     }
 }
 
-fn devices(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()> {
+fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     if report.devices.is_empty() {
         return writeln!(out, "\nno VXLAN devices in this network namespace");
     }
     writeln!(out)?;
-    let mut table = Table::new(&[
+    let mut table = Table::new([
         "DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON",
     ]);
     for device in &report.devices {
-        let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-        table.row(vec![
+        let number = |n: Option<u32>| n.map_or(Cow::Borrowed("-"), |n| Cow::Owned(n.to_string()));
+        table.row([
             Cell::plain(device.name.to_string()),
             Cell::plain(number(device.vni)),
             Cell::plain(number(device.dst_port.map(u32::from))),
@@ -197,7 +198,7 @@ fn devices(out: &mut impl Write, report: &Report, color: bool) -> io::Result<()>
                 device
                     .underlay
                     .as_ref()
-                    .map_or_else(|| "-".to_owned(), |underlay| underlay.name.to_string()),
+                    .map_or(Cow::Borrowed("-"), |u| Cow::Owned(u.name.to_string())),
             ),
             Cell::plain(outer(device.outer_checksum)),
             Cell::plain(feature(device.feature)),
@@ -236,7 +237,7 @@ fn feature(state: Option<FeatureState>) -> &'static str {
     }
 }
 
-fn action(device: &DeviceReport) -> &'static str {
+fn action(device: &DeviceReport<'_>) -> &'static str {
     match device.outcome {
         Outcome::Planned => Action::TurnOff.as_str(),
         Outcome::Unchanged => Action::Leave.as_str(),
@@ -244,7 +245,7 @@ fn action(device: &DeviceReport) -> &'static str {
     }
 }
 
-fn action_style(device: &DeviceReport) -> Style {
+fn action_style(device: &DeviceReport<'_>) -> Style {
     match device.outcome {
         Outcome::Planned | Outcome::Gone => YELLOW,
         Outcome::Changed => GREEN,
@@ -261,7 +262,7 @@ enum Section {
     Failed,
 }
 
-fn section(device: &DeviceReport) -> Section {
+fn section(device: &DeviceReport<'_>) -> Section {
     match device.outcome {
         Outcome::Planned | Outcome::Changed => Section::TurnedOff,
         Outcome::Unchanged => Section::LeftAlone,
@@ -271,20 +272,22 @@ fn section(device: &DeviceReport) -> Section {
 }
 
 /// One paragraph for all devices of which the same is to be said.
-fn paragraphs(out: &mut impl Write, report: &Report, sections: &[Section]) -> io::Result<()> {
+fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -> io::Result<()> {
     for wanted in sections {
-        let mut groups: Vec<(Vec<(&str, String)>, Vec<String>)> = Vec::new();
+        let mut groups: Vec<Vec<&DeviceReport<'_>>> = Vec::new();
         for device in report
             .devices
             .iter()
             .filter(|device| section(device) == *wanted)
         {
-            let facts = sentences(device);
-            let name = device.name.to_string();
             // Devices of a kind stand together more often than not: the last group is nearly always the one.
-            match groups.iter_mut().rev().find(|(known, _)| *known == facts) {
-                Some((_, names)) => names.push(name),
-                None => groups.push((facts, vec![name])),
+            match groups
+                .iter_mut()
+                .rev()
+                .find(|group| same_paragraph(group[0], device))
+            {
+                Some(group) => group.push(device),
+                None => groups.push(vec![device]),
             }
         }
         if groups.is_empty() {
@@ -298,14 +301,19 @@ fn paragraphs(out: &mut impl Write, report: &Report, sections: &[Section]) -> io
             (Section::Failed, _) => "failed:".to_owned(),
         };
         writeln!(out, "\n{title}")?;
-        for (facts, names) in groups {
-            let more = names.len().saturating_sub(NAMED);
-            let mut list = names[..names.len() - more].join(", ");
-            if more > 0 {
-                list.push_str(&format!(" and {more} more"));
-            }
-            wrapped(out, "  ", &list)?;
-            for (label, text) in facts {
+        for group in groups {
+            let more = group.len().saturating_sub(NAMED);
+            let named: Vec<_> = group[..group.len() - more]
+                .iter()
+                .map(|device| device.name.to_string())
+                .collect();
+            let and_more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            wrapped(out, "  ", &format!("{}{and_more}", named.join(", ")))?;
+            for (label, text) in sentences(group[0]) {
                 wrapped(out, "    ", &format!("{label}: {text}"))?;
             }
         }
@@ -313,7 +321,11 @@ fn paragraphs(out: &mut impl Write, report: &Report, sections: &[Section]) -> io
     Ok(())
 }
 
-fn sentences(device: &DeviceReport) -> Vec<(&'static str, String)> {
+fn same_paragraph(a: &DeviceReport<'_>, b: &DeviceReport<'_>) -> bool {
+    (a.reason, a.rule, &a.also_off, &a.error) == (b.reason, b.rule, &b.also_off, &b.error)
+}
+
+fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
     let mut facts = vec![("why", device.reason.text.clone())];
     if let Some(rule) = &device.rule {
         facts.push(("rule", crate::facts::escape(rule.as_bytes())));
@@ -331,7 +343,7 @@ fn sentences(device: &DeviceReport) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn totals(report: &Report) -> String {
+fn totals(report: &Report<'_>) -> String {
     let count = |wanted: Section| {
         report
             .devices

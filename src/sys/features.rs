@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::ioctl::{Failed, Socket};
-use super::netlink::Netlink;
+use super::netlink::{Answers, Netlink};
 use crate::error::Fault;
 use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF};
 use crate::wire::{Message, ethnl};
@@ -96,9 +96,11 @@ impl Backend {
         match &mut self.0 {
             Kind::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
                 let write =
-                    |w: &mut _, seq, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
-                let read = |m: &Message<'_>| Ok(ethnl::features(m)?.map(|device| device.features));
-                let answers = socket.batch(READ, devices.len(), write, read);
+                    |w: &mut _, seq, _, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
+                let read = |m: &Message<'_>| {
+                    Ok(ethnl::features(m, |_, _| true)?.map(|device| device.features))
+                };
+                let answers = socket.batch(READ, devices.len(), Answers::Each, write, read);
                 spread(answers, devices.len(), READ, |answer| {
                     answer.ok_or_else(|| Fault::other(READ, "the kernel gave none"))
                 })
@@ -127,10 +129,16 @@ impl Backend {
         let operation = if on { SET_ON } else { SET_OFF };
         match &mut self.0 {
             Kind::Netlink { socket, family } => {
-                let write = |w: &mut _, seq, n: usize| {
-                    ethnl::set_feature(w, *family, seq, devices[n], FEATURE, on)
+                let write = |w: &mut _, seq, flags, n: usize| {
+                    ethnl::set_feature(w, *family, (seq, flags), devices[n], FEATURE, on);
                 };
-                let answers = socket.batch(operation, devices.len(), write, |_| Ok(None::<()>));
+                let answers = socket.batch(
+                    operation,
+                    devices.len(),
+                    Answers::OnlyRefusals,
+                    write,
+                    |_| Ok(None::<()>),
+                );
                 spread(answers, devices.len(), operation, |_| Ok(()))
             }
             Kind::Ioctl { socket } => devices
@@ -156,6 +164,26 @@ fn read_by_dump(
         .enumerate()
         .map(|(n, (ifindex, name))| (*ifindex, (n, *name)))
         .collect();
+    let dumped = socket.dump(
+        READ,
+        |w, seq| ethnl::dump_features(w, family, seq),
+        |m| {
+            let is_wanted = |ifindex, name: &[u8]| {
+                wanted
+                    .get(&ifindex)
+                    .is_some_and(|(_, own)| own.as_bytes() == name)
+            };
+            let device = ethnl::features(m, is_wanted)?;
+            Ok(device.map(|device| (wanted[&device.ifindex].0, device.features)))
+        },
+    );
+    let mut found: Vec<Option<Features>> = vec![None; devices.len()];
+    match dumped {
+        Ok(dumped) => dumped
+            .into_iter()
+            .for_each(|(n, features)| found[n] = Some(features)),
+        Err(fault) => return vec![Err(fault); devices.len()],
+    }
     let gone = || {
         Fault::kernel(
             READ,
@@ -163,27 +191,10 @@ fn read_by_dump(
             Some("deleted or renamed in the meantime"),
         )
     };
-    let mut found: Vec<Result<Features, Fault>> = devices.iter().map(|_| Err(gone())).collect();
-    let dumped = socket.dump(
-        READ,
-        |w, seq| ethnl::dump_features(w, family, seq),
-        |m| {
-            let device = ethnl::features(m)?;
-            Ok(device.and_then(|device| {
-                let (n, _) = wanted
-                    .get(&device.ifindex)
-                    .filter(|(_, name)| name.as_bytes() == device.name)?;
-                Some((*n, device.features))
-            }))
-        },
-    );
-    match dumped {
-        Ok(dumped) => dumped
-            .into_iter()
-            .for_each(|(n, features)| found[n] = Ok(features)),
-        Err(fault) => found.fill(Err(fault)),
-    }
     found
+        .into_iter()
+        .map(|features| features.ok_or_else(gone))
+        .collect()
 }
 
 fn open_netlink() -> Result<Option<Kind>, Fault> {

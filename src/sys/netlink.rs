@@ -20,6 +20,15 @@ const DUMP_ATTEMPTS: u32 = 16;
 /// Requests in one send: few enough for their answers to fit into the default receive buffer.
 const BATCH: usize = 64;
 
+/// What the requests of a batch are answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// One message each.
+    Each,
+    /// Nothing, unless it is a refusal; only the last of each send is acknowledged.
+    OnlyRefusals,
+}
+
 /// A netlink socket of one family.
 pub struct Netlink {
     socket: NlSocket,
@@ -102,8 +111,7 @@ impl Netlink {
     }
 
     /// Sends `count` requests, many in one send, and gives the outcome of each: what `read` made of its answer, nothing if
-    /// it was only acknowledged, or the kernel's refusal. A request must be answered by exactly one message that `read`
-    /// takes, or ask for an acknowledgement.
+    /// it was only acknowledged, or the kernel's refusal. `write` gets the flags that the request must have.
     ///
     /// # Errors
     /// The socket fails or an answer is malformed: then nothing is known of any of them.
@@ -111,7 +119,8 @@ impl Netlink {
         &mut self,
         operation: &str,
         count: usize,
-        mut write: impl FnMut(&mut Writer, u32, usize),
+        answers: Answers,
+        mut write: impl FnMut(&mut Writer, u32, u16, usize),
         mut read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Vec<Result<Option<T>, KernelError>>, Fault> {
         // An answer that never comes was lost for lack of room: the kernel has answered all when send returns.
@@ -121,19 +130,26 @@ impl Netlink {
                 extack: None,
             })
         };
+        let malformed = |e| Fault::malformed(operation, e);
         let mut outcomes: Vec<Result<Option<T>, KernelError>> = Vec::with_capacity(count);
         while outcomes.len() < count {
             let first = outcomes.len();
-            let last = count.min(first + BATCH);
+            let end = count.min(first + BATCH);
             let base = self.seq + 1;
             self.request.clear();
-            for (seq, index) in (base..).zip(first..last) {
-                write(&mut self.request, seq, index);
+            for (seq, index) in (base..).zip(first..end) {
+                let acknowledge = answers == Answers::OnlyRefusals && index + 1 == end;
+                write(
+                    &mut self.request,
+                    seq,
+                    if acknowledge { wire::NLM_F_ACK } else { 0 },
+                    index,
+                );
                 self.seq = seq;
             }
             self.send().map_err(|e| Fault::kernel(operation, e, None))?;
-            outcomes.extend((first..last).map(|_| lost()));
-            let mut open = last - first;
+            outcomes.extend((first..end).map(|_| lost()));
+            let mut open = end - first;
             while open > 0 {
                 let datagram = match self.receive() {
                     Ok(datagram) => datagram,
@@ -142,20 +158,30 @@ impl Netlink {
                     Err(e) => return Err(Fault::kernel(operation, e, None)),
                 };
                 for message in wire::messages(datagram) {
-                    let malformed = |e| Fault::malformed(operation, e);
                     let message = message.map_err(malformed)?;
-                    let index = message.seq.checked_sub(base).map(|n| first + n as usize);
-                    let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) else {
-                        continue;
-                    };
+                    let index = message
+                        .seq
+                        .checked_sub(base)
+                        .map(|n| first + n as usize)
+                        .filter(|n| *n < end);
+                    let Some(index) = index else { continue };
                     if wire::is_acknowledgement(&message) {
-                        *outcome = wire::acknowledgement(&message)
+                        outcomes[index] = wire::acknowledgement(&message)
                             .map_err(malformed)?
                             .map(|()| None);
                         open -= 1;
                     } else if let Some(answer) = read(&message).map_err(malformed)? {
-                        *outcome = Ok(Some(answer));
+                        outcomes[index] = Ok(Some(answer));
                         open -= 1;
+                    }
+                    if answers == Answers::OnlyRefusals && index + 1 == end {
+                        // The answer to the last one: whatever has not been refused by now was done.
+                        let silent = |outcome: &&mut Result<_, KernelError>| matches!(outcome, Err(e) if e.errno == Errno::NOBUFS.raw_os_error());
+                        outcomes[first..]
+                            .iter_mut()
+                            .filter(silent)
+                            .for_each(|outcome| *outcome = Ok(None));
+                        open = 0;
                     }
                 }
             }
@@ -173,7 +199,13 @@ impl Netlink {
         mut write: impl FnMut(&mut Writer, u32),
         read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Result<Option<T>, KernelError>, Fault> {
-        let mut outcomes = self.batch(operation, 1, |w, seq, _| write(w, seq), read)?;
+        let mut outcomes = self.batch(
+            operation,
+            1,
+            Answers::Each,
+            |w, seq, _, _| write(w, seq),
+            read,
+        )?;
         outcomes
             .pop()
             .ok_or_else(|| Fault::other(operation, "the kernel did not answer"))

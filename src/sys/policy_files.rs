@@ -28,6 +28,9 @@ const DIRECTORIES: [&str; 4] = [
 /// A policy is a page of text; what is longer is a mistake and not read on.
 const MOST: u64 = 1 << 20;
 
+/// The uid that default files have to belong to.
+const ROOT: u32 = 0;
+
 /// Which policy to read.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'a> {
@@ -48,11 +51,17 @@ pub enum Wanted<'a> {
 /// # Errors
 /// All problems of all files.
 pub fn load(root: &Path, wanted: Wanted, euid_is_root: bool) -> Result<Policy, PolicyErrors> {
+    let owner = (euid_is_root && root == Path::new("/")).then_some(ROOT);
+    load_owned(root, wanted, owner)
+}
+
+/// With an owner, only files and directories that nobody else can write.
+fn load_owned(root: &Path, wanted: Wanted, owner: Option<u32>) -> Result<Policy, PolicyErrors> {
     let (fragments, errors) = match wanted {
         Wanted::Path(path) => one(path),
         Wanted::Default => Loader {
             root,
-            checked: euid_is_root && root == Path::new("/"),
+            owner,
             loaded: (Vec::new(), Vec::new()),
         }
         .run(),
@@ -85,7 +94,7 @@ fn one(path: &Path) -> Loaded {
         &mut loaded,
         path,
         kind,
-        opened.and_then(|fd| contents(fd, false)),
+        opened.and_then(|fd| contents(fd, None)),
     );
     loaded
 }
@@ -105,7 +114,7 @@ fn add(loaded: &mut Loaded, path: &Path, kind: Kind, bytes: Result<Option<Vec<u8
 
 struct Loader<'a> {
     root: &'a Path,
-    checked: bool,
+    owner: Option<u32>,
     loaded: Loaded,
 }
 
@@ -157,7 +166,7 @@ impl Loader<'_> {
         };
         let trusted = opened.and_then(|fd| {
             let stat = fs::fstat(&fd).map_err(|errno| Problem::io("stat", errno))?;
-            self.checked.then(|| trust(&stat)).transpose()?;
+            trust(&stat, self.owner)?;
             Ok(fd)
         });
         trusted.map_err(|problem| self.problem(path, problem)).ok()
@@ -187,7 +196,7 @@ impl Loader<'_> {
             return Ok(None);
         }
         match open_below(root, path, FLAGS, self.root) {
-            Ok(fd) => contents(fd, self.checked),
+            Ok(fd) => contents(fd, self.owner),
             Err(Errno::NOENT) => Err(Problem::dangling(root, path)),
             Err(errno) => Err(Problem::io("open", errno)),
         }
@@ -219,7 +228,7 @@ fn present(directory: BorrowedFd, path: &OsStr) -> bool {
 }
 
 /// The bytes of an open file; none if it is /dev/null, which masks.
-fn contents(fd: OwnedFd, checked: bool) -> Result<Option<Vec<u8>>, Problem> {
+fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem> {
     // What is open cannot be exchanged any more, so it is judged instead of its name.
     let stat = fs::fstat(&fd).map_err(|errno| Problem::io("stat", errno))?;
     let what = match FileType::from_raw_mode(stat.st_mode) {
@@ -234,9 +243,7 @@ fn contents(fd: OwnedFd, checked: bool) -> Result<Option<Vec<u8>>, Problem> {
             "a policy is a regular file, or a link to /dev/null to mask one of the same name";
         return Err(Problem::new(format!("this is {what}, not a file"), help));
     }
-    if checked {
-        trust(&stat)?;
-    }
+    trust(&stat, owner)?;
     let mut bytes = Vec::new();
     let read = File::from(fd).take(MOST + 1).read_to_end(&mut bytes);
     read.map_err(|error| Problem::new(format!("read: {error}"), ""))?;
@@ -250,18 +257,19 @@ fn contents(fd: OwnedFd, checked: bool) -> Result<Option<Vec<u8>>, Problem> {
     Ok(Some(bytes))
 }
 
-/// Whether only root can write it.
-fn trust(stat: &Stat) -> Result<(), Problem> {
-    let mode = stat.st_mode & 0o7777;
+/// Whether nobody but this owner, who is root, can write it.
+fn trust(stat: &Stat, owner: Option<u32>) -> Result<(), Problem> {
+    let Some(owner) = owner else { return Ok(()) };
+    let (uid, mode) = (stat.st_uid, stat.st_mode & 0o7777);
     let everybody = mode & 0o002 != 0;
-    let (message, command) = match (stat.st_uid, everybody) {
-        (0, false) => return Ok(()),
-        (0, true) => ("everybody can write it".to_owned(), "chmod o-w {}"),
-        (uid, false) => (
+    let (message, command) = match (uid == owner, everybody) {
+        (true, false) => return Ok(()),
+        (true, true) => ("everybody can write it".to_owned(), "chmod o-w {}"),
+        (false, false) => (
             format!("it belongs to uid {uid}, not to root"),
             "chown root {}",
         ),
-        (uid, true) => (
+        (false, true) => (
             format!("it belongs to uid {uid}, not to root, and everybody can write it"),
             "chown root {} && chmod o-w {}",
         ),
@@ -312,5 +320,300 @@ impl Problem {
     fn of(self, name: &str) -> PolicyError {
         let help = self.help.replace("{}", &escape(name.as_bytes()));
         PolicyError::of_file(name, self.message, (!help.is_empty()).then_some(help))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::time::{Duration, Instant};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::policy::{Assume, BUILT_IN};
+
+    const FIXED: &str = "version = 1\nunknown-kernel = \"fixed\"\n";
+    const AFFECTED: &str = "version = 1\nunknown-kernel = \"affected\"\n";
+
+    /// A root directory with these files; a text that begins with `-> ` is a link.
+    fn tree(files: &[(&str, &str)]) -> TempDir {
+        let root = TempDir::new().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match text.strip_prefix("-> ") {
+                Some(target) => symlink(target, path).unwrap(),
+                None => std::fs::write(path, text).unwrap(),
+            }
+        }
+        root
+    }
+
+    fn default(root: &TempDir) -> Result<Policy, PolicyErrors> {
+        load(root.path(), Wanted::Default, true)
+    }
+
+    /// Which files are read, in order, and what decides about an unknown kernel.
+    #[test]
+    fn the_right_files_in_the_right_order() {
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+        let rows: &[Row] = &[
+            ("nothing", &[], &[], BUILT_IN),
+            (
+                "the first main file alone",
+                &[
+                    ("usr/lib/vxcsum/policy.toml", AFFECTED),
+                    ("run/vxcsum/policy.toml", FIXED),
+                ],
+                &["run/vxcsum/policy.toml"],
+                "run/vxcsum/policy.toml:2",
+            ),
+            (
+                "a masked main file",
+                &[
+                    ("etc/vxcsum/policy.toml", "-> /dev/null"),
+                    ("usr/lib/vxcsum/policy.toml", FIXED),
+                ],
+                &[],
+                BUILT_IN,
+            ),
+            (
+                "drop-ins of all directories by name, /etc before /run before /usr/local/lib before /usr/lib",
+                &[
+                    ("usr/lib/vxcsum/policy.toml", AFFECTED),
+                    ("etc/vxcsum/policy.d/10-a.toml", FIXED),
+                    ("usr/lib/vxcsum/policy.d/20-b.toml", AFFECTED),
+                    ("usr/local/lib/vxcsum/policy.d/20-b.toml", FIXED),
+                    ("run/vxcsum/policy.d/15-c.toml", FIXED),
+                    ("etc/vxcsum/policy.d/.hidden.toml", "no"),
+                    ("etc/vxcsum/policy.d/backup.toml~", "no"),
+                ],
+                &[
+                    "usr/lib/vxcsum/policy.toml",
+                    "etc/vxcsum/policy.d/10-a.toml",
+                    "run/vxcsum/policy.d/15-c.toml",
+                    "usr/local/lib/vxcsum/policy.d/20-b.toml",
+                ],
+                "usr/local/lib/vxcsum/policy.d/20-b.toml:2",
+            ),
+            (
+                "a link to /dev/null and an empty file mask a drop-in of a lower directory",
+                &[
+                    ("run/vxcsum/policy.d/10-a.toml", "-> /dev/null"),
+                    ("usr/lib/vxcsum/policy.d/10-a.toml", FIXED),
+                    ("etc/vxcsum/policy.d/20-b.toml", ""),
+                    ("usr/lib/vxcsum/policy.d/20-b.toml", FIXED),
+                ],
+                &["etc/vxcsum/policy.d/20-b.toml"],
+                BUILT_IN,
+            ),
+            (
+                "a link to a file",
+                &[
+                    ("etc/vxcsum/policy.toml", "-> site.conf"),
+                    ("etc/vxcsum/site.conf", FIXED),
+                ],
+                &["etc/vxcsum/policy.toml"],
+                "etc/vxcsum/policy.toml:2",
+            ),
+        ];
+        for (what, files, read, origin) in rows {
+            let root = tree(files);
+            let policy = default(&root).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let below = |path: &str| path.replace(&format!("{}/", root.path().display()), "");
+            let names: Vec<_> = policy.files.iter().map(|f| below(f)).collect();
+            assert_eq!(names, *read, "{what}");
+            assert_eq!(below(&policy.unknown_kernel.origin), *origin, "{what}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read() {
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let large = "#".repeat(1 + (1 << 20));
+        let rows: &[Row] = &[
+            (
+                "etc/vxcsum/policy.toml",
+                &[("etc/vxcsum/policy.toml", "-> gone.toml")],
+                "the link leads to gone.toml, which does not exist",
+            ),
+            (
+                "etc/vxcsum/policy.toml",
+                &[("etc/vxcsum/policy.toml/x", "")],
+                "this is a directory, not a file",
+            ),
+            (
+                "etc/vxcsum/policy.toml",
+                &[("etc/vxcsum/policy.toml", "-> policy.toml")],
+                "open: Too many levels of symbolic links (os error 40)",
+            ),
+            (
+                "etc/vxcsum",
+                &[("etc/vxcsum", "")],
+                "open the directory: Not a directory (os error 20)",
+            ),
+            (
+                "etc/vxcsum",
+                &[("etc/vxcsum", "-> gone")],
+                "the link leads to gone, which does not exist",
+            ),
+            (
+                "run/vxcsum/policy.d",
+                &[("run/vxcsum/policy.d", "")],
+                "open the directory: Not a directory (os error 20)",
+            ),
+            (
+                "etc/vxcsum/policy.d/a.toml",
+                &[("etc/vxcsum/policy.d/a.toml", &large)],
+                "the file is larger than 1 MiB",
+            ),
+        ];
+        for (path, files, message) in rows {
+            let root = tree(files);
+            let errors = default(&root).expect_err(message);
+            let errors: Vec<_> = errors.items().collect();
+            assert_eq!(errors.len(), 1, "{message}: {errors:?}");
+            assert_eq!(errors[0].message, *message);
+            assert_eq!(errors[0].file, root.path().join(path).to_str().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_errors_of_all_files_come_together() {
+        let root = tree(&[
+            ("etc/vxcsum/policy.toml", "version = 1\nx = 1\n"),
+            ("etc/vxcsum/policy.d/a.toml", "y = 1\nz = 1\n"),
+            ("run/vxcsum/policy.d/b.toml", "-> gone"),
+        ]);
+        let errors = default(&root).unwrap_err();
+        let places: Vec<_> = errors
+            .items()
+            .map(|e| (e.file.rsplit('/').next().unwrap(), e.line))
+            .collect();
+        let expected = [
+            ("policy.toml", Some(2)),
+            ("a.toml", Some(1)),
+            ("a.toml", Some(2)),
+            ("b.toml", None),
+        ];
+        assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn absolute_links_stay_below_the_root() {
+        let root = tree(&[
+            ("etc/vxcsum/policy.toml", "-> /opt/site.toml"),
+            ("opt/site.toml", FIXED),
+        ]);
+        assert_eq!(default(&root).unwrap().unknown_kernel.value, Assume::Fixed);
+    }
+
+    #[test]
+    fn a_fifo_does_not_hang() {
+        let root = tree(&[("etc/vxcsum/x", "")]);
+        let path = root.path().join("etc/vxcsum/policy.toml");
+        fs::mkfifoat(fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let start = Instant::now();
+        for wanted in [Wanted::Default, Wanted::Path(&path)] {
+            let errors = load(root.path(), wanted, true).unwrap_err();
+            let message = &errors.items().next().unwrap().message;
+            assert_eq!(message, "this is a FIFO, not a file");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_given_path_stands_alone() {
+        let root = tree(&[
+            ("etc/vxcsum/policy.toml", AFFECTED),
+            ("mine.toml", FIXED),
+            ("etc/vxcsum/policy.d/a.toml", "unknown-kernel = \"fixed\"\n"),
+        ]);
+        let read = |path: &Path| load_owned(root.path(), Wanted::Path(path), Some(ROOT));
+        let mine = root.path().join("mine.toml");
+        std::fs::set_permissions(&mine, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let policy = read(&mine).unwrap();
+        assert_eq!(policy.files, [mine.to_str().unwrap()]);
+        assert_eq!(policy.unknown_kernel.value, Assume::Fixed);
+        let drop_in = read(&root.path().join("etc/vxcsum/policy.d/a.toml")).unwrap();
+        assert_eq!(drop_in.unknown_kernel.value, Assume::Fixed);
+        assert_eq!(read(Path::new("/dev/null")).unwrap(), Policy::built_in());
+        let missing = read(&root.path().join("none.toml")).unwrap_err();
+        let message = &missing.items().next().unwrap().message;
+        assert_eq!(message, "open: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn who_may_write() {
+        let mut stat = fs::stat("/").unwrap();
+        for (uid, mode, refused) in [
+            (0, 0o100_644, None),
+            (0, 0o100_664, None),
+            (0, 0o040_755, None),
+            (
+                0,
+                0o100_666,
+                Some(("everybody can write it (mode 0666)", "chmod o-w F")),
+            ),
+            (
+                0,
+                0o041_777,
+                Some(("everybody can write it (mode 1777)", "chmod o-w F")),
+            ),
+            (
+                1000,
+                0o100_600,
+                Some((
+                    "it belongs to uid 1000, not to root (mode 0600)",
+                    "chown root F",
+                )),
+            ),
+            (
+                1000,
+                0o100_602,
+                Some((
+                    "it belongs to uid 1000, not to root, and everybody can write it (mode 0602)",
+                    "chown root F && chmod o-w F",
+                )),
+            ),
+        ] {
+            stat.st_uid = uid;
+            stat.st_mode = mode;
+            let error = trust(&stat, Some(ROOT))
+                .err()
+                .map(|problem| problem.of("F"));
+            let expected = refused.map(|(message, command)| {
+                let help = Some(format!("run `{command}`"));
+                PolicyError::of_file("F", format!("refused: {message}"), help)
+            });
+            assert_eq!(error, expected);
+        }
+    }
+
+    /// Whoever runs the test, root or not.
+    #[test]
+    fn what_everybody_can_write_is_refused() {
+        for path in [
+            "etc/vxcsum/policy.toml",
+            "etc/vxcsum",
+            "usr/lib/vxcsum/policy.d",
+            "usr/lib/vxcsum/policy.d/a.toml",
+        ] {
+            let root = tree(&[
+                ("etc/vxcsum/policy.toml", FIXED),
+                ("usr/lib/vxcsum/policy.d/a.toml", FIXED),
+            ]);
+            let own_uid = rustix::process::geteuid().as_raw();
+            let full = root.path().join(path);
+            let mode = std::fs::metadata(&full).unwrap().permissions().mode();
+            std::fs::set_permissions(&full, std::fs::Permissions::from_mode(mode | 0o002)).unwrap();
+            let errors = load_owned(root.path(), Wanted::Default, Some(own_uid)).unwrap_err();
+            let full = full.to_str().unwrap();
+            let refused =
+                |e: &PolicyError| e.file == full && e.message.contains("everybody can write it");
+            assert!(errors.items().any(refused), "{path}: {errors}");
+            assert!(default(&root).is_ok(), "an image's files are its builder's");
+        }
     }
 }

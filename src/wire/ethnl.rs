@@ -3,7 +3,7 @@
 //! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
 //! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
 
-use super::{Attr, Malformed, Message, NLM_F_ACK, NLM_F_DUMP, Open, Writer, attrs};
+use super::{Attr, Malformed, Message, NLM_F_DUMP, Open, Writer, attrs};
 use crate::facts::{Features, IfName};
 
 const GENL_ID_CTRL: u16 = 0x10;
@@ -168,12 +168,12 @@ pub fn get_features(w: &mut Writer, family: u16, seq: u32, device: (u32, &IfName
 pub fn set_feature(
     w: &mut Writer,
     family: u16,
-    seq: u32,
+    (seq, flags): (u32, u16),
     device: (u32, &IfName),
     feature: &str,
     wanted: bool,
 ) {
-    let open = begin(w, family, NLM_F_ACK, seq, ETHTOOL_MSG_FEATURES_SET);
+    let open = begin(w, family, flags, seq, ETHTOOL_MSG_FEATURES_SET);
     put_header(w, Some(device), ETHTOOL_FLAG_OMIT_REPLY);
     let bitset = w.nest(ETHTOOL_A_FEATURES_WANTED);
     let bits = w.nest(ETHTOOL_A_BITSET_BITS);
@@ -213,16 +213,20 @@ pub struct DeviceFeatures<'a> {
     pub features: Features,
 }
 
-/// Reads an answer to [`dump_features`] or [`get_features`]; none for any other message.
+/// Reads an answer to [`dump_features`] or [`get_features`]; none for any other message, and for a device that is not
+/// `wanted` by ifindex and name: a node has many more devices than those.
 ///
 /// # Errors
 /// Malformed bytes, a missing set, or more features than 128.
-pub fn features<'a>(message: &Message<'a>) -> Result<Option<DeviceFeatures<'a>>, Malformed> {
+pub fn features<'a>(
+    message: &Message<'a>,
+    wanted_device: impl Fn(u32, &[u8]) -> bool,
+) -> Result<Option<DeviceFeatures<'a>>, Malformed> {
     let Some(attributes) = body(message, Some(ETHTOOL_MSG_FEATURES_GET_REPLY))? else {
         return Ok(None);
     };
-    let (mut ifindex, mut hw, mut wanted, mut active, mut nochange) =
-        (None, None, None, None, None);
+    let (mut ifindex, mut name) = (None, None);
+    let (mut hw, mut wanted, mut active, mut nochange) = (None, None, None, None);
     for attr in attrs(attributes) {
         let attr = attr?;
         match attr.kind {
@@ -231,6 +235,11 @@ pub fn features<'a>(message: &Message<'a>) -> Result<Option<DeviceFeatures<'a>>,
                     .map(|index| index.u32())
                     .transpose()?;
                 name = find(&attr, ETHTOOL_A_HEADER_DEV_NAME)?.map(|name| name.string());
+                if let (Some(ifindex), Some(name)) = (ifindex, name)
+                    && !wanted_device(ifindex, name)
+                {
+                    return Ok(None);
+                }
             }
             ETHTOOL_A_FEATURES_HW => hw = Some(bitset(&attr)?),
             ETHTOOL_A_FEATURES_WANTED => wanted = Some(bitset(&attr)?),
@@ -279,9 +288,11 @@ fn words(bytes: &[u8]) -> Result<u128, Malformed> {
     if words.len() > 4 || !rest.is_empty() {
         return Err(Malformed("feature set"));
     }
-    Ok(words.iter().rev().fold(0, |set, word| {
-        set << 32 | u128::from(u32::from_ne_bytes(*word))
-    }))
+    let shifted = words
+        .iter()
+        .zip((0..).step_by(32))
+        .map(|(word, shift)| u128::from(u32::from_ne_bytes(*word)) << shift);
+    Ok(shifted.fold(0, |set, word| set | word))
 }
 
 /// The attributes behind a generic netlink header; none if the command is another one.
