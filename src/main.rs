@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vxcsum::commands::main(std::env::args_os()).into()
+    ExitCode::from(vxcsum::commands::main(std::env::args_os()) as u8)
 }
