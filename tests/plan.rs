@@ -1,0 +1,618 @@
+//! The decision, row by row: policy, kernel and device in; action, reason and outcome out.
+
+use std::collections::HashMap;
+
+use vxcsum::error::Fault;
+use vxcsum::facts::Facts;
+use vxcsum::facts::{
+    BackendName, Device, Exposure, FEATURE, FeatureState, FeatureTable, Features, IfName,
+    KernelFacts, OuterChecksum, SET_OFF, Underlay, UnderlayLink, VxlanLink,
+};
+use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
+use vxcsum::plan::{Action, Plan, decide};
+use vxcsum::policy::{Kind, Policy, merge, parse};
+use vxcsum::report::{Change, ExitCode, KernelReport, Outcome, Report};
+use vxcsum::wire::KernelError;
+
+const BIT: u128 = 0b10;
+const TSO: u128 = 0b100;
+const LRO: u128 = 0b1000;
+const ON: Features = Features {
+    hw: BIT | TSO,
+    wanted: BIT | TSO,
+    active: BIT | TSO | LRO,
+    nochange: 0,
+};
+const OFF: Features = Features {
+    hw: BIT | TSO,
+    wanted: TSO,
+    active: LRO,
+    nochange: 0,
+};
+
+fn table() -> FeatureTable {
+    let names = [
+        "tx-scatter-gather",
+        FEATURE,
+        "tx-tcp-segmentation",
+        "rx-lro",
+    ];
+    FeatureTable {
+        names: names.map(str::to_owned).to_vec(),
+    }
+}
+
+fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> Device {
+    Device {
+        link: VxlanLink {
+            ifindex: 7,
+            name: IfName::new(b"flannel.1").unwrap(),
+            vni: Some(1),
+            dst_port: Some(8472),
+            local: None,
+            outer_checksum,
+            udp_zero_csum6_tx: false,
+            udp_zero_csum6_rx: false,
+            underlay: UnderlayLink::Ifindex(2),
+        },
+        underlay: Some(Underlay {
+            ifindex: 2,
+            name: IfName::new(b"ens192").unwrap(),
+            driver: Some("vmxnet3".to_owned()),
+        }),
+        features,
+        exposure: Exposure::Unknown,
+    }
+}
+
+fn facts(device: Device) -> Facts {
+    Facts {
+        kernel: KernelFacts::default(),
+        table: table(),
+        devices: vec![device],
+    }
+}
+
+fn kernel(zero: Status, lco: Status) -> KernelVerdict {
+    let bug = |id, status| BugVerdict {
+        id,
+        status,
+        why: None,
+        evidence: Vec::new(),
+    };
+    KernelVerdict {
+        bugs: [bug(BugId::NatZeroCsum, zero), bug(BugId::NatLcoCsum, lco)],
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    let text = format!("version = 1\n{text}");
+    let fragment = parse("p.toml", Kind::Main, text.as_bytes())
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
+    merge(vec![fragment])
+}
+
+fn kernel_report() -> KernelReport {
+    KernelReport::new(
+        &KernelFacts::default(),
+        kernel(Status::Affected, Status::Affected),
+    )
+}
+
+fn refused(errno: i32) -> Fault {
+    Fault::netlink(
+        SET_OFF,
+        &KernelError {
+            errno,
+            extack: None,
+        },
+    )
+}
+
+#[test]
+fn decisions() {
+    use OuterChecksum::{External, Present, Unknown as NotSaid, Zero};
+    use Status::{Affected, NotAffected, Unknown};
+    let (off, leave) = (Action::TurnOff, Action::Leave);
+    let always = "[[rule]]\nwhen = \"always\"";
+    let never = "[[rule]]\nwhen = \"never\"";
+    let if_exposed = "[[rule]]\nwhen = \"exposed\"";
+    let if_affected = "[[rule]]\nwhen = \"affected\"";
+    let fast = "unknown-kernel = \"fixed\"";
+    let no_lco = "[bugs]\nnat-lco-csum = \"never\"";
+    let lco_affected = "[bugs]\nnat-lco-csum = \"affected\"";
+    let last_wins =
+        "[[rule]]\nwhen = \"always\"\n[[rule]]\nunderlay-driver = \"vmxnet3\"\nwhen = \"never\"";
+    let other_device = "[[rule]]\ndevice = \"vxlan.calico\"\nwhen = \"always\"";
+    for (name, policy_text, checksum, zero, lco, action, code, status) in [
+        // Each outer checksum meets its own bug only.
+        (
+            "present, lco bug",
+            "",
+            Present,
+            NotAffected,
+            Affected,
+            off,
+            "exposure-unknown",
+            Affected,
+        ),
+        (
+            "present, zero bug only",
+            "",
+            Present,
+            Affected,
+            NotAffected,
+            leave,
+            "kernel-not-affected",
+            NotAffected,
+        ),
+        (
+            "zero, zero bug",
+            "",
+            Zero,
+            Affected,
+            NotAffected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        (
+            "zero, lco bug only",
+            "",
+            Zero,
+            NotAffected,
+            Affected,
+            leave,
+            "kernel-not-affected",
+            NotAffected,
+        ),
+        // These can meet both.
+        (
+            "external, zero bug",
+            "",
+            External,
+            Affected,
+            NotAffected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        (
+            "external, lco bug",
+            "",
+            External,
+            NotAffected,
+            Affected,
+            off,
+            "exposure-unknown",
+            Affected,
+        ),
+        (
+            "external, none",
+            "",
+            External,
+            NotAffected,
+            NotAffected,
+            leave,
+            "kernel-not-affected",
+            NotAffected,
+        ),
+        (
+            "not said, lco bug",
+            "",
+            NotSaid,
+            NotAffected,
+            Affected,
+            off,
+            "exposure-unknown",
+            Affected,
+        ),
+        (
+            "external, one unknown",
+            "",
+            External,
+            Unknown,
+            NotAffected,
+            off,
+            "kernel-unknown",
+            Unknown,
+        ),
+        (
+            "external, affected beats unknown",
+            "",
+            External,
+            Unknown,
+            Affected,
+            off,
+            "kernel-unknown",
+            Affected,
+        ),
+        // What is not known counts as the policy says.
+        (
+            "unknown is affected",
+            "",
+            Zero,
+            Unknown,
+            Unknown,
+            off,
+            "kernel-unknown",
+            Unknown,
+        ),
+        (
+            "unknown is fixed",
+            fast,
+            Zero,
+            Unknown,
+            Unknown,
+            leave,
+            "kernel-unknown-fixed",
+            Unknown,
+        ),
+        (
+            "unknown, exposed",
+            "",
+            Present,
+            NotAffected,
+            Unknown,
+            off,
+            "exposure-unknown",
+            Unknown,
+        ),
+        // [bugs].
+        (
+            "never for this bug",
+            no_lco,
+            Present,
+            Affected,
+            Affected,
+            leave,
+            "bug-never",
+            Affected,
+        ),
+        (
+            "never for the other bug",
+            no_lco,
+            Zero,
+            Affected,
+            Affected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        (
+            "never for one of both",
+            no_lco,
+            External,
+            Affected,
+            Affected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        (
+            "no exposure needed",
+            lco_affected,
+            Present,
+            NotAffected,
+            Affected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        // Rules.
+        (
+            "always, kernel fine",
+            always,
+            Present,
+            NotAffected,
+            NotAffected,
+            off,
+            "rule-always",
+            NotAffected,
+        ),
+        (
+            "never, kernel bad",
+            never,
+            Zero,
+            Affected,
+            Affected,
+            leave,
+            "rule-never",
+            Affected,
+        ),
+        (
+            "if exposed",
+            if_exposed,
+            Zero,
+            Affected,
+            NotAffected,
+            off,
+            "exposure-unknown",
+            Affected,
+        ),
+        (
+            "if exposed, fine",
+            if_exposed,
+            Zero,
+            NotAffected,
+            NotAffected,
+            leave,
+            "kernel-not-affected",
+            NotAffected,
+        ),
+        (
+            "if affected",
+            if_affected,
+            Present,
+            NotAffected,
+            Affected,
+            off,
+            "kernel-affected",
+            Affected,
+        ),
+        (
+            "the last matching rule",
+            last_wins,
+            Zero,
+            Affected,
+            Affected,
+            leave,
+            "rule-never",
+            Affected,
+        ),
+        (
+            "a rule for another device",
+            other_device,
+            Present,
+            NotAffected,
+            NotAffected,
+            leave,
+            "kernel-not-affected",
+            NotAffected,
+        ),
+    ] {
+        let facts = facts(device(checksum, Ok(ON)));
+        let plan = decide(&policy(policy_text), &facts, &kernel(zero, lco));
+        let d = &plan.devices[0];
+        assert_eq!(
+            (d.action, d.reason.code.as_str(), d.verdict.status),
+            (action, code, status),
+            "{name}: {:?}",
+            d.reason
+        );
+        assert_eq!(d.must_be_off, action == off, "{name}");
+        assert_eq!(d.also_off, if action == off { TSO } else { 0 }, "{name}");
+        assert_eq!(
+            d.rule.is_some(),
+            code.starts_with("rule-")
+                || policy_text.contains("exposed")
+                || policy_text == if_affected,
+            "{name}"
+        );
+        assert!(
+            !d.reason.text.is_empty() && !d.reason.text.ends_with('.'),
+            "{name}: {}",
+            d.reason.text
+        );
+    }
+}
+
+#[test]
+fn what_the_state_of_the_feature_makes_of_a_decision() {
+    let state = |hw, wanted, active, nochange| {
+        let bit = |set| if set { BIT } else { 0 };
+        Features {
+            hw: bit(hw),
+            wanted: bit(wanted),
+            active: bit(active),
+            nochange: bit(nochange),
+        }
+    };
+    let gone = || refused(19);
+    let failed = || refused(12);
+    for (name, features, action, code, outcome) in [
+        (
+            "on",
+            Ok(state(true, true, true, false)),
+            Action::TurnOff,
+            "exposure-unknown",
+            Outcome::Planned,
+        ),
+        (
+            "off",
+            Ok(state(true, false, false, false)),
+            Action::Leave,
+            "already-off",
+            Outcome::Unchanged,
+        ),
+        (
+            "off, wanted on",
+            Ok(state(true, true, false, false)),
+            Action::TurnOff,
+            "exposure-unknown",
+            Outcome::Planned,
+        ),
+        (
+            "on, wanted off",
+            Ok(state(true, false, true, false)),
+            Action::TurnOff,
+            "exposure-unknown",
+            Outcome::Planned,
+        ),
+        (
+            "on [fixed] by hw",
+            Ok(state(false, true, true, false)),
+            Action::Leave,
+            "fixed",
+            Outcome::Refused,
+        ),
+        (
+            "on [fixed] by nochange",
+            Ok(state(true, true, true, true)),
+            Action::Leave,
+            "fixed",
+            Outcome::Refused,
+        ),
+        (
+            "off [fixed]",
+            Ok(state(false, false, false, false)),
+            Action::Leave,
+            "already-off",
+            Outcome::Unchanged,
+        ),
+        (
+            "off [fixed], wanted on",
+            Ok(state(false, true, false, false)),
+            Action::Leave,
+            "already-off",
+            Outcome::Unchanged,
+        ),
+        (
+            "gone",
+            Err(gone()),
+            Action::Leave,
+            "not-readable",
+            Outcome::Gone,
+        ),
+        (
+            "not readable",
+            Err(failed()),
+            Action::Leave,
+            "not-readable",
+            Outcome::Failed,
+        ),
+    ] {
+        let facts = facts(device(OuterChecksum::Present, features));
+        let plan = decide(
+            &Policy::built_in(),
+            &facts,
+            &kernel(Status::NotAffected, Status::Affected),
+        );
+        let d = &plan.devices[0];
+        assert_eq!((d.action, d.reason.code.as_str()), (action, code), "{name}");
+        let report = Report::planned(&plan, kernel_report(), None);
+        assert_eq!(report.devices[0].outcome, outcome, "{name}");
+        assert_eq!(
+            report.devices[0].error.is_some(),
+            !matches!(outcome, Outcome::Planned | Outcome::Unchanged),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_kernel_without_the_feature() {
+    let mut facts = facts(device(OuterChecksum::Present, Ok(ON)));
+    facts.table = FeatureTable {
+        names: vec!["tx-scatter-gather".to_owned()],
+    };
+    let plan = decide(
+        &Policy::built_in(),
+        &facts,
+        &kernel(Status::Affected, Status::Affected),
+    );
+    assert_eq!(
+        (plan.devices[0].action, plan.devices[0].reason.code.as_str()),
+        (Action::Leave, "no-such-feature")
+    );
+    let report = Report::planned(&plan, kernel_report(), None);
+    let d = &report.devices[0];
+    assert_eq!(
+        (d.outcome, d.feature, report.exit_code(false)),
+        (Outcome::Failed, None, ExitCode::Failed)
+    );
+    assert_eq!(
+        d.error.as_ref().unwrap().to_string(),
+        "set tx-checksum-ip-generic off: this kernel has no feature of this name"
+    );
+}
+
+/// Where the policy leaves a device alone, a state that cannot be read is reported, and nothing is tried.
+#[test]
+fn a_device_that_is_left_alone_and_cannot_be_read() {
+    let facts = facts(device(OuterChecksum::Zero, Err(refused(12))));
+    let plan = decide(
+        &Policy::built_in(),
+        &facts,
+        &kernel(Status::NotAffected, Status::Affected),
+    );
+    assert_eq!(
+        (plan.devices[0].action, plan.devices[0].reason.code.as_str()),
+        (Action::Leave, "kernel-not-affected")
+    );
+    assert_eq!(
+        Report::planned(&plan, kernel_report(), None).devices[0].outcome,
+        Outcome::Failed
+    );
+}
+
+#[test]
+fn exit_codes() {
+    let facts = facts(device(OuterChecksum::Present, Ok(ON)));
+    let plan = decide(
+        &Policy::built_in(),
+        &facts,
+        &kernel(Status::NotAffected, Status::Affected),
+    );
+    let on = Some(FeatureState {
+        hw: true,
+        wanted: true,
+        active: true,
+        nochange: false,
+    });
+    let applied = |plan: &Plan<'_>, outcome, error: Option<Fault>| {
+        let change = Change {
+            outcome,
+            feature: on,
+            also_off: 0,
+            error,
+        };
+        let changes = HashMap::from([(7, change)]);
+        Report::applied(plan, kernel_report(), BackendName::Ioctl, changes).exit_code(true)
+    };
+    for (name, outcome, error, expected) in [
+        ("changed", Outcome::Changed, None, ExitCode::Ok),
+        ("unchanged", Outcome::Unchanged, None, ExitCode::Ok),
+        (
+            "gone needs nothing",
+            Outcome::Gone,
+            Some(refused(19)),
+            ExitCode::Ok,
+        ),
+        (
+            "refused",
+            Outcome::Refused,
+            Some(Fault::other(SET_OFF, "still on")),
+            ExitCode::Failed,
+        ),
+        (
+            "failed",
+            Outcome::Failed,
+            Some(refused(12)),
+            ExitCode::Failed,
+        ),
+        (
+            "not permitted",
+            Outcome::Failed,
+            Some(refused(1)),
+            ExitCode::Permission,
+        ),
+    ] {
+        assert_eq!(applied(&plan, outcome, error), expected, "{name}");
+    }
+    let planned = Report::planned(&plan, kernel_report(), None);
+    assert_eq!(
+        (planned.exit_code(false), planned.exit_code(true)),
+        (ExitCode::Ok, ExitCode::Pending)
+    );
+    let off = self::facts(device(OuterChecksum::Present, Ok(OFF)));
+    let plan = decide(
+        &Policy::built_in(),
+        &off,
+        &kernel(Status::NotAffected, Status::Affected),
+    );
+    assert_eq!(
+        Report::planned(&plan, kernel_report(), None).exit_code(true),
+        ExitCode::Ok
+    );
+}
