@@ -6,91 +6,115 @@ use std::collections::HashMap;
 
 use crate::discover::read_features;
 use crate::error::Fault;
-use crate::facts::{Features, SET_OFF};
-use crate::plan::{Action, Plan};
+use crate::facts::{Features, SET_OFF, SET_ON};
+use crate::plan::{Action, DevicePlan, Plan};
 use crate::report::{Change, Outcome};
 use crate::sys::features::Backend;
 
-/// Turns the feature off on every device for which the plan says so, reads it back, and says of each (by ifindex) what came
-/// of it. A device that fails stops no other.
+/// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
+/// it. A device that fails stops no other.
 pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> HashMap<u32, Change> {
-    let chosen: Vec<_> = plan
+    let mut changes = set(plan, backend, Action::TurnOff);
+    changes.extend(set(plan, backend, Action::TurnOn));
+    changes
+}
+
+fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action) -> HashMap<u32, Change> {
+    let chosen: Vec<&DevicePlan<'_>> = plan
         .devices
         .iter()
-        .filter(|device| device.action == Action::TurnOff)
+        .filter(|device| device.action == action)
         .collect();
-    let Some(index) = plan.table.index() else {
+    let Some(index) = plan.table.index().filter(|_| !chosen.is_empty()) else {
         return HashMap::new();
     };
-    if chosen.is_empty() {
-        return HashMap::new();
-    }
+    let on = action == Action::TurnOn;
     let count = u32::try_from(plan.table.names.len()).unwrap_or(u32::MAX);
     let refs: Vec<_> = chosen
         .iter()
         .map(|d| (d.device.link.ifindex, &d.device.link.name))
         .collect();
-    let sets = backend.set(&refs, (index, count), false);
+    let sets = backend.set(&refs, (index, count), on);
     // All are read back, also those whose set failed: it may have failed after the kernel did it.
     let now = read_features(backend, chosen.iter().map(|d| &d.device.link), plan.table);
+    let changed = |device: &DevicePlan<'_>, (set, now)| change(device, on, set, now, index);
     chosen
         .iter()
         .zip(sets.into_iter().zip(now))
-        .map(|(device, (set, now))| {
-            let before = device.device.features.as_ref().ok();
-            (device.device.link.ifindex, change(before, set, now, index))
-        })
+        .map(|(d, results)| (d.device.link.ifindex, changed(d, results)))
         .collect()
 }
 
 fn change(
-    before: Option<&Features>,
+    device: &DevicePlan<'_>,
+    on: bool,
     set: Result<(), Fault>,
     now: Result<Features, Fault>,
     index: u32,
 ) -> Change {
-    let failed = |fault: Fault| {
-        let outcome = if fault.gone() {
-            Outcome::Gone
+    let before = device
+        .device
+        .features
+        .as_ref()
+        .map_or(0, |features| features.active);
+    let as_asked = |now: &Features| {
+        if on {
+            now.state(index).wanted
         } else {
-            Outcome::Failed
-        };
-        Change {
-            outcome,
-            feature: None,
-            also_off: 0,
-            error: Some(fault),
+            now.state(index).off()
         }
     };
     match (set, now) {
         // Somebody else was faster.
-        (Err(_), Ok(now)) if now.state(index).off() => Change {
+        (Err(_), Ok(now)) if as_asked(&now) => Change {
             outcome: Outcome::Unchanged,
             feature: Some(now.state(index)),
-            also_off: 0,
+            also: 0,
             error: None,
         },
-        (Ok(()), Ok(now)) if now.state(index).off() => {
-            let also_off = before.map_or(0, |before| before.active) & !now.active & !(1 << index);
+        (Ok(()), Ok(now)) if as_asked(&now) => {
+            let differs = if on {
+                now.active & !before
+            } else {
+                before & !now.active
+            };
+            let also = differs & !(1 << index);
             Change {
                 outcome: Outcome::Changed,
                 feature: Some(now.state(index)),
-                also_off,
+                also,
                 error: None,
             }
         }
-        (Ok(()), Ok(now)) => Change {
-            outcome: Outcome::Refused,
-            feature: Some(now.state(index)),
-            also_off: 0,
-            error: Some(
-                Fault::other(
-                    SET_OFF,
-                    "the kernel accepted it and the feature is still on",
-                )
-                .advise("see whether another program turns it back on: ethtool --monitor"),
-            ),
-        },
-        (Err(fault), _) | (_, Err(fault)) => failed(fault),
+        (Ok(()), Ok(now)) => {
+            let (operation, still) = if on { (SET_ON, "off") } else { (SET_OFF, "on") };
+            let fault = Fault::other(
+                operation,
+                format!("the kernel accepted it and the feature is still {still}"),
+            )
+            .advise("see whether another program turns it back: ethtool --monitor");
+            Change {
+                outcome: Outcome::Refused,
+                feature: Some(now.state(index)),
+                also: 0,
+                error: Some(fault),
+            }
+        }
+        (Err(fault), now) => failed(fault, now.ok().map(|now| now.state(index))),
+        (Ok(()), Err(fault)) => failed(fault, None),
+    }
+}
+
+fn failed(fault: Fault, feature: Option<crate::facts::FeatureState>) -> Change {
+    let outcome = if fault.gone() {
+        Outcome::Gone
+    } else {
+        Outcome::Failed
+    };
+    Change {
+        outcome,
+        feature,
+        also: 0,
+        error: Some(fault),
     }
 }

@@ -77,6 +77,10 @@ impl From<BackendArg> for Choice {
 pub enum Command {
     /// Turn the feature off where the policy and the kernel ask for it.
     Apply(Apply),
+    /// Give back what vxcsum turned off since boot.
+    Revert(Revert),
+    /// Stay, and treat each VXLAN device as it appears or changes.
+    Watch,
     /// Show every VXLAN device, its state and what apply would do.
     Status(Status),
     /// Show what a decision was made of, and how to change it.
@@ -95,9 +99,23 @@ pub struct Apply {
     /// Only this device (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub devices: Vec<IfName>,
+    /// A --device that is not there, or is no VXLAN device, is no error: it may have gone since the event that named it.
+    #[arg(long, requires = "devices")]
+    pub if_exists: bool,
     /// With --dry-run: exit 2 if something would be changed.
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
+}
+
+/// `revert`.
+#[derive(Args, Debug)]
+pub struct Revert {
+    /// Show what would be given back and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only this device (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub devices: Vec<IfName>,
 }
 
 /// `status`.

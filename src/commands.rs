@@ -8,22 +8,20 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use clap::{CommandFactory, Parser};
-use log::{error, info, warn};
+use log::{error, warn};
 
-use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Status};
+use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Revert, Status};
+use crate::discover::Which;
 use crate::error::Error;
-use crate::facts::{Facts, FeatureTable, IfName, KernelFacts, escape};
-use crate::kernel::KernelVerdict;
+use crate::facts::{FeatureTable, IfName, KernelFacts, escape};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
+use crate::node::{Node, Options, load_policy, require_net_admin};
 use crate::plan::{self, Action, Plan};
-use crate::policy::Policy;
 use crate::render::{self, Explanation, RuleOutcome};
-use crate::report::{ExitCode, KernelReport, Outcome, Report};
-use crate::sys::features::Backend;
-use crate::sys::policy_files::{self, Wanted};
+use crate::report::{ExitCode, KernelReport, Report};
 use crate::sys::{files, journal};
-use crate::{apply, discover};
+use crate::watch;
 
 /// Runs the command and says what to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -74,9 +72,14 @@ fn fail(e: &Error, json: bool) -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Error> {
     let common = &cli.common;
-    if cli.dry_run && !matches!(cli.command, None | Some(Command::Apply(_))) {
+    if cli.dry_run
+        && !matches!(
+            cli.command,
+            None | Some(Command::Apply(_) | Command::Revert(_))
+        )
+    {
         return Err(Error::Usage(
-            "--dry-run belongs to apply: this command changes nothing anyway".to_owned(),
+            "--dry-run belongs to apply and revert: this command changes nothing anyway".to_owned(),
         ));
     }
     match cli.command {
@@ -87,6 +90,14 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
                 ..args
             },
         ),
+        Some(Command::Revert(args)) => run_revert(
+            common,
+            &Revert {
+                dry_run: args.dry_run || cli.dry_run,
+                ..args
+            },
+        ),
+        Some(Command::Watch) => watch::run(common.into()),
         Some(Command::Status(args)) => run_status(common, &args),
         Some(Command::Explain(args)) => run_explain(common, &args),
         Some(Command::Policy(PolicyCommand::Check { file })) => {
@@ -98,6 +109,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
             &Apply {
                 dry_run: true,
                 devices: Vec::new(),
+                if_exists: false,
                 exit_code: cli.exit_code,
             },
         ),
@@ -110,94 +122,91 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
     }
 }
 
-/// All that was found out.
-struct Gathered {
-    policy: Policy,
-    facts: Facts,
-    verdict: KernelVerdict,
-    backend: Backend,
-}
-
-impl Gathered {
-    fn kernel(&self) -> KernelReport {
-        KernelReport::new(&self.facts.kernel, self.verdict.clone())
-    }
-
-    fn plan(&self) -> Plan<'_> {
-        plan::decide(&self.policy, &self.facts, &self.verdict)
-    }
-
-    fn planned<'a>(&self, plan: &'a Plan<'a>) -> Report<'a> {
-        Report::planned(plan, self.kernel(), Some(self.backend.name()))
+impl From<&Common> for Options {
+    fn from(common: &Common) -> Self {
+        Self {
+            root: common.root.clone(),
+            policy: common.policy.clone(),
+            backend: common.backend.into(),
+        }
     }
 }
 
-/// The policy first: a bad one ends everything before any device is looked at.
-fn gather(common: &Common, only: &[IfName]) -> Result<Gathered, Error> {
-    let policy = load_policy(common)?;
-    let kernel = kernel_facts(&common.root);
-    let verdict = judge(&kernel, &policy.kernels);
-    let mut backend = Backend::open(common.backend.into())?;
-    let (table, devices) = discover::devices(&mut backend, only)?;
-    Ok(Gathered {
-        policy,
-        facts: Facts {
-            kernel,
-            table,
-            devices,
-        },
-        verdict,
-        backend,
-    })
-}
-
-fn load_policy(common: &Common) -> Result<Policy, Error> {
-    let wanted = common
-        .policy
-        .as_deref()
-        .map_or(Wanted::Default, Wanted::Path);
-    policy_files::load(&common.root, wanted, rustix::process::geteuid().is_root())
-        .map_err(Error::Policy)
-}
-
-fn kernel_facts(root: &Path) -> KernelFacts {
-    files::kernel_facts(root, |note| warn!("{note}"))
+fn which(names: &[IfName]) -> Which<'_> {
+    if names.is_empty() {
+        Which::All
+    } else {
+        Which::Named(names)
+    }
 }
 
 fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
-    let Gathered {
-        policy,
-        facts,
-        verdict,
-        mut backend,
-    } = gather(common, &args.devices)?;
-    let plan = plan::decide(&policy, &facts, &verdict);
-    let kernel = KernelReport::new(&facts.kernel, verdict);
-    let report = if args.dry_run {
-        Report::planned(&plan, kernel, Some(backend.name()))
+    let which = if args.if_exists {
+        Which::IfExists(&args.devices)
     } else {
-        if plan
-            .devices
-            .iter()
-            .any(|device| device.action == Action::TurnOff)
-        {
-            require_net_admin()?;
-        }
-        let changes = apply::apply(&plan, &mut backend);
-        let report = Report::applied(&plan, kernel, backend.name(), changes);
-        log_changes(&report);
-        report
+        which(&args.devices)
     };
-    print(common, &report, |out, color| {
-        render::apply(out, &report, color)
+    let mut node = Node::open(common.into())?;
+    let backend = node.backend();
+    let permitted = require_net_admin();
+    if args.dry_run || permitted.is_err() {
+        let facts = node.look(which)?;
+        let plan = node.plan(&facts);
+        if !args.dry_run
+            && plan
+                .devices
+                .iter()
+                .any(|device| device.action == Action::TurnOff)
+        {
+            permitted?;
+        }
+        let mut report = Report::planned(&plan, node.kernel_report(), Some(backend));
+        report.dry_run = args.dry_run;
+        return finish_apply(common, &report, args.exit_code);
+    }
+    let mut turn = node.turn()?;
+    let facts = node.look_in_turn(which, &turn)?;
+    let plan = node.plan(&facts);
+    let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
+    drop(turn);
+    let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+    journal::changes(&report);
+    finish_apply(common, &report, false)
+}
+
+fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<ExitCode, Error> {
+    print(common, report, |out, color| {
+        render::apply(out, report, color)
     })?;
-    Ok(report.exit_code(args.exit_code))
+    Ok(report.exit_code(pending))
+}
+
+fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
+    let which = which(&args.devices);
+    let mut node = Node::open(common.into())?;
+    let backend = node.backend();
+    if args.dry_run {
+        let facts = node.look(which)?;
+        let plan = plan::decide_revert(&facts, &node.verdict);
+        let report = Report::planned(&plan, node.kernel_report(), Some(backend));
+        return finish_apply(common, &report, false);
+    }
+    require_net_admin()?;
+    let mut turn = node.turn()?;
+    let facts = node.look_in_turn(which, &turn)?;
+    let plan = plan::decide_revert(&facts, &node.verdict);
+    let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
+    drop(turn);
+    let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+    journal::changes(&report);
+    finish_apply(common, &report, false)
 }
 
 fn run_status(common: &Common, args: &Status) -> Result<ExitCode, Error> {
-    let gathered = gather(common, &args.devices)?;
-    let plan = gathered.plan();
-    let report = gathered.planned(&plan);
+    let mut node = Node::open(common.into())?;
+    let facts = node.look(which(&args.devices))?;
+    let plan = node.plan(&facts);
+    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
     print(common, &report, |out, color| {
         render::status(out, &report, color)
     })?;
@@ -210,9 +219,10 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     }
     let kernel = match &args.kernel {
         Some(release) => named_kernel(release, args)?,
-        None => kernel_facts(&common.root),
+        None => files::kernel_facts(&common.root, |note| warn!("{note}")),
     };
-    let verdict = judge(&kernel, &load_policy(common)?.kernels);
+    let policy = load_policy(&common.root, common.policy.as_deref())?;
+    let verdict = judge(&kernel, &policy.kernels);
     let table = FeatureTable::default();
     let nothing = Plan {
         table: &table,
@@ -243,16 +253,17 @@ fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
 }
 
 fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
-    let gathered = gather(common, std::slice::from_ref(device))?;
-    let plan = gathered.plan();
-    let report = gathered.planned(&plan);
+    let mut node = Node::open(common.into())?;
+    let all = node.look(Which::Named(std::slice::from_ref(device)))?;
+    let plan = node.plan(&all);
+    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
     let code = report.exit_code(false);
-    let Some(facts) = gathered.facts.devices.first() else {
+    let Some(facts) = all.devices.first() else {
         return Err(Error::Device(format!("{device}: gone in the meantime")));
     };
     let subject = plan::subject(facts);
-    let deciding = gathered.policy.deciding_rule(&subject);
-    let rules = gathered
+    let deciding = node.policy.deciding_rule(&subject);
+    let rules = node
         .policy
         .consider(&subject)
         .into_iter()
@@ -268,7 +279,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
         .collect();
     let explanation = Explanation { report, rules };
     print(common, &explanation, |out, color| {
-        render::explain_device(out, &explanation, facts, &gathered.policy, color)
+        render::explain_device(out, &explanation, facts, &node.policy, color)
     })?;
     Ok(code)
 }
@@ -278,7 +289,7 @@ fn check_policy(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error>
         policy: file.map(Path::to_owned).or(common.policy.clone()),
         ..common.clone()
     };
-    let policy = load_policy(&common)?;
+    let policy = load_policy(&common.root, common.policy.as_deref())?;
     let read = if policy.files.is_empty() {
         vec!["built-in".to_owned()]
     } else {
@@ -303,55 +314,13 @@ fn check_policy(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error>
 }
 
 fn show_policy(common: &Common) -> Result<ExitCode, Error> {
-    let policy = load_policy(common)?;
+    let policy = load_policy(&common.root, common.policy.as_deref())?;
     print(
         common,
         &serde_json::json!({ "files": policy.files, "toml": policy.show() }),
         |out, _| write!(out, "{}", policy.show()),
     )?;
     Ok(ExitCode::Ok)
-}
-
-/// One sentence, before anything is tried on any device.
-fn require_net_admin() -> Result<(), Error> {
-    use rustix::thread::{CapabilitySet, capabilities};
-    match capabilities(None) {
-        Ok(sets) if !sets.effective.contains(CapabilitySet::NET_ADMIN) => Err(Error::Permission(
-            "changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done".to_owned(),
-        )),
-        // If the kernel does not even say, it will say when a device is set.
-        _ => Ok(()),
-    }
-}
-
-/// One record a change, with fields for the journal; silence where nothing changed.
-fn log_changes(report: &Report<'_>) {
-    if !systemd_journal_logger::connected_to_journal() {
-        // On a terminal the report says the same.
-        return;
-    }
-    for device in &report.devices {
-        let name = device.name.to_string();
-        let bug = device.verdict.bugs.first().map_or("", |bug| bug.as_str());
-        let (action, reason) = (device.outcome.as_str(), device.reason.code.as_str());
-        let (ifindex, vni) = (
-            device.ifindex,
-            device.vni.map(|vni| vni.to_string()).unwrap_or_default(),
-        );
-        match (device.outcome, &device.error) {
-            (Outcome::Changed, _) => info!(
-                VXCSUM_DEVICE = name, VXCSUM_IFINDEX = ifindex, VXCSUM_VNI = vni, VXCSUM_ACTION = action,
-                VXCSUM_REASON = reason, VXCSUM_BUG = bug;
-                "{name}: turned tx-checksum-ip-generic off: {}", device.reason.text
-            ),
-            (Outcome::Refused | Outcome::Failed, Some(e)) => error!(
-                VXCSUM_DEVICE = name, VXCSUM_IFINDEX = ifindex, VXCSUM_VNI = vni, VXCSUM_ACTION = action,
-                VXCSUM_REASON = reason, VXCSUM_BUG = bug;
-                "{name}: {e}"
-            ),
-            _ => {}
-        }
-    }
 }
 
 fn print(

@@ -8,51 +8,178 @@ use neli::consts::socket::NlFamily;
 
 use crate::error::{Error, Fault};
 use crate::facts::{
-    Device, Exposure, FeatureTable, Features, IfName, Underlay, UnderlayLink, VxlanLink,
+    Device, Exposure, FeatureTable, Features, IfName, Past, Underlay, UnderlayLink, VxlanLink,
 };
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
-use crate::sys::netlink::Netlink;
-use crate::wire::rtnl;
+use crate::sys::netlink::{Answers, Netlink};
+use crate::wire::{Writer, rtnl};
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";
 
-/// The VXLAN devices, by ifindex, and the names of the kernel's features.
-///
-/// # Errors
-/// The kernel cannot be asked, or one of `only` is not a VXLAN device: the error says what it is.
-pub fn devices(
-    backend: &mut Backend,
-    only: &[IfName],
-) -> Result<(FeatureTable, Vec<Device>), Error> {
-    let mut route =
-        Netlink::open(NlFamily::Route).map_err(|e| Fault::kernel("open rtnetlink", e, None))?;
-    let links = if only.is_empty() {
-        all(&mut route)?
-    } else {
-        named(&mut route, only)?
-    };
-    let Some(any) = links.first() else {
-        return Ok((FeatureTable::default(), Vec::new()));
-    };
-    let underlays = underlays(&mut route, &links)?;
-    let table = FeatureTable {
-        names: backend.feature_names(&any.name)?,
-    };
-    let features = read_features(backend, &links, &table);
-    let devices = links
-        .into_iter()
-        .zip(underlays)
-        .zip(features)
-        .map(|((link, underlay), features)| Device {
-            link,
-            underlay,
-            features,
-            exposure: Exposure::Unknown,
-        })
-        .collect();
-    Ok((table, devices))
+/// Which devices to look at.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// Every VXLAN device.
+    All,
+    /// These: each must be a VXLAN device.
+    Named(&'a [IfName]),
+    /// Those of these that are there and are VXLAN devices.
+    IfExists(&'a [IfName]),
+    /// Those with these ifindexes that are there and are VXLAN devices.
+    Ifindexes(&'a [u32]),
+}
+
+/// The sockets that discovery asks.
+pub struct Discovery {
+    route: Netlink,
+    socket: Socket,
+}
+
+impl Discovery {
+    /// # Errors
+    /// The kernel has no rtnetlink, or no more sockets.
+    pub fn open() -> Result<Self, Fault> {
+        let route =
+            Netlink::open(NlFamily::Route).map_err(|e| Fault::kernel("open rtnetlink", e, None))?;
+        let socket =
+            Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
+        Ok(Self { route, socket })
+    }
+
+    /// The VXLAN devices, by ifindex, and the names of the kernel's features.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, or one of those that must be a VXLAN device is not: the error says what it is.
+    pub fn devices(
+        &mut self,
+        backend: &mut Backend,
+        which: Which<'_>,
+    ) -> Result<(FeatureTable, Vec<Device>), Error> {
+        let links = match which {
+            Which::All => all(&mut self.route)?,
+            Which::Named(names) => self.named(names)?,
+            Which::IfExists(names) => {
+                let found = self.some(names.len(), |w, seq, n| {
+                    rtnl::get_by_name(w, seq, &names[n])
+                })?;
+                found
+                    .into_iter()
+                    .filter_map(|link| link.ok()?.vxlan)
+                    .collect()
+            }
+            Which::Ifindexes(ifindexes) => {
+                let found = self.some(ifindexes.len(), |w, seq, n| {
+                    rtnl::get_by_index(w, seq, ifindexes[n])
+                })?;
+                found
+                    .into_iter()
+                    .filter_map(|link| link.ok()?.vxlan)
+                    .collect()
+            }
+        };
+        let Some(any) = links.first() else {
+            return Ok((FeatureTable::default(), Vec::new()));
+        };
+        let underlays = self.underlays(&links)?;
+        let table = FeatureTable {
+            names: backend.feature_names(&any.name)?,
+        };
+        let features = read_features(backend, &links, &table);
+        let devices =
+            links
+                .into_iter()
+                .zip(underlays)
+                .zip(features)
+                .map(|((link, underlay), features)| Device {
+                    link,
+                    underlay,
+                    features,
+                    exposure: Exposure::Unknown,
+                    past: Past::default(),
+                });
+        Ok((table, devices.collect()))
+    }
+
+    /// One answer a request: a link of any kind, or why there is none.
+    fn some(
+        &mut self,
+        count: usize,
+        mut write: impl FnMut(&mut Writer, u32, usize),
+    ) -> Result<Vec<Result<rtnl::Link, Fault>>, Fault> {
+        let write = |w: &mut Writer, seq, _, n| write(w, seq, n);
+        let answers = self
+            .route
+            .batch(LOOK_UP, count, Answers::Each, write, rtnl::link)?;
+        let link = |answer: Result<Option<_>, _>| match answer {
+            Ok(link) => link.ok_or_else(|| Fault::other(LOOK_UP, "the kernel did not describe it")),
+            Err(e) => Err(Fault::netlink(LOOK_UP, &e)),
+        };
+        Ok(answers.into_iter().map(link).collect())
+    }
+
+    fn named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
+        let mut found = BTreeMap::new();
+        let links = self.some(names.len(), |w, seq, n| {
+            rtnl::get_by_name(w, seq, &names[n])
+        })?;
+        for (name, link) in names.iter().zip(links) {
+            let link = link.map_err(|fault| {
+                if fault.gone() {
+                    Error::Device(format!(
+                        "{name}: there is no such device in this network namespace"
+                    ))
+                } else {
+                    Error::Kernel(fault)
+                }
+            })?;
+            let kind = link
+                .kind
+                .unwrap_or_else(|| "plain network device".to_owned());
+            let vxlan = link
+                .vxlan
+                .ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
+            found.insert(vxlan.ifindex, vxlan);
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// The underlay of each link, in their order.
+    fn underlays(&mut self, links: &[VxlanLink]) -> Result<Vec<Option<Underlay>>, Fault> {
+        let by_address =
+            |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
+        let owners: HashMap<_, _> = if links.iter().any(by_address) {
+            self.route
+                .dump(
+                    "list the addresses",
+                    rtnl::dump_addresses,
+                    rtnl::owner_of_address,
+                )?
+                .into_iter()
+                .collect()
+        } else {
+            HashMap::new()
+        };
+        let ifindexes: Vec<Option<u32>> = links
+            .iter()
+            .map(|link| match link.underlay {
+                UnderlayLink::Ifindex(ifindex) => Some(ifindex),
+                UnderlayLink::OtherNamespace => None,
+                UnderlayLink::NotSet => owners.get(&link.local?).copied(),
+            })
+            .collect();
+        let mut known: HashMap<u32, Option<Underlay>> = HashMap::new();
+        for ifindex in ifindexes.iter().flatten() {
+            known
+                .entry(*ifindex)
+                .or_insert_with(|| underlay(&self.socket, *ifindex));
+        }
+        Ok(ifindexes
+            .into_iter()
+            .map(|ifindex| known.get(&ifindex?).cloned().flatten())
+            .collect())
+    }
 }
 
 /// The features of these links as they are now.
@@ -77,74 +204,6 @@ fn all(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
     found.sort_by_key(|link| link.ifindex);
     found.dedup_by_key(|link| link.ifindex);
     Ok(found)
-}
-
-fn named(route: &mut Netlink, only: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
-    let mut found = BTreeMap::new();
-    for name in only {
-        let link = route.request(
-            LOOK_UP,
-            |w, seq| rtnl::get_by_name(w, seq, name),
-            rtnl::link,
-        )?;
-        let link = link.map_err(|e| {
-            let fault = Fault::netlink(LOOK_UP, &e);
-            if fault.gone() {
-                Error::Device(format!(
-                    "{name}: there is no such device in this network namespace"
-                ))
-            } else {
-                Error::Kernel(fault)
-            }
-        })?;
-        let link = link.ok_or_else(|| Fault::other(LOOK_UP, "the kernel did not describe it"))?;
-        let kind = link
-            .kind
-            .unwrap_or_else(|| "plain network device".to_owned());
-        let vxlan = link
-            .vxlan
-            .ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
-        found.insert(vxlan.ifindex, vxlan);
-    }
-    Ok(found.into_values().collect())
-}
-
-/// The underlay of each link, in their order.
-fn underlays(route: &mut Netlink, links: &[VxlanLink]) -> Result<Vec<Option<Underlay>>, Fault> {
-    let by_address =
-        |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
-    let owners: HashMap<_, _> = if links.iter().any(by_address) {
-        route
-            .dump(
-                "list the addresses",
-                rtnl::dump_addresses,
-                rtnl::owner_of_address,
-            )?
-            .into_iter()
-            .collect()
-    } else {
-        HashMap::new()
-    };
-    let ifindexes: Vec<Option<u32>> = links
-        .iter()
-        .map(|link| match link.underlay {
-            UnderlayLink::Ifindex(ifindex) => Some(ifindex),
-            UnderlayLink::OtherNamespace => None,
-            UnderlayLink::NotSet => owners.get(&link.local?).copied(),
-        })
-        .collect();
-    let mut known: HashMap<u32, Option<Underlay>> = HashMap::new();
-    let socket =
-        Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
-    for ifindex in ifindexes.iter().flatten() {
-        known
-            .entry(*ifindex)
-            .or_insert_with(|| underlay(&socket, *ifindex));
-    }
-    Ok(ifindexes
-        .into_iter()
-        .map(|ifindex| known.get(&ifindex?).cloned().flatten())
-        .collect())
 }
 
 /// None if the device went away in the meantime: an underlay that cannot be named is not known. A device without a driver's

@@ -16,6 +16,8 @@ pub const FEATURE: &str = "tx-checksum-ip-generic";
 
 /// What a failed set was doing.
 pub const SET_OFF: &str = "set tx-checksum-ip-generic off";
+/// The same, in the other direction.
+pub const SET_ON: &str = "set tx-checksum-ip-generic on";
 
 /// Which interface of the kernel is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -295,6 +297,17 @@ pub struct Device {
     pub features: Result<Features, Fault>,
     /// From the NAT rules.
     pub exposure: Exposure,
+    /// What the record of this boot says.
+    pub past: Past,
+}
+
+/// What vxcsum has done to a device since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// vxcsum turned the feature off.
+    pub turned_off: bool,
+    /// How often somebody has lately turned it back on, if it is too often to go on.
+    pub contested: Option<usize>,
 }
 
 /// All that a decision needs.

@@ -4,7 +4,9 @@
 
 use serde::Serialize;
 
-use crate::facts::{Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, OuterChecksum};
+use crate::facts::{
+    Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, IfName, OuterChecksum,
+};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::policy::{Assume, Policy, Rule, Subject, When};
 
@@ -14,6 +16,8 @@ use crate::policy::{Assume, Policy, Rule, Subject, When};
 pub enum Action {
     /// Turn the feature off.
     TurnOff,
+    /// Give the feature back: only `revert` asks for it.
+    TurnOn,
     /// Nothing.
     Leave,
 }
@@ -23,6 +27,7 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TurnOff => "turn-off",
+            Self::TurnOn => "turn-on",
             Self::Leave => "leave",
         }
     }
@@ -56,6 +61,14 @@ pub enum ReasonCode {
     NoSuchFeature,
     /// It should be off, and its state could not be read.
     NotReadable,
+    /// It should be off, and another program keeps turning it back on.
+    Contested,
+    /// `revert`: vxcsum turned it off since boot.
+    TurnedOffByVxcsum,
+    /// `revert`: vxcsum turned it off since boot, and it is on again.
+    AlreadyOn,
+    /// `revert`: vxcsum did not turn it off since boot.
+    NotTurnedOffByVxcsum,
 }
 
 impl ReasonCode {
@@ -74,6 +87,10 @@ impl ReasonCode {
             Self::Fixed => "fixed",
             Self::NoSuchFeature => "no-such-feature",
             Self::NotReadable => "not-readable",
+            Self::Contested => "contested",
+            Self::TurnedOffByVxcsum => "turned-off-by-vxcsum",
+            Self::AlreadyOn => "already-on",
+            Self::NotTurnedOffByVxcsum => "not-turned-off-by-vxcsum",
         }
     }
 }
@@ -111,8 +128,8 @@ pub struct DevicePlan<'a> {
     pub reason: Reason,
     /// The name and the place of the rule that decided.
     pub rule: Option<String>,
-    /// What the kernel will turn off with the feature, as bits.
-    pub also_off: u128,
+    /// What the kernel will turn off or on with the feature, as bits.
+    pub also: u128,
 }
 
 /// The decisions about all devices.
@@ -122,6 +139,15 @@ pub struct Plan<'a> {
     pub table: &'a FeatureTable,
     /// By ifindex.
     pub devices: Vec<DevicePlan<'a>>,
+}
+
+impl Plan<'_> {
+    /// Whether carrying it out changes a device or the record of this boot.
+    pub fn asks_for_anything(&self) -> bool {
+        self.devices.iter().any(|device| {
+            device.action != Action::Leave || device.reason.code == ReasonCode::Contested
+        })
+    }
 }
 
 /// What the kernel drops from a device without any transmit checksum: TSO of both families with its variants, and USO.
@@ -142,9 +168,34 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     let devices = facts.devices.iter().map(|device| {
         let mut plan = decide_device(policy, device, table, kernel);
         if let (Action::TurnOff, Ok(features)) = (plan.action, &device.features) {
-            plan.also_off = features.active & dependents;
+            plan.also = features.active & dependents;
         }
         plan
+    });
+    Plan {
+        table,
+        devices: devices.collect(),
+    }
+}
+
+/// Plans to give back what vxcsum turned off since boot, and nothing else.
+pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
+    let table = &facts.table;
+    let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
+    let devices = facts.devices.iter().map(|device| {
+        let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.to_owned() }, 0);
+        let (action, reason, also) = match (device.past.turned_off, &device.features, table.index()) {
+            (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
+            (true, Ok(features), Some(index)) if features.state(index).off() => {
+                let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
+                let reason = Reason { code: ReasonCode::TurnedOffByVxcsum, text: text.to_owned() };
+                (Action::TurnOn, reason, features.wanted & !features.active & dependents)
+            }
+            (true, Ok(_), Some(_)) => leave(ReasonCode::AlreadyOn, "vxcsum turned it off, and it is on again"),
+            (true, _, _) => leave(ReasonCode::NotReadable, "vxcsum turned it off, and its state could not be read"),
+        };
+        let verdict = verdict(device.link.outer_checksum, kernel);
+        DevicePlan { device, verdict, must_be_off: false, action, reason, rule: None, also }
     });
     Plan {
         table,
@@ -200,7 +251,7 @@ fn decide_device<'a>(
         action,
         reason,
         rule,
-        also_off: 0,
+        also: 0,
     }
 }
 
@@ -361,8 +412,26 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             ReasonCode::Fixed,
             &format!("the kernel keeps {FEATURE} on for this device ([fixed])"),
         )
+    } else if let Some(flips) = device.past.contested {
+        let owner = likely_owner(&device.link.name);
+        let text = format!(
+            "another program has turned it back on {flips} times in a short while: {owner}"
+        );
+        leave(ReasonCode::Contested, &text)
     } else {
         (Action::TurnOff, why)
+    }
+}
+
+/// Who made the device is who most likely keeps it as it wants it; its name is all there is to go by.
+fn likely_owner(name: &IfName) -> &'static str {
+    let begins = |prefix: &[u8]| name.as_bytes().starts_with(prefix);
+    if begins(b"vxlan.calico") || begins(b"vxlan-v6.calico") {
+        "going by the device's name Calico's Felix, or an ethtool call in a script, a udev rule or a network manager"
+    } else if begins(b"flannel") {
+        "going by the device's name flannel, or an ethtool call in a script, a udev rule or a network manager"
+    } else {
+        "the CNI agent, or an ethtool call in a script, a udev rule or a network manager"
     }
 }
 

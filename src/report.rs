@@ -73,8 +73,8 @@ pub struct Change {
     pub outcome: Outcome,
     /// The feature as it was read back.
     pub feature: Option<FeatureState>,
-    /// What went off with it, as bits.
-    pub also_off: u128,
+    /// What went off or on with it, as bits.
+    pub also: u128,
     /// What went wrong.
     pub error: Option<Fault>,
 }
@@ -138,6 +138,9 @@ pub struct DeviceReport<'a> {
     pub rule: Option<&'a str>,
     /// What goes, or went, off with the feature.
     pub also_off: Vec<&'a str>,
+    /// What comes, or came, back with it; only where it is turned on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also_on: Vec<&'a str>,
     /// What became of it.
     pub outcome: Outcome,
     /// What went wrong.
@@ -200,6 +203,22 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// How many devices were changed.
+    pub fn changed(&self) -> usize {
+        self.devices
+            .iter()
+            .filter(|device| device.outcome == Outcome::Changed)
+            .count()
+    }
+
+    /// How many devices are not as they should be.
+    pub fn failed(&self) -> usize {
+        let failed = |device: &&DeviceReport<'_>| {
+            matches!(device.outcome, Outcome::Failed | Outcome::Refused)
+        };
+        self.devices.iter().filter(failed).count()
+    }
+
     /// Only a device that failed, or that should be off and cannot be, makes the whole fail: one that is gone needs nothing
     /// any more. `pending` is what `--exit-code` asks for.
     pub fn exit_code(&self, pending: bool) -> ExitCode {
@@ -229,6 +248,12 @@ impl<'a> Report<'a> {
 
 fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> DeviceReport<'a> {
     let link = &plan.device.link;
+    let also = whole.table.named(change.also);
+    let (also_off, also_on) = if plan.action == Action::TurnOn {
+        (Vec::new(), also)
+    } else {
+        (also, Vec::new())
+    };
     DeviceReport {
         ifindex: link.ifindex,
         name: &link.name,
@@ -242,7 +267,8 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         action: plan.action,
         reason: &plan.reason,
         rule: plan.rule.as_deref(),
-        also_off: whole.table.named(change.also_off),
+        also_off,
+        also_on,
         outcome: change.outcome,
         error: change.error,
     }
@@ -256,7 +282,13 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         // device is simply gone.
         (_, _, Err(fault)) if fault.gone() => (Outcome::Gone, Some(fault.clone())),
         (_, _, Err(fault)) => (Outcome::Failed, Some(fault.clone())),
-        (Action::TurnOff, _, _) => (Outcome::Planned, None),
+        (Action::TurnOff | Action::TurnOn, _, _) => (Outcome::Planned, None),
+        (Action::Leave, ReasonCode::Contested, _) => (
+            Outcome::Refused,
+            Some(refused("another program keeps turning it back on, so vxcsum has stopped for an hour").advise(
+                "make that program leave it off, or give this device a rule that says never",
+            )),
+        ),
         (Action::Leave, ReasonCode::Fixed, _) => (
             Outcome::Refused,
             Some(refused("the kernel does not let anybody change it on this device ([fixed])").advise(
@@ -271,7 +303,7 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     Change {
         outcome,
         feature: state(plan.device, whole.table),
-        also_off: plan.also_off,
+        also: plan.also,
         error,
     }
 }

@@ -105,7 +105,8 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
         out,
         report,
         &[
-            Section::TurnedOff,
+            Section::Changed("off"),
+            Section::Changed("on"),
             Section::LeftAlone,
             Section::Gone,
             Section::Failed,
@@ -239,7 +240,7 @@ fn feature(state: Option<FeatureState>) -> &'static str {
 
 fn action(device: &DeviceReport<'_>) -> &'static str {
     match device.outcome {
-        Outcome::Planned => Action::TurnOff.as_str(),
+        Outcome::Planned => device.action.as_str(),
         Outcome::Unchanged => Action::Leave.as_str(),
         other => other.as_str(),
     }
@@ -256,7 +257,7 @@ fn action_style(device: &DeviceReport<'_>) -> Style {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Section {
-    TurnedOff,
+    Changed(&'static str),
     LeftAlone,
     Gone,
     Failed,
@@ -264,7 +265,13 @@ enum Section {
 
 fn section(device: &DeviceReport<'_>) -> Section {
     match device.outcome {
-        Outcome::Planned | Outcome::Changed => Section::TurnedOff,
+        Outcome::Planned | Outcome::Changed => {
+            Section::Changed(if device.action == Action::TurnOn {
+                "on"
+            } else {
+                "off"
+            })
+        }
         Outcome::Unchanged => Section::LeftAlone,
         Outcome::Gone => Section::Gone,
         Outcome::Refused | Outcome::Failed => Section::Failed,
@@ -294,8 +301,10 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
             continue;
         }
         let title = match (wanted, report.dry_run) {
-            (Section::TurnedOff, true) => format!("{FEATURE} would be turned off:"),
-            (Section::TurnedOff, false) => format!("{FEATURE} was turned off:"),
+            (Section::Changed(direction), true) => {
+                format!("{FEATURE} would be turned {direction}:")
+            }
+            (Section::Changed(direction), false) => format!("{FEATURE} was turned {direction}:"),
             (Section::LeftAlone, _) => "left alone:".to_owned(),
             (Section::Gone, _) => "gone in the meantime:".to_owned(),
             (Section::Failed, _) => "failed:".to_owned(),
@@ -337,6 +346,9 @@ fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
         );
         facts.push(("with it", text));
     }
+    if !device.also_on.is_empty() {
+        facts.push(("with it", device.also_on.join(", ")));
+    }
     if let Some(error) = &device.error {
         facts.push(("error", error.to_string()));
     }
@@ -344,11 +356,14 @@ fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
 }
 
 fn totals(report: &Report<'_>) -> String {
+    let same = |a: Section, b: Section| {
+        a == b || matches!((a, b), (Section::Changed(_), Section::Changed(_)))
+    };
     let count = |wanted: Section| {
         report
             .devices
             .iter()
-            .filter(|device| section(device) == wanted)
+            .filter(|device| same(section(device), wanted))
             .count()
     };
     let mut parts = Vec::new();
@@ -358,13 +373,13 @@ fn totals(report: &Report<'_>) -> String {
         "changed"
     };
     for (wanted, word) in [
-        (Section::TurnedOff, changed),
+        (Section::Changed(""), changed),
         (Section::LeftAlone, "left alone"),
         (Section::Gone, "gone"),
         (Section::Failed, "failed"),
     ] {
         match count(wanted) {
-            0 if wanted != Section::TurnedOff => {}
+            0 if wanted != Section::Changed("") => {}
             n => parts.push(format!("{n} {word}")),
         }
     }

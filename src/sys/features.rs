@@ -7,14 +7,13 @@ use std::collections::HashMap;
 use super::ioctl::{Failed, Socket};
 use super::netlink::{Answers, Netlink};
 use crate::error::Fault;
-use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF};
+use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF, SET_ON};
 use crate::wire::{Message, ethnl};
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
 const READ_NAMES: &str = "read the names of the features";
 const READ: &str = "read the features";
-const SET_ON: &str = "set tx-checksum-ip-generic on";
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,17 +1,19 @@
-//! The SIOCETHTOOL ioctl, and names and ifindexes.
+//! The SIOCETHTOOL ioctl, names and ifindexes, and what else no crate offers safely.
 //!
-//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer. The safe functions here are the
-//! only callers, and each sizes its buffer from `wire::ethioctl`, where the layouts are tested.
+//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, one socket option that does, and
+//! the lending of neli's descriptor. The safe functions here are the only callers; those of the ioctl size their buffers
+//! from `wire::ethioctl`, where the layouts are tested.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::facts::{Features, IfName};
+use crate::wire::rtnl::Instruction;
 use crate::wire::{Malformed, ethioctl, until_nul};
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
@@ -191,5 +193,48 @@ impl Socket {
     fn call(&self, opcode: Opcode, ifreq: &mut Ifreq) -> Result<i32, Errno> {
         // SAFETY: see `Call`; every opcode passed in here is one of the three.
         unsafe { ioctl(&self.0, Call { opcode, ifreq }) }
+    }
+}
+
+/// Lets a netlink socket be waited for: neli's has no `AsFd`.
+pub fn borrow(socket: &neli::socket::NlSocket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the socket that owns it, which is borrowed for as long.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+/// Lets the kernel drop what a classic BPF program does not accept.
+///
+/// # Errors
+/// The errno of `setsockopt`: `EINVAL` for a program that is none.
+pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), Errno> {
+    let mut filter: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|i| libc::sock_filter {
+            code: i.code,
+            jt: i.jt,
+            jf: i.jf,
+            k: i.k,
+        })
+        .collect();
+    let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
+    let fprog = libc::sock_fprog {
+        len,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads one `sock_fprog` of the given size, and `len` instructions behind its pointer; both live
+    // until the call returns, by which time the kernel has copied them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&fprog).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 }

@@ -7,5 +7,7 @@ pub mod features;
 pub mod files;
 pub mod ioctl;
 pub mod journal;
+pub mod link_events;
 pub mod netlink;
 pub mod policy_files;
+pub mod state_file;

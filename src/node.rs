@@ -1,0 +1,261 @@
+//! One pass over the devices: the path that the verbs and `watch` share.
+//!
+//! Owns the sockets, the policy and the record of one process, and the order record, set, correct the record. May not
+//! decide: `plan` does. May not print: its caller has the report.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use log::warn;
+
+use crate::apply::apply;
+use crate::discover::{Discovery, Which};
+use crate::error::Error;
+use crate::facts::{Facts, FeatureTable, KernelFacts, Past};
+use crate::kernel::KernelVerdict;
+use crate::kernel::verdict::judge;
+use crate::plan::{Action, Plan, ReasonCode, decide, state};
+use crate::policy::Policy;
+use crate::report::{Change, KernelReport, Outcome};
+use crate::state::{State, Turned};
+use crate::sys::features::{Backend, Choice};
+use crate::sys::policy_files::{self, Wanted};
+use crate::sys::state_file::{self, Lock, StateFile};
+use crate::sys::{files, journal};
+
+/// What a process works with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the files are.
+    pub root: PathBuf,
+    /// A policy given on the command line.
+    pub policy: Option<PathBuf>,
+    /// The interface to use.
+    pub backend: Choice,
+}
+
+/// This machine, as one process sees it.
+pub struct Node {
+    options: Options,
+    /// What is wanted.
+    pub policy: Policy,
+    /// The running kernel.
+    pub kernel: KernelFacts,
+    /// What is known of it.
+    pub verdict: KernelVerdict,
+    backend: Backend,
+    discovery: Discovery,
+    record: StateFile,
+    netns: u64,
+}
+
+/// The right to change devices and their record.
+pub struct Turn {
+    lock: Lock,
+    state: State,
+}
+
+impl Node {
+    /// The policy first: a bad one ends everything before any device is looked at.
+    ///
+    /// # Errors
+    /// The policy is not valid, or the kernel cannot be asked.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let policy = load_policy(&options.root, options.policy.as_deref())?;
+        let kernel = files::kernel_facts(&options.root, |note| warn!("{note}"));
+        let verdict = judge(&kernel, &policy.kernels);
+        let backend = Backend::open(options.backend)?;
+        let discovery = Discovery::open()?;
+        let record = StateFile::new(&options.root);
+        Ok(Self {
+            options,
+            policy,
+            kernel,
+            verdict,
+            backend,
+            discovery,
+            record,
+            netns: state_file::netns(),
+        })
+    }
+
+    /// Reads the policy anew.
+    ///
+    /// # Errors
+    /// The policy is not valid: then the old one stays.
+    pub fn reload(&mut self) -> Result<(), Error> {
+        self.policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
+        self.verdict = judge(&self.kernel, &self.policy.kernels);
+        Ok(())
+    }
+
+    /// The interface in use.
+    pub fn backend(&self) -> crate::facts::BackendName {
+        self.backend.name()
+    }
+
+    /// The kernel's part of a report.
+    pub fn kernel_report(&self) -> KernelReport {
+        KernelReport::new(&self.kernel, self.verdict.clone())
+    }
+
+    /// Looks, to change nothing.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, or a named device is not a VXLAN device.
+    pub fn look(&mut self, which: Which<'_>) -> Result<Facts, Error> {
+        let state = self.record.load(None);
+        self.facts(which, &state)
+    }
+
+    /// Waits until no other vxcsum process changes anything.
+    ///
+    /// # Errors
+    /// Another one does not come to an end.
+    pub fn turn(&self) -> Result<Turn, Error> {
+        let lock = self.record.lock().map_err(Error::Io)?;
+        let state = self.record.load(Some(&lock));
+        Ok(Turn { lock, state })
+    }
+
+    /// Looks, to change something.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub fn look_in_turn(&mut self, which: Which<'_>, turn: &Turn) -> Result<Facts, Error> {
+        self.facts(which, &turn.state)
+    }
+
+    /// The decision of every run but `revert`.
+    pub fn plan<'a>(&self, facts: &'a Facts) -> Plan<'a> {
+        decide(&self.policy, facts, &self.verdict)
+    }
+
+    fn facts(&mut self, which: Which<'_>, state: &State) -> Result<Facts, Error> {
+        let (table, mut devices) = self.discovery.devices(&mut self.backend, which)?;
+        let now = state_file::now();
+        for device in &mut devices {
+            let ifindex = device.link.ifindex;
+            device.past = Past {
+                turned_off: state.entry(self.netns, ifindex).is_some(),
+                contested: state.contested(self.netns, ifindex, now),
+            };
+        }
+        Ok(Facts {
+            kernel: self.kernel.clone(),
+            table,
+            devices,
+        })
+    }
+
+    /// Carries out a plan and keeps the record true: what is about to be turned off is written down before it is, so that
+    /// a process killed in between leaves a record of too much, which `revert` sees, and never of too little.
+    pub fn carry_out(
+        &mut self,
+        plan: &Plan<'_>,
+        turn: &mut Turn,
+        complete: bool,
+    ) -> HashMap<u32, Change> {
+        let dirty = self.write_down(plan, turn, complete);
+        if dirty {
+            self.record.save(&turn.state, &turn.lock);
+        }
+        let changes = apply(plan, &mut self.backend);
+        if self.correct(plan, turn, &changes) {
+            self.record.save(&turn.state, &turn.lock);
+        }
+        changes
+    }
+
+    /// Before: true if there is something new.
+    fn write_down(&self, plan: &Plan<'_>, turn: &mut Turn, complete: bool) -> bool {
+        let now = state_file::now();
+        let mut dirty = false;
+        let mut turned = Vec::new();
+        for device in &plan.devices {
+            let ifindex = device.device.link.ifindex;
+            if device.action == Action::TurnOff {
+                turned.push(Turned {
+                    ifindex,
+                    name: device.device.link.name.to_string(),
+                    reason: device.reason.code.as_str(),
+                    also_off: plan.table.named(device.also),
+                });
+            } else if device.reason.code == ReasonCode::Contested {
+                if turn.state.give_way(self.netns, ifindex, now) {
+                    journal::contested(device);
+                    dirty = true;
+                }
+            } else if device.device.past.turned_off && is_off(device.device, plan.table) {
+                dirty |= turn.state.settled(self.netns, ifindex);
+            }
+        }
+        if !turned.is_empty() {
+            turn.state.turned_off(self.netns, turned, now);
+            dirty = true;
+        }
+        if complete && dirty {
+            let there: HashSet<u32> = plan
+                .devices
+                .iter()
+                .map(|device| device.device.link.ifindex)
+                .collect();
+            turn.state
+                .prune(self.netns, |ifindex| there.contains(&ifindex));
+        }
+        dirty
+    }
+
+    /// After: true if it did not go as written down.
+    fn correct(&self, plan: &Plan<'_>, turn: &mut Turn, changes: &HashMap<u32, Change>) -> bool {
+        let mut dirty = false;
+        for device in &plan.devices {
+            let ifindex = device.device.link.ifindex;
+            let Some(change) = changes.get(&ifindex) else {
+                continue;
+            };
+            match (device.action, change.outcome) {
+                (Action::TurnOff, Outcome::Changed) if change.also == device.also => {}
+                (Action::TurnOff, Outcome::Changed) => {
+                    dirty |=
+                        turn.state
+                            .went_off(self.netns, ifindex, &plan.table.named(change.also));
+                }
+                (Action::TurnOn, Outcome::Failed | Outcome::Refused) => {}
+                _ => {
+                    turn.state.forget(self.netns, ifindex);
+                    dirty = true;
+                }
+            }
+        }
+        dirty
+    }
+}
+
+fn is_off(device: &crate::facts::Device, table: &FeatureTable) -> bool {
+    state(device, table).is_some_and(crate::facts::FeatureState::off)
+}
+
+/// Reads the policy of this machine.
+///
+/// # Errors
+/// It is not valid.
+pub fn load_policy(root: &Path, path: Option<&Path>) -> Result<Policy, Error> {
+    let wanted = path.map_or(Wanted::Default, Wanted::Path);
+    policy_files::load(root, wanted, rustix::process::geteuid().is_root()).map_err(Error::Policy)
+}
+
+/// Whether this process may change devices, as far as its own capabilities tell.
+///
+/// # Errors
+/// One sentence about what is missing.
+pub fn require_net_admin() -> Result<(), Error> {
+    use rustix::thread::{CapabilitySet, capabilities};
+    match capabilities(None) {
+        Ok(sets) if !sets.effective.contains(CapabilitySet::NET_ADMIN) => Err(Error::Permission(
+            "changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done".to_owned(),
+        )),
+        // If the kernel does not even say, it will say when a device is set.
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,185 @@
+//! `/run/vxcsum/state.json` and its lock.
+//!
+//! Owns reading, locking and replacing the file. What stands in it is `state`'s business.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::warn;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::state::{Now, State};
+
+/// A run takes milliseconds: whoever holds the lock longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A state of ten thousand devices is smaller.
+const LIMIT: u64 = 16 << 20;
+
+/// The directory of the state below a root.
+pub struct StateFile {
+    dir: PathBuf,
+    boot_id: String,
+}
+
+/// Nobody else changes devices or state while this is held. The kernel releases it when the process dies.
+pub struct Lock(#[allow(dead_code, reason = "closing the file releases the lock")] Option<File>);
+
+impl StateFile {
+    /// Of this boot.
+    pub fn new(root: &Path) -> Self {
+        let boot_id = super::files::read_text(Path::new("/proc/sys/kernel/random/boot_id"))
+            .unwrap_or_default();
+        Self {
+            dir: root.join("run/vxcsum"),
+            boot_id: boot_id.trim().to_owned(),
+        }
+    }
+
+    /// Waits for other vxcsum processes. Where there can be no lock file (a read-only system, no permission) it goes on
+    /// without one: packets matter more than the record.
+    ///
+    /// # Errors
+    /// Somebody holds the lock for 10 seconds.
+    pub fn lock(&self) -> Result<Lock, String> {
+        let path = self.dir.join("lock");
+        let opened = self.make_dir().and_then(|()| {
+            let flags = OFlags::NOFOLLOW.bits().cast_signed();
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(flags)
+                .open(&path)
+        });
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) => {
+                warn!("open {}: {e}; going on without a lock", path.display());
+                return Ok(Lock(None));
+            }
+        };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock(Some(file))),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(e) => {
+                    return Err(format!(
+                        "lock {}: {e}; another vxcsum has been at work for more than {} seconds",
+                        path.display(),
+                        PATIENCE.as_secs()
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The state of this boot; an empty one if there is none. With the lock held a damaged file is set aside, for somebody
+    /// to look at, and said so; without, it is only left out of account.
+    pub fn load(&self, lock: Option<&Lock>) -> State {
+        let path = self.path();
+        let text = match self.read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
+            Err(e) => {
+                warn!(
+                    "read {}: {e}; what was turned off before is not known",
+                    path.display()
+                );
+                return State::new(&self.boot_id);
+            }
+        };
+        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| {
+            let aside = self.dir.join("state.json.damaged");
+            let moved = lock.is_some() && fs::rename(&path, &aside).is_ok();
+            let fate = if moved {
+                format!("moved to {}", aside.display())
+            } else {
+                "ignored".to_owned()
+            };
+            warn!(
+                "{} {problem}; {fate}: what was turned off before is not known",
+                path.display()
+            );
+            State::new(&self.boot_id)
+        })
+    }
+
+    /// Replaces the file in one step: a reader sees the old state or the new one, whatever is killed when.
+    pub fn save(&self, state: &State, _: &Lock) {
+        let write = || -> io::Result<()> {
+            self.make_dir()?;
+            let new = self.dir.join("state.json.new");
+            // A leftover of a killed run is replaced, and never followed.
+            match fs::remove_file(&new) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o644)
+                .open(&new)?;
+            file.write_all(&serde_json::to_vec(state)?)?;
+            fs::rename(&new, self.path())
+        };
+        if let Err(e) = write() {
+            warn!(
+                "write {}: {e}; revert will not know what was turned off",
+                self.path().display()
+            );
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LIMIT).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&self.dir)
+    }
+}
+
+/// The time on both clocks.
+pub fn now() -> Now {
+    let boot = clock_gettime(ClockId::Boottime).tv_sec;
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Now {
+        boot: u64::try_from(boot).unwrap_or(0),
+        unix,
+    }
+}
+
+/// The inode of this process's network namespace; 0 where /proc does not say.
+pub fn netns() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net")
+        .or_else(|_| fs::metadata("/proc/self/ns/net"))
+        .map_or(0, |m| m.ino())
+}

@@ -1,0 +1,276 @@
+//! `vxcsum watch`: staying, and treating each VXLAN device as it appears or changes.
+//!
+//! Owns the event loop, and what the service manager is told. An event is a hint, never data: whatever it says, the device
+//! is looked at anew, on the path of every other verb.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::discover::Which;
+use crate::error::{Error, Fault};
+use crate::node::{Node, Options, require_net_admin};
+use crate::report::{ExitCode, Report};
+use crate::sys::journal;
+use crate::sys::link_events::{Heard, LinkEvents};
+
+/// More devices than this at once are looked at with one dump.
+const FEW: usize = 64;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot begin: the policy is not valid, the kernel cannot be asked, or CAP_NET_ADMIN is missing. Later errors are
+/// logged and it goes on.
+pub fn run(options: Options) -> Result<ExitCode, Error> {
+    require_net_admin()?;
+    let signals = Signals::new().map_err(|e| Error::Io(format!("listen for signals: {e}")))?;
+    // First listen, then look: what happens in between is heard.
+    let mut events =
+        LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
+    let mut node = Node::open(options)?;
+    let mut handled = handle(&mut node, Which::All);
+    let mut watchdog = Watchdog::new();
+    notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
+    loop {
+        match wait(&events, &signals, watchdog.left()) {
+            Ok(woken) => {
+                if woken.signal {
+                    match signals.take() {
+                        Signal::Reload => reload(&mut node, &mut handled),
+                        Signal::Stop => {
+                            notify(&[NotifyState::Stopping]);
+                            return Ok(ExitCode::Ok);
+                        }
+                        Signal::None => {}
+                    }
+                }
+                if woken.event {
+                    react(&mut node, &mut events, &mut handled);
+                }
+            }
+            Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
+        }
+        watchdog.pat();
+    }
+}
+
+/// All that has been heard by now, each device once.
+fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
+    let mut ifindexes = BTreeSet::new();
+    let mut all = false;
+    loop {
+        match events.next() {
+            Ok(Heard::Link(ifindex)) => {
+                ifindexes.insert(ifindex);
+            }
+            Ok(Heard::Nothing) => break,
+            // Events were lost: nobody knows which.
+            Ok(Heard::Overrun) => {
+                warn!("link events came faster than they could be read: looking at all devices");
+                all = true;
+            }
+            Err(e) => {
+                error!(
+                    "{}; looking at all devices",
+                    Fault::kernel("read link events", e, None)
+                );
+                all = true;
+                break;
+            }
+        }
+    }
+    if all || ifindexes.len() > FEW {
+        *handled = handle(node, Which::All);
+        notify(&[NotifyState::Status(&handled.status())]);
+    } else if !ifindexes.is_empty() {
+        let ifindexes: Vec<u32> = ifindexes.into_iter().collect();
+        let now = handle(node, Which::Ifindexes(&ifindexes));
+        if now.changed > 0 || now.failed > 0 {
+            handled.changed += now.changed;
+            handled.failed = now.failed;
+            notify(&[NotifyState::Status(&handled.status())]);
+        }
+    }
+}
+
+fn reload(node: &mut Node, handled: &mut Handled) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
+    notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
+    match node.reload() {
+        Ok(()) => {
+            info!("policy reloaded");
+            *handled = handle(node, Which::All);
+        }
+        Err(e) => error!("the new policy is refused and the old one stays in force:\n{e}"),
+    }
+    notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
+}
+
+/// What has come of the devices, for `systemctl status`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handled {
+    changed: usize,
+    failed: usize,
+}
+
+impl Handled {
+    fn status(self) -> String {
+        match self.failed {
+            0 => format!("watching; turned the feature off {} times", self.changed),
+            failed => format!(
+                "watching; turned the feature off {} times; {failed} devices failed",
+                self.changed
+            ),
+        }
+    }
+}
+
+/// One pass. A failure is logged, and the next event is the next chance: a watcher that dies watches nothing.
+fn handle(node: &mut Node, which: Which<'_>) -> Handled {
+    pass(node, which).unwrap_or_else(|e| {
+        error!("{e}");
+        Handled {
+            changed: 0,
+            failed: 1,
+        }
+    })
+}
+
+fn pass(node: &mut Node, which: Which<'_>) -> Result<Handled, Error> {
+    // Most events ask for nothing: the lock and the record are not touched for those.
+    let facts = node.look(which)?;
+    if !node.plan(&facts).asks_for_anything() {
+        return Ok(Handled::default());
+    }
+    let mut turn = node.turn()?;
+    let facts = node.look_in_turn(which, &turn)?;
+    let plan = node.plan(&facts);
+    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+    drop(turn);
+    let report = Report::applied(&plan, node.kernel_report(), node.backend(), changes);
+    journal::changes(&report);
+    Ok(Handled {
+        changed: report.changed(),
+        failed: report.failed(),
+    })
+}
+
+struct Woken {
+    event: bool,
+    signal: bool,
+}
+
+fn wait(events: &LinkEvents, signals: &Signals, timeout: Option<Duration>) -> Result<Woken, Errno> {
+    let events = events.as_fd();
+    let mut fds = [
+        PollFd::from_borrowed_fd(events, PollFlags::IN),
+        PollFd::from_borrowed_fd(signals.receiver.as_fd(), PollFlags::IN),
+    ];
+    let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {
+            // An overrun shows as an error on the socket.
+            let event = !fds[0].revents().is_empty();
+            Ok(Woken {
+                event,
+                signal: !fds[1].revents().is_empty(),
+            })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// SIGHUP, SIGTERM and SIGINT, as bytes of a socket that poll can wait for.
+struct Signals {
+    receiver: UnixStream,
+    reload: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+enum Signal {
+    None,
+    Reload,
+    Stop,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let (receiver, sender) = UnixStream::pair()?;
+        receiver.set_nonblocking(true)?;
+        let signals = Self {
+            receiver,
+            reload: std::sync::Arc::default(),
+            stop: std::sync::Arc::default(),
+        };
+        for (signal, flag) in [
+            (SIGHUP, &signals.reload),
+            (SIGTERM, &signals.stop),
+            (SIGINT, &signals.stop),
+        ] {
+            // In this order: whoever is woken by the byte must see the flag.
+            signal_hook::flag::register(signal, std::sync::Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    fn take(&self) -> Signal {
+        use std::sync::atomic::Ordering::SeqCst;
+        let mut bytes = [0; 64];
+        while (&self.receiver).read(&mut bytes).is_ok_and(|n| n > 0) {}
+        if self.stop.load(SeqCst) {
+            Signal::Stop
+        } else if self.reload.swap(false, SeqCst) {
+            Signal::Reload
+        } else {
+            Signal::None
+        }
+    }
+}
+
+/// The service manager's watchdog, if it asks for one: the only reason ever to wake up while nothing happens.
+struct Watchdog {
+    interval: Option<Duration>,
+    last: Instant,
+}
+
+impl Watchdog {
+    fn new() -> Self {
+        Self {
+            interval: sd_notify::watchdog_enabled().map(|timeout| timeout / 2),
+            last: Instant::now(),
+        }
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.interval
+            .map(|interval| interval.saturating_sub(self.last.elapsed()))
+    }
+
+    fn pat(&mut self) {
+        if self
+            .interval
+            .is_some_and(|interval| self.last.elapsed() >= interval)
+        {
+            notify(&[NotifyState::Watchdog]);
+            self.last = Instant::now();
+        }
+    }
+}
+
+/// Without a service manager there is nobody to tell.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        warn!("tell the service manager: {e}");
+    }
+}
