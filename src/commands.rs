@@ -62,6 +62,8 @@ fn fail(e: &Error, json: bool) -> ExitCode {
     if json {
         // Nothing is left to do if even this cannot be written.
         let _ = render::json_error(&mut io::stdout().lock(), e);
+    } else if let (Error::Policy(_), true) = (e, journal::by_service_manager()) {
+        journal::policy_rejected(e, "the policy is not valid and nothing was done");
     } else if let Error::Policy(errors) = e {
         let _ = write!(io::stderr(), "{}", errors.render(colored(&io::stderr())));
     } else {
@@ -170,8 +172,15 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
-    journal::changes(&report);
+    log_changes(&report);
     finish_apply(common, &report, false)
+}
+
+/// A person reads the report on stdout, which says the same.
+fn log_changes(report: &Report<'_>) {
+    if journal::by_service_manager() {
+        journal::changes(report);
+    }
 }
 
 fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<ExitCode, Error> {
@@ -198,7 +207,7 @@ fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
-    journal::changes(&report);
+    log_changes(&report);
     finish_apply(common, &report, false)
 }
 

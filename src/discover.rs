@@ -62,7 +62,7 @@ impl Discovery {
             Which::Named(names) => self.named(names)?,
             Which::IfExists(names) => {
                 let found = self.some(names.len(), |w, seq, n| {
-                    rtnl::get_by_name(w, seq, &names[n])
+                    rtnl::get_by_name(w, seq, &names[n]);
                 })?;
                 found
                     .into_iter()
@@ -71,7 +71,7 @@ impl Discovery {
             }
             Which::Ifindexes(ifindexes) => {
                 let found = self.some(ifindexes.len(), |w, seq, n| {
-                    rtnl::get_by_index(w, seq, ifindexes[n])
+                    rtnl::get_by_index(w, seq, ifindexes[n]);
                 })?;
                 found
                     .into_iter()
@@ -122,7 +122,7 @@ impl Discovery {
     fn named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
         let mut found = BTreeMap::new();
         let links = self.some(names.len(), |w, seq, n| {
-            rtnl::get_by_name(w, seq, &names[n])
+            rtnl::get_by_name(w, seq, &names[n]);
         })?;
         for (name, link) in names.iter().zip(links) {
             let link = link.map_err(|fault| {

@@ -68,14 +68,14 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
     let mut ifindexes = BTreeSet::new();
     let mut all = false;
     loop {
-        match events.next() {
+        match events.hear() {
             Ok(Heard::Link(ifindex)) => {
                 ifindexes.insert(ifindex);
             }
             Ok(Heard::Nothing) => break,
             // Events were lost: nobody knows which.
             Ok(Heard::Overrun) => {
-                warn!("link events came faster than they could be read: looking at all devices");
+                journal::resync();
                 all = true;
             }
             Err(e) => {
@@ -111,7 +111,10 @@ fn reload(node: &mut Node, handled: &mut Handled) {
             info!("policy reloaded");
             *handled = handle(node, Which::All);
         }
-        Err(e) => error!("the new policy is refused and the old one stays in force:\n{e}"),
+        Err(e) => journal::policy_rejected(
+            &e,
+            "the new policy is refused and the old one stays in force",
+        ),
     }
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
 }

@@ -6,10 +6,10 @@ use vxcsum::error::Fault;
 use vxcsum::facts::Facts;
 use vxcsum::facts::{
     BackendName, Device, Exposure, FEATURE, FeatureState, FeatureTable, Features, IfName,
-    KernelFacts, OuterChecksum, SET_OFF, Underlay, UnderlayLink, VxlanLink,
+    KernelFacts, OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
 };
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
-use vxcsum::plan::{Action, Plan, decide};
+use vxcsum::plan::{Action, Plan, decide, decide_revert};
 use vxcsum::policy::{Kind, Policy, merge, parse};
 use vxcsum::report::{Change, ExitCode, KernelReport, Outcome, Report};
 use vxcsum::wire::KernelError;
@@ -62,6 +62,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         }),
         features,
         exposure: Exposure::Unknown,
+        past: Past::default(),
     }
 }
 
@@ -381,7 +382,7 @@ fn decisions() {
             d.reason
         );
         assert_eq!(d.must_be_off, action == off, "{name}");
-        assert_eq!(d.also_off, if action == off { TSO } else { 0 }, "{name}");
+        assert_eq!(d.also, if action == off { TSO } else { 0 }, "{name}");
         assert_eq!(
             d.rule.is_some(),
             code.starts_with("rule-")
@@ -564,7 +565,7 @@ fn exit_codes() {
         let change = Change {
             outcome,
             feature: on,
-            also_off: 0,
+            also: 0,
             error,
         };
         let changes = HashMap::from([(7, change)]);
@@ -615,4 +616,108 @@ fn exit_codes() {
         Report::planned(&plan, kernel_report(), None).exit_code(true),
         ExitCode::Ok
     );
+}
+
+/// `revert` gives back what vxcsum turned off, and nothing else.
+#[test]
+fn reverting() {
+    for (name, features, turned_off, action, code) in [
+        (
+            "ours, off",
+            Ok(OFF),
+            true,
+            Action::TurnOn,
+            "turned-off-by-vxcsum",
+        ),
+        ("ours, on again", Ok(ON), true, Action::Leave, "already-on"),
+        (
+            "ours, not readable",
+            Err(refused(12)),
+            true,
+            Action::Leave,
+            "not-readable",
+        ),
+        (
+            "somebody else's, off",
+            Ok(OFF),
+            false,
+            Action::Leave,
+            "not-turned-off-by-vxcsum",
+        ),
+        (
+            "never off",
+            Ok(ON),
+            false,
+            Action::Leave,
+            "not-turned-off-by-vxcsum",
+        ),
+    ] {
+        let mut device = device(OuterChecksum::Present, features);
+        device.past = Past {
+            turned_off,
+            contested: None,
+        };
+        let facts = facts(device);
+        let plan = decide_revert(&facts, &kernel(Status::NotAffected, Status::Affected));
+        let d = &plan.devices[0];
+        assert_eq!((d.action, d.reason.code.as_str()), (action, code), "{name}");
+        assert_eq!(
+            d.also,
+            if action == Action::TurnOn { TSO } else { 0 },
+            "{name}: what comes back with it"
+        );
+    }
+}
+
+/// A quarrel is left, and shows as a failure, but only while the feature is on and should be off.
+#[test]
+fn another_program_keeps_turning_it_on() {
+    for (name, features, lco, action, code, exit) in [
+        (
+            "on",
+            ON,
+            Status::Affected,
+            Action::Leave,
+            "contested",
+            ExitCode::Failed,
+        ),
+        (
+            "off",
+            OFF,
+            Status::Affected,
+            Action::Leave,
+            "already-off",
+            ExitCode::Ok,
+        ),
+        (
+            "not needed",
+            ON,
+            Status::NotAffected,
+            Action::Leave,
+            "kernel-not-affected",
+            ExitCode::Ok,
+        ),
+    ] {
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.past = Past {
+            turned_off: true,
+            contested: Some(3),
+        };
+        let facts = facts(device);
+        let plan = decide(
+            &Policy::built_in(),
+            &facts,
+            &kernel(Status::NotAffected, lco),
+        );
+        assert_eq!(
+            (plan.devices[0].action, plan.devices[0].reason.code.as_str()),
+            (action, code),
+            "{name}"
+        );
+        assert_eq!(
+            Report::planned(&plan, kernel_report(), None).exit_code(false),
+            exit,
+            "{name}"
+        );
+    }
 }

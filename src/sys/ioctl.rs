@@ -217,6 +217,8 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<
         })
         .collect();
     let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
+    let size =
+        libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::INVAL)?;
     let fprog = libc::sock_fprog {
         len,
         filter: filter.as_mut_ptr(),
@@ -229,7 +231,7 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<
             libc::SOL_SOCKET,
             libc::SO_ATTACH_FILTER,
             std::ptr::from_ref(&fprog).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
+            size,
         )
     };
     if result == 0 {

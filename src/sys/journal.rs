@@ -1,12 +1,14 @@
 //! The log: the systemd journal with structured fields, or stderr.
 //!
-//! Owns where log records go. The report never goes here: it goes to stdout.
+//! Owns where log records go and which fields they have. The report never goes here: it goes to stdout.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-use log::{LevelFilter, Log, Metadata, Record, warn};
+use log::{Level, LevelFilter, Log, Metadata, Record, log};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+use super::message_ids;
+use crate::error::Error;
 use crate::facts::FEATURE;
 use crate::plan::{Action, DevicePlan, ReasonCode};
 use crate::report::{DeviceReport, Outcome, Report};
@@ -22,50 +24,58 @@ pub fn init() {
                 .is_ok()
         });
     if !to_journal {
+        let logger: &'static dyn Log = if by_service_manager() {
+            &PREFIXED
+        } else {
+            &PLAIN
+        };
         // Fails only if there is a logger already, as in a test.
-        let _ = log::set_logger(&Stderr);
+        let _ = log::set_logger(logger);
     }
     log::set_max_level(LevelFilter::Info);
 }
 
+/// systemd.exec(5): set for whatever a unit runs, and inherited by nothing that a person starts.
+pub fn by_service_manager() -> bool {
+    std::env::var_os("INVOCATION_ID").is_some()
+}
+
 /// One record a change or failure; silence where nothing changed.
 pub fn changes(report: &Report<'_>) {
-    if std::io::stderr().is_terminal() {
-        // The report on stdout says the same to whoever sits there.
-        return;
-    }
     for device in &report.devices {
-        let text = match (device.action, device.outcome, &device.error) {
-            (Action::TurnOff, Outcome::Changed, _) => {
-                format!("turned {FEATURE} off: {}", device.reason.text)
-            }
-            (Action::TurnOn, Outcome::Changed, _) => {
-                format!("turned {FEATURE} on again: {}", device.reason.text)
-            }
-            (_, Outcome::Refused | Outcome::Failed, Some(e))
-                if device.reason.code != ReasonCode::Contested =>
-            {
-                e.to_string()
-            }
+        let (id, text) = match (device.action, device.outcome, &device.error) {
+            (Action::TurnOff, Outcome::Changed, _) => (
+                message_ids::CHANGED,
+                format!("turned {FEATURE} off: {}", device.reason.text),
+            ),
+            (Action::TurnOn, Outcome::Changed, _) => (
+                message_ids::REVERTED,
+                format!("turned {FEATURE} on again: {}", device.reason.text),
+            ),
+            // Said once, when it began: see `contested`.
+            (_, Outcome::Refused, _) if device.reason.code == ReasonCode::Contested => continue,
+            (_, Outcome::Refused, Some(e)) => (message_ids::REFUSED, e.to_string()),
+            (_, Outcome::Failed, Some(e)) => (message_ids::FAILED, e.to_string()),
             _ => continue,
         };
-        record(device, &text);
+        let level = if device.outcome == Outcome::Changed {
+            Level::Info
+        } else {
+            Level::Error
+        };
+        record(device, level, id, &text);
     }
 }
 
-fn record(device: &DeviceReport<'_>, text: &str) {
+fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
     let name = device.name.to_string();
     let vni = device.vni.map(|vni| vni.to_string()).unwrap_or_default();
-    let bug = device.verdict.bugs.first().map_or("", |bug| bug.as_str());
-    let level = if device.outcome == Outcome::Changed {
-        log::Level::Info
-    } else {
-        log::Level::Error
-    };
-    log::log!(
+    let bugs: Vec<_> = device.verdict.bugs.iter().map(|bug| bug.as_str()).collect();
+    log!(
         level,
-        VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
-        VXCSUM_ACTION = device.outcome.as_str(), VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bug;
+        MESSAGE_ID = id, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
+        VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
+        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs.join(" ");
         "{name}: {text}"
     );
 }
@@ -73,13 +83,35 @@ fn record(device: &DeviceReport<'_>, text: &str) {
 /// Another program keeps turning the feature of this device back on: said once.
 pub fn contested(plan: &DevicePlan<'_>) {
     let name = plan.device.link.name.to_string();
-    warn!(
-        VXCSUM_DEVICE = name, VXCSUM_IFINDEX = plan.device.link.ifindex, VXCSUM_REASON = plan.reason.code.as_str();
+    log!(
+        Level::Warn,
+        MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = plan.device.link.ifindex,
+        VXCSUM_ACTION = plan.action.as_str(), VXCSUM_REASON = plan.reason.code.as_str();
         "{name}: leaving {FEATURE} alone for an hour: {}", plan.reason.text
     );
 }
 
-struct Stderr;
+/// The policy is not valid; `fate` says what that means.
+pub fn policy_rejected(error: &Error, fate: &str) {
+    log!(Level::Error, MESSAGE_ID = message_ids::POLICY_REJECTED; "{fate}:\n{error}");
+}
+
+/// Link events were lost.
+pub fn resync() {
+    log!(
+        Level::Warn,
+        MESSAGE_ID = message_ids::RESYNC;
+        "link events came faster than they could be read: looking at all devices"
+    );
+}
+
+/// Lines on stderr, for people or, with the priorities of sd-daemon(3), for a service manager without a journal.
+struct Stderr {
+    prefixed: bool,
+}
+
+static PLAIN: Stderr = Stderr { prefixed: false };
+static PREFIXED: Stderr = Stderr { prefixed: true };
 
 impl Log for Stderr {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -87,8 +119,22 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
+        let priority = match record.level() {
+            Level::Error => "<3>",
+            Level::Warn => "<4>",
+            Level::Info => "<5>",
+            Level::Debug | Level::Trace => "<7>",
+        };
         // A closed stderr is nothing to die of.
-        let _ = writeln!(std::io::stderr(), "vxcsum: {}", record.args());
+        let _ = if self.prefixed {
+            writeln!(
+                std::io::stderr(),
+                "{priority}{}",
+                record.args().to_string().replace('\n', "; ")
+            )
+        } else {
+            writeln!(std::io::stderr(), "vxcsum: {}", record.args())
+        };
     }
 
     fn flush(&self) {}

@@ -40,7 +40,7 @@ impl LinkEvents {
         let to_errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
         let socket = NlSocket::new(NlFamily::Route).map_err(to_errno)?;
         // Before the group is joined, so that nothing else is ever heard. A node can have thousands of veth changes a
-        // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `next` does its work.
+        // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `hear` does its work.
         let _ = attach_filter(borrow(&socket), &rtnl::vxlan_event_filter());
         let _ = socket.set_recv_buffer_size(1 << 20);
         socket
@@ -56,7 +56,7 @@ impl LinkEvents {
     ///
     /// # Errors
     /// The errno of the socket.
-    pub fn next(&mut self) -> Result<Heard, Errno> {
+    pub fn hear(&mut self) -> Result<Heard, Errno> {
         loop {
             let received = self
                 .socket

@@ -8,6 +8,7 @@ pub mod files;
 pub mod ioctl;
 pub mod journal;
 pub mod link_events;
+pub mod message_ids;
 pub mod netlink;
 pub mod policy_files;
 pub mod state_file;

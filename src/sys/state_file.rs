@@ -86,7 +86,7 @@ impl StateFile {
     /// to look at, and said so; without, it is only left out of account.
     pub fn load(&self, lock: Option<&Lock>) -> State {
         let path = self.path();
-        let text = match self.read(&path) {
+        let text = match Self::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
             Err(e) => {
@@ -143,7 +143,7 @@ impl StateFile {
         self.dir.join("state.json")
     }
 
-    fn read(&self, path: &Path) -> io::Result<String> {
+    fn read(path: &Path) -> io::Result<String> {
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let file = OpenOptions::new()
             .read(true)
