@@ -1,0 +1,74 @@
+# What people and packagers call. `make demo` and `make test` are the two commands of the README.
+#
+# The release binary is linked statically (crt-static), so that one file runs on old and new distributions. That takes an
+# explicit --target, because build scripts and procedural macros cannot be linked that way.
+
+SHELL       = /bin/bash
+CARGO      ?= cargo
+DESTDIR    ?=
+PREFIX     ?= /usr
+SBINDIR    ?= $(PREFIX)/sbin
+LIBDIR     ?= $(PREFIX)/lib
+DOCDIR     ?= $(PREFIX)/share/doc/vxcsum
+
+# rustup puts cargo here; a fresh login shell may not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
+BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
+SCRIPTS     = .ci/run tests/demo tests/needs benches/run
+
+.PHONY: all build demo test check fmt clippy deny shellcheck bench install clean
+
+all: build
+
+build:
+	@tests/needs cargo gcc
+	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
+		$(CARGO) build --locked --release --target $(TARGET)
+
+# Shows dry run, apply and status on devices of a network namespace of its own.
+demo: build
+	@tests/needs ip ethtool
+	@tests/demo $(BIN)
+
+# Every test; those on real devices need root, and make network namespaces of their own.
+test:
+	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables nft jq
+	$(CARGO) test --locked
+
+check: fmt clippy shellcheck deny test
+
+fmt:
+	@tests/needs cargo
+	$(CARGO) fmt --check
+
+clippy:
+	@tests/needs cargo gcc
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+shellcheck:
+	@tests/needs shellcheck
+	shellcheck $(SCRIPTS)
+
+# Licences, duplicates and sources. Advisories are left out: they need the network and change without this project changing.
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; \
+	then $(CARGO) deny --locked check licenses bans sources; \
+	else echo "deny: left out, there is no cargo-deny (cargo install --locked cargo-deny)"; fi
+
+bench: build
+	@tests/needs root gcc ip ethtool strace
+	benches/run $(BIN)
+
+# DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
+install:
+	@test -x $(BIN) || $(MAKE) build
+	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/vxcsum
+	install -D -m 644 packaging/policy.toml $(DESTDIR)$(LIBDIR)/vxcsum/policy.toml
+	install -d $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+
+clean:
+	$(CARGO) clean
