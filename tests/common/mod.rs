@@ -1,0 +1,350 @@
+//! Network namespaces for tests, and a look over the shoulder of vxcsum.
+//!
+//! Owns devices that exist only for one test, and every program that is run beside vxcsum. A test that cannot do its work
+//! here (no root, no ip, no ethtool, no strace) fails and says why; none is skipped.
+#![allow(
+    dead_code,
+    reason = "each test program uses its own part of this module"
+)]
+
+mod trace;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+
+#[allow(unused_imports, reason = "see above")]
+pub use trace::Request;
+
+pub const VXCSUM: &str = env!("CARGO_BIN_EXE_vxcsum");
+pub const FEATURE: &str = "tx-checksum-ip-generic";
+pub const BACKENDS: [&str; 2] = ["netlink", "ioctl"];
+/// A root with its own os-release and a policy that makes the verdict the same on every kernel: `nat-lco-csum` affected,
+/// `nat-zero-csum` fixed.
+pub const ROOT: &str = "tests/fixtures/root";
+
+const PREFIX: &str = "vxcsum-test-";
+
+/// What a program ended with.
+#[derive(Debug)]
+pub struct Run {
+    /// 128 and the signal if a signal ended it.
+    pub code: i32,
+    pub out: Vec<u8>,
+    pub err: Vec<u8>,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let signal = || 128 + output.status.signal().unwrap_or_default();
+        Self {
+            code: output.status.code().unwrap_or_else(signal),
+            out: output.stdout,
+            err: output.stderr,
+        }
+    }
+}
+
+impl Run {
+    /// The run, if it ended with this code; else everything it said is in the panic.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.text(), self.errors());
+        self
+    }
+
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("stdout is UTF-8")
+    }
+
+    #[track_caller]
+    pub fn errors(&self) -> &str {
+        std::str::from_utf8(&self.err).expect("stderr is UTF-8")
+    }
+
+    /// Exactly one JSON value.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e} in: {}\nstderr: {}", self.text(), self.errors()))
+    }
+}
+
+/// One device of a JSON report.
+#[track_caller]
+pub fn device<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let devices = report["devices"].as_array().expect("a report has devices");
+    devices
+        .iter()
+        .find(|device| device["name"] == name)
+        .unwrap_or_else(|| panic!("no {name} in {devices:#?}"))
+}
+
+/// The names of the devices in a JSON report, in its order.
+pub fn names(report: &Value) -> Vec<&str> {
+    report["devices"]
+        .as_array()
+        .expect("a report has devices")
+        .iter()
+        .map(|device| device["name"].as_str().expect("a name"))
+        .collect()
+}
+
+/// A feature as ethtool(8) shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub active: bool,
+    pub requested: bool,
+    pub fixed: bool,
+}
+
+/// The features of one device, by name.
+pub type SeenFeatures = BTreeMap<String, Seen>;
+
+/// A network namespace that is deleted when the test ends, also by a panic.
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// An empty one, with `lo` up.
+    #[track_caller]
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make network namespaces and devices: run them as root"
+        );
+        for (program, version, package) in [
+            ("ip", "-V", "iproute2"),
+            ("ethtool", "--version", "ethtool"),
+            ("strace", "-V", "strace"),
+        ] {
+            let found = Command::new(program).arg(version).output();
+            assert!(found.is_ok(), "these tests need {program}: install the package {package}");
+        }
+        sweep();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let netns = Self {
+            name: format!("{PREFIX}{}-{number}", std::process::id()),
+        };
+        checked(Command::new("ip").args(["netns", "add", &netns.name]));
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// The usual node: a veth pair with an address on one end as the underlay.
+    #[track_caller]
+    pub fn with_underlay() -> Self {
+        let netns = Self::new();
+        netns.batch(
+            "link add eth0 type veth peer name peer0\n\
+             addr add 192.0.2.1/24 dev eth0\n\
+             addr add fd00::1/64 dev eth0 nodad\n\
+             link set eth0 up\n\
+             link set peer0 up\n",
+        );
+        netns
+    }
+
+    /// Three VXLAN devices that should be changed (`a0`, `b0`, `c0`).
+    #[track_caller]
+    pub fn with_three() -> Self {
+        let netns = Self::new();
+        for (vni, name) in [(1, "a0"), (2, "b0"), (3, "c0")] {
+            netns.ip(&format!("link add {name} type vxlan id {vni} dstport 8472 udpcsum"));
+        }
+        netns
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `ip` with these words.
+    #[track_caller]
+    pub fn ip(&self, words: &str) -> Run {
+        self.ip_bytes(words.split_whitespace())
+    }
+
+    /// `ip` with arguments of any bytes.
+    #[track_caller]
+    pub fn ip_bytes(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
+        checked(Command::new("ip").args(["-n", &self.name]).args(args))
+    }
+
+    /// `ip -batch`: one process for many devices.
+    #[track_caller]
+    pub fn batch(&self, lines: &str) {
+        let mut child = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run ip -batch");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(lines.as_bytes()).expect("write to ip -batch");
+        drop(stdin);
+        let output = child.wait_with_output().expect("wait for ip -batch");
+        Run::from(output).expect(0);
+    }
+
+    /// A program inside the namespace, to be completed by the caller.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.name])
+            .arg(program)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// vxcsum inside the namespace, with these words and the root of the fixtures.
+    #[track_caller]
+    pub fn vxcsum(&self, words: &str) -> Run {
+        run(self.command(VXCSUM).args(words.split_whitespace()).args(["--root", ROOT]))
+    }
+
+    /// vxcsum under strace, with faults injected as strace(1) describes them; what strace itself says is thrown away.
+    #[track_caller]
+    pub fn with_faults(&self, faults: &[&str], words: &str) -> Run {
+        let mut command = self.command("strace");
+        command.args(["-f", "-o", "/dev/null"]);
+        for fault in faults {
+            command.arg(format!("--inject={fault}"));
+        }
+        command.arg("--").arg(VXCSUM).args(words.split_whitespace());
+        run(command.args(["--root", ROOT]))
+    }
+
+    /// What ethtool(8) says of a device.
+    #[track_caller]
+    pub fn ethtool(&self, device: impl AsRef<OsStr>) -> SeenFeatures {
+        let run = run(self.command("ethtool").args(["--json", "-k"]).arg(device)).expect(0);
+        // Without the name, which ethtool does not escape.
+        let lines = run.out.split(|byte| *byte == b'\n');
+        let lines: Vec<_> = lines.filter(|line| !line.trim_ascii_start().starts_with(b"\"ifname\"")).collect();
+        let json: Value = serde_json::from_slice(&lines.concat()).expect("ethtool prints JSON");
+        let features = json[0].as_object().expect("ethtool prints an array with one object");
+        let bit = |value: &Value, key: &str| value[key].as_bool().expect("ethtool prints booleans");
+        features
+            .iter()
+            // The sums that ethtool makes of several features have nulls here.
+            .filter(|(_, value)| !value["fixed"].is_null())
+            .map(|(name, value)| {
+                let seen = Seen {
+                    active: bit(value, "active"),
+                    requested: bit(value, "requested"),
+                    fixed: bit(value, "fixed"),
+                };
+                (name.clone(), seen)
+            })
+            .collect()
+    }
+
+    /// Whether the feature is active on a device, as ethtool(8) sees it.
+    #[track_caller]
+    pub fn is_on(&self, device: impl AsRef<OsStr>) -> bool {
+        self.ethtool(device)[FEATURE].active
+    }
+
+    /// Turns the feature on or off with ethtool(8).
+    #[track_caller]
+    pub fn set(&self, device: &str, on: bool) {
+        let value = if on { "on" } else { "off" };
+        run(self.command("ethtool").args(["-K", device, FEATURE, value])).expect(0);
+    }
+
+    /// `ip -d -j link`, by name.
+    #[track_caller]
+    pub fn links(&self) -> BTreeMap<String, Value> {
+        let json = self.ip("-d -j link show").json();
+        let links = json.as_array().expect("ip prints an array");
+        links
+            .iter()
+            .map(|link| (link["ifname"].as_str().expect("a name").to_owned(), link.clone()))
+            .collect()
+    }
+
+    /// What ethtool(8) says of every device of the namespace.
+    #[track_caller]
+    pub fn everything(&self) -> BTreeMap<String, SeenFeatures> {
+        self.links()
+            .into_keys()
+            .map(|name| {
+                let seen = self.ethtool(&name);
+                (name, seen)
+            })
+            .collect()
+    }
+
+    /// Runs a function in a thread inside the namespace.
+    #[track_caller]
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(Path::new("/run/netns").join(&self.name)).expect("open the namespace");
+        let body = || {
+            use std::os::fd::AsFd;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter the namespace");
+            inside()
+        };
+        std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // No panic in a drop: a leftover is deleted by the next run, see `sweep`.
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
+}
+
+/// Deletes the namespaces of test processes that were killed.
+fn sweep() {
+    let Ok(entries) = fs::read_dir("/run/netns") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if let Some(owner) = owner && !Path::new("/proc").join(owner).exists() {
+            let _ = Command::new("ip").args(["netns", "del"]).arg(&name).output();
+        }
+    }
+}
+
+/// Runs a program to its end.
+#[track_caller]
+pub fn run(command: &mut Command) -> Run {
+    match command.output() {
+        Ok(output) => output.into(),
+        Err(e) => panic!("run {}: {e}", command.get_program().display()),
+    }
+}
+
+#[track_caller]
+fn checked(command: &mut Command) -> Run {
+    let run = run(command);
+    assert_eq!(run.code, 0, "{command:?}: {}", String::from_utf8_lossy(&run.err));
+    run
+}
+
+/// A copy of vxcsum that any user can execute, wherever the project lies.
+pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("make a directory");
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions");
+    let binary = directory.path().join("vxcsum");
+    fs::copy(VXCSUM, &binary).expect("copy vxcsum");
+    open(directory.path());
+    open(&binary);
+    (directory, binary)
+}

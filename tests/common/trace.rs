@@ -1,0 +1,213 @@
+//! vxcsum one request at a time.
+//!
+//! Owns a run under strace(1) that stops vxcsum after each request to the kernel. What was requested is read from the
+//! stopped process's memory: neither vxcsum nor strace is asked what it thinks it sent.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Netns, ROOT, Run, VXCSUM};
+
+/// One request, when the kernel has answered it and vxcsum has not yet gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A message to the generic netlink family `ethtool`, with its command.
+    Netlink(u8),
+    /// A SIOCETHTOOL, with its command.
+    Ioctl(u32),
+    /// capget: vxcsum asks for its capabilities when it has decided to change something and has not begun.
+    Capabilities,
+    /// Any other.
+    Other,
+}
+
+impl Request {
+    /// `ETHTOOL_MSG_FEATURES_SET`, `ETHTOOL_SFEATURES`, or one of the older set commands (`ETHTOOL_S*` below it).
+    pub fn is_set(self) -> bool {
+        // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h#L1891
+        const OLD_SETS: [u32; 8] = [0x15, 0x17, 0x19, 0x1f, 0x22, 0x24, 0x26, 0x2c];
+        match self {
+            Self::Netlink(command) => command == 12,
+            Self::Ioctl(command) => command == 0x3b || OLD_SETS.contains(&command),
+            Self::Capabilities | Self::Other => false,
+        }
+    }
+}
+
+/// A traced process that does not outlive the test.
+struct Traced {
+    strace: Child,
+    pid: Option<Pid>,
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        if let Ok(None) = self.strace.try_wait() {
+            // Only after a panic: a stopped process would stay for ever.
+            if let Some(pid) = self.pid {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let _ = self.strace.kill();
+            let _ = self.strace.wait();
+        }
+    }
+}
+
+impl Netns {
+    /// Runs vxcsum with the root of the fixtures and calls `at` after each request, with all requests so far, while vxcsum
+    /// stands still. Gives what it ended with and all requests.
+    #[track_caller]
+    pub fn stepped(&self, words: &str, mut at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let file = |name: &str| File::create(directory.path().join(name)).expect("make a file");
+        let log = directory.path().join("log");
+        let strace = self
+            .command("strace")
+            .args(["-f", "-e", "trace=socket,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget", "-e", "raw=all"])
+            .args(["--inject=sendto,sendmsg,sendmmsg,ioctl,capget:signal=SIGSTOP", "-o"])
+            .arg(&log)
+            .args(["--", VXCSUM])
+            .args(words.split_whitespace())
+            .args(["--root", ROOT])
+            .stdout(Stdio::from(file("out")))
+            .stderr(Stdio::from(file("err")))
+            .spawn()
+            .expect("run strace");
+        let mut traced = Traced { strace, pid: None };
+        let mut requests = Vec::new();
+        let mut netlink = Sockets::default();
+        let (mut done, mut last) = (0, String::new());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            let ended = traced.strace.try_wait().expect("wait for strace");
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let complete = text.rfind('\n').map_or(0, |end| end + 1);
+            for line in text[done..complete].lines() {
+                let (pid, line) = line.split_once(' ').expect("strace -f -o writes the process before each line");
+                let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process id");
+                traced.pid = Some(pid);
+                let line = line.trim_start();
+                if line.starts_with("--- stopped by SIGSTOP") {
+                    requests.extend(netlink.requests(pid, &last));
+                    at(&requests);
+                    kill_process(pid, Signal::CONT).expect("let vxcsum go on");
+                } else if !line.starts_with("---") && !line.starts_with("+++") {
+                    netlink.note(line);
+                    line.clone_into(&mut last);
+                }
+            }
+            done = complete;
+            if let Some(status) = ended {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "vxcsum did not end in a minute: {text}");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let read = |name: &str| fs::read(directory.path().join(name)).expect("read what vxcsum wrote");
+        let output = std::process::Output {
+            status,
+            stdout: read("out"),
+            stderr: read("err"),
+        };
+        (output.into(), requests)
+    }
+
+    /// The set requests of a run, after proof that requests were seen at all.
+    #[track_caller]
+    pub fn sets(&self, words: &str) -> (Run, usize) {
+        let (run, requests) = self.stepped(words, |_| ());
+        let reads = [Request::Netlink(11), Request::Ioctl(0x3a)];
+        assert!(
+            requests.iter().any(|request| reads.contains(request)),
+            "not even a request for the features was seen: {requests:?}"
+        );
+        (run, requests.iter().filter(|request| request.is_set()).count())
+    }
+}
+
+/// The descriptors of netlink sockets.
+#[derive(Default)]
+struct Sockets {
+    all: BTreeSet<u64>,
+    generic: BTreeSet<u64>,
+}
+
+impl Sockets {
+    /// Learns from `socket(0x10, 0x80003, 0x10) = 0x3`, and makes sure that no request goes past `requests`.
+    fn note(&mut self, line: &str) {
+        let (name, args, result) = parse(line);
+        if name == "socket" && args.first() == Some(&0x10) {
+            self.all.extend(result);
+            if args.get(2) == Some(&0x10) {
+                self.generic.extend(result);
+            }
+        } else if matches!(name, "sendmsg" | "sendmmsg" | "write" | "writev") {
+            let fd = args.first().copied().unwrap_or_default();
+            assert!(!self.all.contains(&fd), "a netlink request that these tests do not decode: {line}");
+        }
+    }
+
+    fn requests(&self, pid: Pid, line: &str) -> Vec<Request> {
+        let (name, args, _) = parse(line);
+        match (name, &args[..]) {
+            ("capget", _) => vec![Request::Capabilities],
+            ("ioctl", [_, 0x8946, ifreq]) => {
+                let pointer = word(&read(pid, ifreq + 16, 8));
+                let command = read(pid, pointer, 4);
+                vec![Request::Ioctl(u32::from_ne_bytes(command.try_into().expect("four bytes")))]
+            }
+            ("sendto", [fd, buffer, len, ..]) if self.generic.contains(fd) => messages(&read(pid, *buffer, *len)),
+            _ => vec![Request::Other],
+        }
+    }
+}
+
+fn parse(line: &str) -> (&str, Vec<u64>, Option<u64>) {
+    let number = |text: &str| {
+        let text = text.trim();
+        match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    let (name, rest) = line.split_once('(').unwrap_or((line, ""));
+    let (args, result) = rest.split_once(')').unwrap_or((rest, ""));
+    let result = result.trim_start().trim_start_matches('=').trim_start();
+    let result = number(result.split(' ').next().unwrap_or_default());
+    (name, args.split(',').filter_map(number).collect(), result)
+}
+
+fn read(pid: Pid, address: u64, len: u64) -> Vec<u8> {
+    let path = format!("/proc/{}/mem", pid.as_raw_nonzero());
+    let memory = File::open(Path::new(&path)).expect("open the memory of vxcsum");
+    let mut bytes = vec![0; usize::try_from(len).expect("a length")];
+    memory.read_exact_at(&mut bytes, address).expect("read the memory of vxcsum");
+    bytes
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    u64::from_ne_bytes(bytes.try_into().expect("eight bytes"))
+}
+
+/// The messages of one send: `struct nlmsghdr`, then `struct genlmsghdr`, whose first byte is the command.
+fn messages(mut bytes: &[u8]) -> Vec<Request> {
+    const GENL_ID_CTRL: u16 = 0x10;
+    let mut found = Vec::new();
+    while bytes.len() > 16 {
+        let len = u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
+        let kind = u16::from_ne_bytes(bytes[4..6].try_into().expect("two bytes"));
+        found.push(if kind == GENL_ID_CTRL {
+            Request::Other
+        } else {
+            Request::Netlink(bytes[16])
+        });
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}

@@ -1,0 +1,352 @@
+//! Real devices: what vxcsum changes, what it leaves alone, and what it says of both.
+//!
+//! The witnesses are ethtool(8), ip(8) and the `ethtool` crate; vxcsum's own report is only ever compared with them.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use common::{BACKENDS, FEATURE, Netns, VXCSUM, device, names, run};
+use serde_json::{Value, json};
+
+/// VXLAN devices that should be changed (`flannel.1`, `ext0`) and that should not, beside devices of other kinds.
+fn node() -> Netns {
+    let netns = Netns::with_underlay();
+    netns.batch(
+        "link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum nolearning\n\
+         link add vxlan.calico type vxlan id 4096 dstport 4789 local 192.0.2.1 dev eth0 noudpcsum nolearning\n\
+         link add keep0 type vxlan id 7 dstport 4790 local 192.0.2.1 dev eth0 udpcsum\n\
+         link add ext0 type vxlan external dstport 4791\n\
+         link add br0 type bridge\n\
+         link add ifb9 type ifb\n",
+    );
+    netns.ip("tuntap add tap0 mode tap");
+    netns
+}
+
+/// The `ethtool` crate's view: whether the feature is wanted and active, by device.
+fn crate_view(netns: &Netns) -> BTreeMap<String, (bool, bool)> {
+    use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit, EthtoolHeader};
+    use futures::StreamExt;
+
+    let bit = |bits: &[EthtoolFeatureBit]| bits.iter().any(|bit| bit.name == FEATURE && bit.value);
+    let read = async {
+        let (connection, mut handle, _) = ethtool::new_connection().expect("open ethtool netlink");
+        tokio::spawn(connection);
+        let answers = handle.feature().get(None).execute().await.expect("the kernel takes the request");
+        let mut answers = std::pin::pin!(answers);
+        let mut found = BTreeMap::new();
+        while let Some(answer) = answers.next().await {
+            let message = answer.expect("the kernel answers");
+            let (mut name, mut wanted, mut active) = (None, None, None);
+            for attr in message.payload.nlas {
+                let EthtoolAttr::Feature(attr) = attr else { continue };
+                match attr {
+                    EthtoolFeatureAttr::Header(header) => {
+                        name = header.into_iter().find_map(|attr| match attr {
+                            EthtoolHeader::DevName(name) => Some(name),
+                            _ => None,
+                        });
+                    }
+                    EthtoolFeatureAttr::Wanted(bits) => wanted = Some(bit(&bits)),
+                    EthtoolFeatureAttr::Active(bits) => active = Some(bit(&bits)),
+                    _ => {}
+                }
+            }
+            found.insert(
+                name.expect("a device has a name"),
+                (wanted.expect("a device has wanted features"), active.expect("a device has active features")),
+            );
+        }
+        found
+    };
+    netns.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("make a runtime");
+        runtime.block_on(read)
+    })
+}
+
+#[test]
+fn apply_changes_the_feature_and_what_depends_on_it_and_nothing_else_anywhere() {
+    for backend in BACKENDS {
+        let netns = node();
+        let before = netns.everything();
+        let crate_before = crate_view(&netns);
+        let report = netns.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        let after = netns.everything();
+        let crate_after = crate_view(&netns);
+
+        assert_eq!(report["backend"], format!("ethtool-{backend}"));
+        assert_eq!(names(&report), ["flannel.1", "vxlan.calico", "keep0", "ext0"]);
+        assert!(before.len() >= 10, "lo, eth0, peer0, four of vxlan and three others: {:?}", before.keys());
+        for (name, features) in &before {
+            let changed: BTreeSet<&str> = features
+                .keys()
+                .filter(|feature| features[*feature] != after[name][*feature])
+                .map(String::as_str)
+                .collect();
+            if !["flannel.1", "ext0"].contains(&name.as_str()) {
+                assert_eq!(changed, BTreeSet::new(), "{name}, {backend}");
+                assert_eq!(crate_before[name], crate_after[name], "{name}, {backend}");
+                continue;
+            }
+            let said = device(&report, name);
+            let also_off = said["also_off"].as_array().expect("an array");
+            let mut expected: BTreeSet<&str> = also_off.iter().map(|name| name.as_str().expect("a name")).collect();
+            assert!(expected.contains("tx-tcp-segmentation"), "{expected:?}");
+            expected.insert(FEATURE);
+            assert_eq!(changed, expected, "{name}, {backend}");
+            for feature in &changed {
+                let (before, after) = (features[*feature], after[name][*feature]);
+                assert!(before.active && !after.active, "{name}, {backend}: {feature}");
+                // What depends on it stays wanted, so that it comes back with it.
+                assert_eq!(after.requested, *feature != FEATURE, "{name}, {backend}: {feature}");
+            }
+            assert_eq!((crate_before[name], crate_after[name]), ((true, true), (false, false)), "{name}, {backend}");
+            assert_eq!(said["outcome"], "changed");
+            assert_eq!(said["feature"], json!({"hw": true, "wanted": false, "active": false, "nochange": false}));
+        }
+        // What went off with it comes back with it.
+        netns.set("flannel.1", true);
+        netns.set("ext0", true);
+        assert_eq!(netns.everything(), before, "{backend}");
+    }
+}
+
+#[test]
+fn a_second_apply_and_every_reading_command_send_no_set_request() {
+    for backend in BACKENDS {
+        let netns = node();
+        let before = netns.everything();
+        for words in ["apply --dry-run", "--dry-run", "status", "explain flannel.1", "apply --device keep0"] {
+            let (run, sets) = netns.sets(&format!("{words} --backend {backend}"));
+            run.expect(0);
+            assert_eq!(sets, 0, "{words}, {backend}");
+        }
+        assert_eq!(netns.everything(), before, "{backend}");
+
+        let (run, sets) = netns.sets(&format!("apply --json --backend {backend}"));
+        run.expect(0);
+        assert_eq!(sets, 2, "the counter counts, {backend}");
+        let changed = netns.everything();
+        assert_ne!(changed, before);
+
+        let (run, sets) = netns.sets(&format!("apply --json --backend {backend}"));
+        let report = run.expect(0).json();
+        assert_eq!(sets, 0, "second apply, {backend}");
+        for name in ["flannel.1", "ext0"] {
+            let device = device(&report, name);
+            assert_eq!((&device["outcome"], &device["reason"]["code"]), (&json!("unchanged"), &json!("already-off")));
+        }
+        assert_eq!(netns.everything(), changed, "{backend}");
+    }
+}
+
+#[test]
+fn the_report_says_of_each_device_what_ip_says() {
+    for backend in BACKENDS {
+        let netns = node();
+        netns.batch(
+            "link add v6sum type vxlan id 60 dstport 4800 local fd00::1 dev eth0\n\
+             link add v6zero type vxlan id 61 dstport 4801 local fd00::1 dev eth0 udp6zerocsumtx udp6zerocsumrx\n\
+             link add byaddr4 type vxlan id 62 dstport 4802 local 192.0.2.1 udpcsum\n\
+             link add byaddr6 type vxlan id 63 dstport 4803 local fd00::1\n\
+             link add group0 type vxlan id 64 dstport 4804 group 239.1.1.1 dev eth0\n\
+             link add nowhere type vxlan id 65 dstport 4805 local 198.51.100.1\n\
+             link add max0 type vxlan id 16777215 dstport 65535 remote 192.0.2.9\n",
+        );
+        let report = netns.vxcsum(&format!("status --json --backend {backend}")).expect(0).json();
+        let links = netns.links();
+        let expected: BTreeSet<&str> = links
+            .iter()
+            .filter(|(_, link)| link["linkinfo"]["info_kind"] == "vxlan")
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(names(&report).into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(expected.len(), 11);
+        for name in &expected {
+            let (link, said) = (&links[*name], device(&report, name));
+            let data = &link["linkinfo"]["info_data"];
+            let external = data["external"] == true;
+            assert_eq!(said["ifindex"], link["ifindex"], "{name}");
+            assert_eq!(said["dst_port"], data["port"], "{name}");
+            assert_eq!(said["vni"], if external { Value::Null } else { data["id"].clone() }, "{name}");
+            let v6 = data.get("local6").is_some();
+            let checksum = match (external, v6) {
+                (true, _) => "external",
+                (false, true) if data["udp_zero_csum6_tx"] == true => "zero",
+                (false, false) if data["udp_csum"] == false => "zero",
+                (false, _) => "present",
+            };
+            assert_eq!(said["outer_checksum"], checksum, "{name}: {data}");
+            let by_address = name.starts_with("byaddr").then_some(json!("eth0"));
+            let underlay = data.get("link").cloned().or(by_address).unwrap_or_default();
+            assert_eq!(said["underlay"]["name"], underlay, "{name}");
+            let driver = if underlay.is_null() { Value::Null } else { json!("veth") };
+            assert_eq!(said["underlay"]["driver"], driver, "{name}");
+        }
+        for (name, status) in [("v6sum", "affected"), ("v6zero", "not-affected")] {
+            assert_eq!(device(&report, name)["verdict"]["status"], status, "{name}");
+        }
+        let explained = |name: &str| {
+            let run = netns.vxcsum(&format!("explain {name} --backend {backend}")).expect(0);
+            run.text().to_owned()
+        };
+        for (name, text) in [
+            ("byaddr4", "underlay: eth0 (driver veth; owner of the local address)"),
+            ("flannel.1", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
+            ("group0", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
+            ("nowhere", "underlay: not set: routing decides"),
+            ("v6zero", "IPv6 zero-checksum flags: udp6zerocsumtx udp6zerocsumrx"),
+            ("v6sum", "IPv6 zero-checksum flags: none"),
+            ("v6sum", "local address: fd00::1"),
+        ] {
+            let said = explained(name);
+            assert!(said.contains(text), "{name}: {text} in {said}");
+        }
+    }
+}
+
+#[test]
+fn an_underlay_in_another_namespace_is_not_taken_for_one_of_this() {
+    for backend in BACKENDS {
+        let (here, there) = (Netns::with_underlay(), Netns::with_underlay());
+        // Many devices, so that the foreign ifindex means something here too.
+        for n in 0..8 {
+            there.ip(&format!("link add filler{n} type bridge"));
+        }
+        here.ip("link add moved0 type vxlan id 5 dstport 8472 local 192.0.2.1 dev eth0 udpcsum");
+        here.ip(&format!("link set moved0 netns {}", there.name()));
+        let report = there.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        let moved = device(&report, "moved0");
+        assert_eq!((&moved["underlay"], &moved["outcome"]), (&Value::Null, &json!("changed")));
+        assert!(!there.is_on("moved0"));
+        let explained = there.vxcsum(&format!("explain moved0 --backend {backend}")).expect(0);
+        assert!(explained.text().contains("underlay: in another network namespace"), "{}", explained.text());
+        let empty = here.vxcsum(&format!("status --json --backend {backend}")).expect(0);
+        assert_eq!(names(&empty.json()), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn only_the_named_devices_are_looked_at() {
+    for backend in BACKENDS {
+        let netns = node();
+        let before = netns.everything();
+        let run = netns.vxcsum(&format!("apply --json --device ext0 --device keep0 --device ext0 --backend {backend}"));
+        assert_eq!(names(&run.expect(0).json()), ["keep0", "ext0"]);
+        let after = netns.everything();
+        let changed: Vec<_> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+        assert_eq!(changed, ["ext0"], "{backend}");
+    }
+}
+
+#[test]
+fn without_a_policy_the_built_in_one_decides() {
+    let netns = node();
+    let root = tempfile::tempdir().expect("make a directory");
+    let apply = run(netns.command(VXCSUM).args(["apply", "--json", "--root"]).arg(root.path())).expect(0);
+    let report = apply.json();
+    // Every kernel since 4.6 has nat-lco-csum; the built-in policy counts an unknown exposure as exposed.
+    assert_eq!(device(&report, "flannel.1")["reason"]["code"], "exposure-unknown");
+    assert_eq!(device(&report, "keep0")["outcome"], "changed");
+    assert_eq!(report["kernel"]["distribution"], json!({"id": "", "version_id": ""}));
+    assert!(!netns.is_on("flannel.1") && !netns.is_on("keep0"));
+    // No kernel that has ethtool netlink's features has nat-zero-csum, and the test before this showed that this one does.
+    assert_eq!(device(&report, "vxlan.calico")["outcome"], "unchanged");
+    assert!(netns.is_on("vxlan.calico"));
+}
+
+#[test]
+fn a_fixed_feature_is_seen_as_fixed_and_stays() {
+    use vxcsum::facts::{BackendName, FeatureTable, IfName};
+    use vxcsum::sys::features::{Backend, Choice};
+
+    let netns = Netns::new();
+    let before = netns.ethtool("lo");
+    assert!(before[FEATURE].fixed && before[FEATURE].active, "lo has it [fixed] on: {:?}", before[FEATURE]);
+    for name in [BackendName::Netlink, BackendName::Ioctl] {
+        let (set, states) = netns.enter(|| {
+            let lo = IfName::new(b"lo").expect("a name");
+            let mut backend = Backend::open(Choice::Only(name)).expect("open the backend");
+            let names = backend.feature_names(&lo).expect("read the names");
+            let count = u32::try_from(names.len()).expect("few features");
+            let index = FeatureTable { names }.index().expect("the kernel has the feature");
+            let state = |backend: &mut Backend| {
+                let read = backend.read(&[(1, &lo)], count).pop().expect("one device");
+                read.expect("read the features").state(index)
+            };
+            let first = state(&mut backend);
+            let set = backend.set(&[(1, &lo)], (index, count), false).pop().expect("one device");
+            (set, [first, state(&mut backend)])
+        });
+        for state in states {
+            assert!(state.fixed() && state.active && !state.off(), "{name:?}: {state:?}");
+        }
+        // Netlink and the ioctl may accept or refuse it: what counts is that nothing happened.
+        if let Err(fault) = set {
+            assert!(!fault.gone() && !fault.forbidden(), "{name:?}: {fault}");
+        }
+        assert_eq!(netns.ethtool("lo"), before, "{name:?}");
+    }
+}
+
+#[test]
+fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
+    let hostile: [(&[u8], &str, &str); 6] = [
+        (b"\x1b[31m", r"\x1b[31m", "\u{1b}[31m"),
+        ("🦀🦀🦀".as_bytes(), "🦀🦀🦀", "🦀🦀🦀"),
+        (b"vxlan_sys_47890", "vxlan_sys_47890", "vxlan_sys_47890"),
+        (b"a\\b", r"a\\b", r"a\b"),
+        (b"x\"y", "x\"y", "x\"y"),
+        (b"\xffbad", r"\xffbad", r"\xffbad"),
+    ];
+    for backend in BACKENDS {
+        let netns = Netns::new();
+        for (vni, (name, ..)) in (1..).zip(&hostile) {
+            let args: Vec<OsString> = ["link", "add"].map(OsString::from).into_iter().collect();
+            let kind = format!("type vxlan id {vni} dstport 8472 udpcsum");
+            let kind = kind.split(' ').map(OsString::from);
+            netns.ip_bytes(args.into_iter().chain([OsString::from_vec(name.to_vec())]).chain(kind));
+        }
+        for (words, code) in [
+            ("status", 0),
+            ("--dry-run --exit-code", 2),
+            ("apply", 0),
+            ("apply", 0),
+        ] {
+            let run = netns.vxcsum(&format!("{words} --backend {backend}")).expect(code);
+            let drawing = |c: char| c.is_control() && c != '\n';
+            assert!(!run.text().contains(drawing) && run.err.is_empty(), "{words}: {run:?}");
+            for (_, shown, _) in hostile {
+                assert!(run.text().contains(shown), "{words}: {shown} in {}", run.text());
+            }
+        }
+        let report = netns.vxcsum(&format!("status --json --backend {backend}")).expect(0).json();
+        let expected: Vec<_> = hostile.iter().map(|(.., json)| *json).collect();
+        assert_eq!(names(&report), expected);
+        for (bytes, shown, _) in hostile {
+            let name = OsStr::from_bytes(bytes);
+            assert!(!netns.is_on(name), "{shown}");
+            let explain = |name: &OsStr| run(netns.command(VXCSUM).args(["explain", "--backend", backend]).arg(name));
+            let explained = explain(name).expect(0);
+            assert!(explained.text().starts_with(&format!("{shown}: leave")), "{}", explained.text());
+            // And in errors.
+            netns.ip_bytes([OsStr::new("link"), OsStr::new("del"), name]);
+            let gone = explain(name).expect(1);
+            assert_eq!(gone.errors(), format!("vxcsum: {shown}: there is no such device in this network namespace\n"));
+        }
+    }
+}
+
+#[test]
+fn the_kernel_takes_no_name_with_a_format() {
+    // `%n` is an argument people give, and a device that cannot be: the kernel reads it as a format.
+    let netns = Netns::new();
+    let add = run(std::process::Command::new("ip").args(["-n", netns.name(), "link", "add", "%n", "type", "vxlan", "id", "1"]));
+    assert_ne!(add.code, 0);
+    let status = netns.vxcsum("status --device %n%s").expect(1);
+    assert_eq!(status.errors(), "vxcsum: %n%s: there is no such device in this network namespace\n");
+}
