@@ -23,6 +23,8 @@ pub enum Request {
     Ioctl(u32),
     /// capget: vxcsum asks for its capabilities when it has decided to change something and has not begun.
     Capabilities,
+    /// Any other ioctl.
+    OtherIoctl,
     /// Any other.
     Other,
 }
@@ -35,7 +37,7 @@ impl Request {
         match self {
             Self::Netlink(command) => command == 12,
             Self::Ioctl(command) => command == 0x3b || OLD_SETS.contains(&command),
-            Self::Capabilities | Self::Other => false,
+            Self::Capabilities | Self::OtherIoctl | Self::Other => false,
         }
     }
 }
@@ -63,7 +65,14 @@ impl Netns {
     /// Runs vxcsum with the root of the fixtures and calls `at` after each request, with all requests so far, while vxcsum
     /// stands still. Gives what it ended with and all requests.
     #[track_caller]
-    pub fn stepped(&self, words: &str, mut at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
+    pub fn stepped(&self, words: &str, at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
+        let words = words.split_whitespace();
+        self.step(&[VXCSUM].into_iter().chain(words).chain(["--root", ROOT]).collect::<Vec<_>>(), at)
+    }
+
+    /// As [`Self::stepped`], with any command that ends in vxcsum.
+    #[track_caller]
+    pub fn step(&self, command: &[&str], mut at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
         let directory = tempfile::tempdir().expect("make a directory");
         let file = |name: &str| File::create(directory.path().join(name)).expect("make a file");
         let log = directory.path().join("log");
@@ -72,9 +81,8 @@ impl Netns {
             .args(["-f", "-e", "trace=socket,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget", "-e", "raw=all"])
             .args(["--inject=sendto,sendmsg,sendmmsg,ioctl,capget:signal=SIGSTOP", "-o"])
             .arg(&log)
-            .args(["--", VXCSUM])
-            .args(words.split_whitespace())
-            .args(["--root", ROOT])
+            .arg("--")
+            .args(command)
             .stdout(Stdio::from(file("out")))
             .stderr(Stdio::from(file("err")))
             .spawn()
@@ -162,6 +170,7 @@ impl Sockets {
                 let command = read(pid, pointer, 4);
                 vec![Request::Ioctl(u32::from_ne_bytes(command.try_into().expect("four bytes")))]
             }
+            ("ioctl", _) => vec![Request::OtherIoctl],
             ("sendto", [fd, buffer, len, ..]) if self.generic.contains(fd) => messages(&read(pid, *buffer, *len)),
             _ => vec![Request::Other],
         }

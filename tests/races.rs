@@ -1,0 +1,229 @@
+//! Devices that come, go and change while vxcsum works: each race is made, by stopping vxcsum at the one request where it
+//! matters, and not waited for.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{BACKENDS, Netns, Request, device, names};
+use serde_json::{Value, json};
+
+/// Applies to `a0`, `b0` and `c0`, and has `meddle` done when vxcsum has read and decided everything and set nothing.
+fn meddled(netns: &Netns, backend: &str, meddle: impl Fn()) -> Value {
+    let mut done = false;
+    let (run, requests) = netns.stepped(&format!("apply --json --backend {backend}"), |requests| {
+        if requests.last() == Some(&Request::Capabilities) {
+            assert!(!requests.iter().any(|request| request.is_set()), "{requests:?}");
+            let reads = [Request::Netlink(11), Request::Ioctl(0x3a)];
+            assert!(requests.iter().any(|request| reads.contains(request)), "{requests:?}");
+            meddle();
+            done = true;
+        }
+    });
+    assert!(done, "vxcsum was never stopped: {requests:?}");
+    // A device that is gone is no failure.
+    run.expect(0).json()
+}
+
+/// `b0` is gone, the others are changed, and the report says so.
+fn only_b0_is_gone(netns: &Netns, report: &Value, backend: &str, text: &str) {
+    for name in ["a0", "c0"] {
+        assert_eq!(device(report, name)["outcome"], "changed", "{name}, {backend}");
+        assert!(!netns.is_on(name), "{name}, {backend}");
+    }
+    let b0 = device(report, "b0");
+    assert_eq!(b0["outcome"], "gone", "{backend}: {b0:#}");
+    let error = &b0["error"];
+    assert_eq!(error["errno"], "ENODEV", "{backend}: {error}");
+    assert!(error["text"].as_str().expect("a text").contains(text), "{backend}: {error}");
+}
+
+#[test]
+fn a_device_deleted_before_the_set_is_gone() {
+    for (backend, text) in [("netlink", "no device matches"), ("ioctl", "does not exist any more")] {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.ip("link del b0");
+        });
+        only_b0_is_gone(&netns, &report, backend, text);
+    }
+}
+
+#[test]
+fn a_device_renamed_before_the_set_is_gone_and_untouched() {
+    for (backend, text) in [("netlink", "do not match"), ("ioctl", "is now called b1")] {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.ip("link set b0 name b1");
+        });
+        assert!(netns.is_on("b1"), "{backend}");
+        only_b0_is_gone(&netns, &report, backend, text);
+        // The next run finds it under its new name.
+        let again = netns.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        assert_eq!(device(&again, "b1")["outcome"], "changed");
+    }
+}
+
+#[test]
+fn a_new_device_under_the_old_name_is_not_touched() {
+    for (backend, text) in [("netlink", "no device matches"), ("ioctl", "does not exist any more")] {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.ip("link del b0");
+            netns.ip("link add b0 type vxlan id 99 dstport 8472 udpcsum");
+        });
+        assert!(netns.is_on("b0"), "{backend}");
+        only_b0_is_gone(&netns, &report, backend, text);
+    }
+}
+
+#[test]
+fn two_devices_that_swap_names_are_both_gone_and_untouched() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.batch("link set b0 name x0\nlink set c0 name b0\nlink set x0 name c0\n");
+        });
+        let outcome = |name| device(&report, name)["outcome"].clone();
+        assert_eq!(["a0", "b0", "c0"].map(outcome), [json!("changed"), json!("gone"), json!("gone")], "{backend}");
+        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false, true, true], "{backend}");
+    }
+}
+
+#[test]
+fn a_device_of_another_kind_under_the_old_name_is_not_touched() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.ip("link del b0");
+            netns.ip("link add b0 type bridge");
+        });
+        assert!(netns.is_on("b0"), "{backend}");
+        only_b0_is_gone(&netns, &report, backend, "");
+    }
+}
+
+#[test]
+fn a_device_deleted_after_the_set_is_gone() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let mut sets = 0;
+        let (run, _) = netns.stepped(&format!("apply --json --backend {backend}"), |requests| {
+            let now = requests.iter().filter(|request| request.is_set()).count();
+            if sets < 3 && now == 3 {
+                netns.ip("link del b0");
+            }
+            sets = now;
+        });
+        let report = run.expect(0).json();
+        assert_eq!(sets, 3, "{backend}");
+        only_b0_is_gone(&netns, &report, backend, "");
+    }
+}
+
+#[test]
+fn a_feature_that_somebody_turns_on_again_at_once_is_refused() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let drift = |words: &str| {
+            let mut sets = 0;
+            let (run, _) = netns.stepped(&format!("{words} --backend {backend}"), |requests| {
+                let now = requests.iter().filter(|request| request.is_set()).count();
+                if sets < 3 && now == 3 {
+                    netns.set("b0", true);
+                }
+                sets = now;
+            });
+            assert_eq!(sets, 3, "{backend}");
+            run.expect(1)
+        };
+        let report = drift("apply --json").json();
+        let outcome = |name| device(&report, name)["outcome"].clone();
+        assert_eq!(["a0", "b0", "c0"].map(outcome), [json!("changed"), json!("refused"), json!("changed")], "{backend}");
+        let b0 = device(&report, "b0");
+        assert_eq!(b0["feature"]["active"], true, "the state that was read back, {backend}");
+        assert_eq!(b0["also_off"], json!([]), "{backend}");
+        assert!(b0["error"]["advice"].as_str().expect("advice").contains("ethtool --monitor"), "{b0:#}");
+        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false, true, false], "{backend}");
+
+        for name in ["a0", "c0"] {
+            netns.set(name, true);
+        }
+        let text = drift("apply");
+        assert!(text.text().ends_with("\n2 changed, 1 failed\n"), "{}", text.text());
+        assert!(text.text().contains("the kernel accepted it and the feature is still on"), "{}", text.text());
+    }
+}
+
+#[test]
+fn somebody_else_who_is_faster_leaves_nothing_to_complain_of() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || netns.set("b0", false));
+        // The kernel takes a set that changes nothing.
+        assert_eq!(device(&report, "b0")["feature"]["active"], false);
+        assert_eq!(device(&report, "b0")["error"], Value::Null);
+        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false; 3], "{backend}");
+    }
+}
+
+#[test]
+fn devices_that_come_during_a_run_are_left_to_the_next() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let report = meddled(&netns, backend, || {
+            netns.ip("link add d0 type vxlan id 4 dstport 8472 udpcsum");
+        });
+        assert_eq!(names(&report), ["a0", "b0", "c0"]);
+        assert!(netns.is_on("d0"), "{backend}");
+    }
+}
+
+/// The kernel marks a dump during which a device came or went, and may leave devices out of it: such a dump must be
+/// repeated and never be believed.
+#[test]
+fn a_list_of_devices_is_whole_or_an_error_while_others_come_and_go() {
+    const PERMANENT: usize = 300;
+    let netns = Netns::new();
+    let lines = (0..PERMANENT).map(|n| format!("link add p{n} type vxlan id {n} dstport 8472 udpcsum\n"));
+    netns.batch(&lines.collect::<String>());
+    let stop = AtomicBool::new(false);
+    let churn = || {
+        // Low ifindexes and names early in the kernel's tables are what a dump can skip.
+        let mut rounds = 0;
+        while !stop.load(Ordering::Relaxed) {
+            netns.batch("link add t0 type vxlan id 9000 dstport 8472\nlink add t1 type bridge\nlink del t0\nlink del t1\n");
+            rounds += 1;
+        }
+        rounds
+    };
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(churn);
+        let mut whole = 0;
+        for n in 0..40 {
+            let backend = BACKENDS[n % 2];
+            let run = netns.vxcsum(&format!("status --json --backend {backend}"));
+            let report = run.json();
+            if report.get("error").is_some() {
+                assert_eq!(run.code, 1, "{report}");
+                continue;
+            }
+            let found = names(&report).iter().filter(|name| name.starts_with('p')).count();
+            assert_eq!(found, PERMANENT, "{backend}");
+            let read = |device: &&Value| device["outcome"] == "planned";
+            let devices = report["devices"].as_array().expect("an array");
+            let permanent = devices.iter().filter(|device| device["name"].as_str().is_some_and(|name| name.starts_with('p')));
+            let read = permanent.filter(read).count();
+            if run.code == 0 {
+                assert_eq!(read, PERMANENT, "{backend}");
+                whole += 1;
+            } else {
+                assert_eq!(run.code, 1, "{backend}");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let rounds = churn.join().expect("devices came and went");
+        println!("{whole} of 40 lists whole in {rounds} rounds of devices that came and went");
+        assert!(rounds >= 10, "{rounds}");
+    });
+}
