@@ -66,13 +66,13 @@ fn change(
     };
     match (set, now) {
         // Somebody else was faster.
-        (Err(_), Ok(now)) if as_asked(&now) => Change {
+        (Err(fault), Ok(now)) if as_asked(&now) && !fault.lost() => Change {
             outcome: Outcome::Unchanged,
             feature: Some(now.state(index)),
             also: 0,
             error: None,
         },
-        (Ok(()), Ok(now)) if as_asked(&now) => {
+        (_, Ok(now)) if as_asked(&now) => {
             let differs = if on {
                 now.active & !before
             } else {

@@ -87,6 +87,11 @@ impl Fault {
         matches!(self.code, Some(Errno::NODEV | Errno::NXIO))
     }
 
+    /// The answer was lost or not understood: the kernel may have done what it was asked for.
+    pub fn lost(&self) -> bool {
+        matches!(self.code, None | Some(Errno::NOBUFS | Errno::NOMEM))
+    }
+
     /// The caller lacks CAP_NET_ADMIN.
     pub fn forbidden(&self) -> bool {
         matches!(self.code, Some(Errno::PERM | Errno::ACCESS))

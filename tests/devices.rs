@@ -35,14 +35,21 @@ fn crate_view(netns: &Netns) -> BTreeMap<String, (bool, bool)> {
     let read = async {
         let (connection, mut handle, _) = ethtool::new_connection().expect("open ethtool netlink");
         tokio::spawn(connection);
-        let answers = handle.feature().get(None).execute().await.expect("the kernel takes the request");
+        let answers = handle
+            .feature()
+            .get(None)
+            .execute()
+            .await
+            .expect("the kernel takes the request");
         let mut answers = std::pin::pin!(answers);
         let mut found = BTreeMap::new();
         while let Some(answer) = answers.next().await {
             let message = answer.expect("the kernel answers");
             let (mut name, mut wanted, mut active) = (None, None, None);
             for attr in message.payload.nlas {
-                let EthtoolAttr::Feature(attr) = attr else { continue };
+                let EthtoolAttr::Feature(attr) = attr else {
+                    continue;
+                };
                 match attr {
                     EthtoolFeatureAttr::Header(header) => {
                         name = header.into_iter().find_map(|attr| match attr {
@@ -57,13 +64,19 @@ fn crate_view(netns: &Netns) -> BTreeMap<String, (bool, bool)> {
             }
             found.insert(
                 name.expect("a device has a name"),
-                (wanted.expect("a device has wanted features"), active.expect("a device has active features")),
+                (
+                    wanted.expect("a device has wanted features"),
+                    active.expect("a device has active features"),
+                ),
             );
         }
         found
     };
     netns.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("make a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("make a runtime");
         runtime.block_on(read)
     })
 }
@@ -74,13 +87,23 @@ fn apply_changes_the_feature_and_what_depends_on_it_and_nothing_else_anywhere() 
         let netns = node();
         let before = netns.everything();
         let crate_before = crate_view(&netns);
-        let report = netns.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        let report = netns
+            .vxcsum(&format!("apply --json --backend {backend}"))
+            .expect(0)
+            .json();
         let after = netns.everything();
         let crate_after = crate_view(&netns);
 
         assert_eq!(report["backend"], format!("ethtool-{backend}"));
-        assert_eq!(names(&report), ["flannel.1", "vxlan.calico", "keep0", "ext0"]);
-        assert!(before.len() >= 10, "lo, eth0, peer0, four of vxlan and three others: {:?}", before.keys());
+        assert_eq!(
+            names(&report),
+            ["flannel.1", "vxlan.calico", "keep0", "ext0"]
+        );
+        assert!(
+            before.len() >= 10,
+            "lo, eth0, peer0, four of vxlan and three others: {:?}",
+            before.keys()
+        );
         for (name, features) in &before {
             let changed: BTreeSet<&str> = features
                 .keys()
@@ -94,19 +117,36 @@ fn apply_changes_the_feature_and_what_depends_on_it_and_nothing_else_anywhere() 
             }
             let said = device(&report, name);
             let also_off = said["also_off"].as_array().expect("an array");
-            let mut expected: BTreeSet<&str> = also_off.iter().map(|name| name.as_str().expect("a name")).collect();
+            let mut expected: BTreeSet<&str> = also_off
+                .iter()
+                .map(|name| name.as_str().expect("a name"))
+                .collect();
             assert!(expected.contains("tx-tcp-segmentation"), "{expected:?}");
             expected.insert(FEATURE);
             assert_eq!(changed, expected, "{name}, {backend}");
             for feature in &changed {
                 let (before, after) = (features[*feature], after[name][*feature]);
-                assert!(before.active && !after.active, "{name}, {backend}: {feature}");
+                assert!(
+                    before.active && !after.active,
+                    "{name}, {backend}: {feature}"
+                );
                 // What depends on it stays wanted, so that it comes back with it.
-                assert_eq!(after.requested, *feature != FEATURE, "{name}, {backend}: {feature}");
+                assert_eq!(
+                    after.requested,
+                    *feature != FEATURE,
+                    "{name}, {backend}: {feature}"
+                );
             }
-            assert_eq!((crate_before[name], crate_after[name]), ((true, true), (false, false)), "{name}, {backend}");
+            assert_eq!(
+                (crate_before[name], crate_after[name]),
+                ((true, true), (false, false)),
+                "{name}, {backend}"
+            );
             assert_eq!(said["outcome"], "changed");
-            assert_eq!(said["feature"], json!({"hw": true, "wanted": false, "active": false, "nochange": false}));
+            assert_eq!(
+                said["feature"],
+                json!({"hw": true, "wanted": false, "active": false, "nochange": false})
+            );
         }
         // What went off with it comes back with it.
         netns.set("flannel.1", true);
@@ -120,7 +160,13 @@ fn a_second_apply_and_every_reading_command_send_no_set_request() {
     for backend in BACKENDS {
         let netns = node();
         let before = netns.everything();
-        for words in ["apply --dry-run", "--dry-run", "status", "explain flannel.1", "apply --device keep0"] {
+        for words in [
+            "apply --dry-run",
+            "--dry-run",
+            "status",
+            "explain flannel.1",
+            "apply --device keep0",
+        ] {
             let (run, sets) = netns.sets(&format!("{words} --backend {backend}"));
             run.expect(0);
             assert_eq!(sets, 0, "{words}, {backend}");
@@ -138,7 +184,10 @@ fn a_second_apply_and_every_reading_command_send_no_set_request() {
         assert_eq!(sets, 0, "second apply, {backend}");
         for name in ["flannel.1", "ext0"] {
             let device = device(&report, name);
-            assert_eq!((&device["outcome"], &device["reason"]["code"]), (&json!("unchanged"), &json!("already-off")));
+            assert_eq!(
+                (&device["outcome"], &device["reason"]["code"]),
+                (&json!("unchanged"), &json!("already-off"))
+            );
         }
         assert_eq!(netns.everything(), changed, "{backend}");
     }
@@ -157,14 +206,20 @@ fn the_report_says_of_each_device_what_ip_says() {
              link add nowhere type vxlan id 65 dstport 4805 local 198.51.100.1\n\
              link add max0 type vxlan id 16777215 dstport 65535 remote 192.0.2.9\n",
         );
-        let report = netns.vxcsum(&format!("status --json --backend {backend}")).expect(0).json();
+        let report = netns
+            .vxcsum(&format!("status --json --backend {backend}"))
+            .expect(0)
+            .json();
         let links = netns.links();
         let expected: BTreeSet<&str> = links
             .iter()
             .filter(|(_, link)| link["linkinfo"]["info_kind"] == "vxlan")
             .map(|(name, _)| name.as_str())
             .collect();
-        assert_eq!(names(&report).into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(
+            names(&report).into_iter().collect::<BTreeSet<_>>(),
+            expected
+        );
         assert_eq!(expected.len(), 11);
         for name in &expected {
             let (link, said) = (&links[*name], device(&report, name));
@@ -172,7 +227,15 @@ fn the_report_says_of_each_device_what_ip_says() {
             let external = data["external"] == true;
             assert_eq!(said["ifindex"], link["ifindex"], "{name}");
             assert_eq!(said["dst_port"], data["port"], "{name}");
-            assert_eq!(said["vni"], if external { Value::Null } else { data["id"].clone() }, "{name}");
+            assert_eq!(
+                said["vni"],
+                if external {
+                    Value::Null
+                } else {
+                    data["id"].clone()
+                },
+                "{name}"
+            );
             let v6 = data.get("local6").is_some();
             let checksum = match (external, v6) {
                 (true, _) => "external",
@@ -184,22 +247,34 @@ fn the_report_says_of_each_device_what_ip_says() {
             let by_address = name.starts_with("byaddr").then_some(json!("eth0"));
             let underlay = data.get("link").cloned().or(by_address).unwrap_or_default();
             assert_eq!(said["underlay"]["name"], underlay, "{name}");
-            let driver = if underlay.is_null() { Value::Null } else { json!("veth") };
+            let driver = if underlay.is_null() {
+                Value::Null
+            } else {
+                json!("veth")
+            };
             assert_eq!(said["underlay"]["driver"], driver, "{name}");
         }
         for (name, status) in [("v6sum", "affected"), ("v6zero", "not-affected")] {
             assert_eq!(device(&report, name)["verdict"]["status"], status, "{name}");
         }
         let explained = |name: &str| {
-            let run = netns.vxcsum(&format!("explain {name} --backend {backend}")).expect(0);
+            let run = netns
+                .vxcsum(&format!("explain {name} --backend {backend}"))
+                .expect(0);
             run.text().to_owned()
         };
         for (name, text) in [
-            ("byaddr4", "underlay: eth0 (driver veth; owner of the local address)"),
+            (
+                "byaddr4",
+                "underlay: eth0 (driver veth; owner of the local address)",
+            ),
             ("flannel.1", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
             ("group0", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
             ("nowhere", "underlay: not set: routing decides"),
-            ("v6zero", "IPv6 zero-checksum flags: udp6zerocsumtx udp6zerocsumrx"),
+            (
+                "v6zero",
+                "IPv6 zero-checksum flags: udp6zerocsumtx udp6zerocsumrx",
+            ),
             ("v6sum", "IPv6 zero-checksum flags: none"),
             ("v6sum", "local address: fd00::1"),
         ] {
@@ -219,13 +294,29 @@ fn an_underlay_in_another_namespace_is_not_taken_for_one_of_this() {
         }
         here.ip("link add moved0 type vxlan id 5 dstport 8472 local 192.0.2.1 dev eth0 udpcsum");
         here.ip(&format!("link set moved0 netns {}", there.name()));
-        let report = there.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        let report = there
+            .vxcsum(&format!("apply --json --backend {backend}"))
+            .expect(0)
+            .json();
         let moved = device(&report, "moved0");
-        assert_eq!((&moved["underlay"], &moved["outcome"]), (&Value::Null, &json!("changed")));
+        assert_eq!(
+            (&moved["underlay"], &moved["outcome"]),
+            (&Value::Null, &json!("changed"))
+        );
         assert!(!there.is_on("moved0"));
-        let explained = there.vxcsum(&format!("explain moved0 --backend {backend}")).expect(0);
-        assert!(explained.text().contains("underlay: in another network namespace"), "{}", explained.text());
-        let empty = here.vxcsum(&format!("status --json --backend {backend}")).expect(0);
+        let explained = there
+            .vxcsum(&format!("explain moved0 --backend {backend}"))
+            .expect(0);
+        assert!(
+            explained
+                .text()
+                .contains("underlay: in another network namespace"),
+            "{}",
+            explained.text()
+        );
+        let empty = here
+            .vxcsum(&format!("status --json --backend {backend}"))
+            .expect(0);
         assert_eq!(names(&empty.json()), Vec::<&str>::new());
     }
 }
@@ -235,10 +326,15 @@ fn only_the_named_devices_are_looked_at() {
     for backend in BACKENDS {
         let netns = node();
         let before = netns.everything();
-        let run = netns.vxcsum(&format!("apply --json --device ext0 --device keep0 --device ext0 --backend {backend}"));
+        let run = netns.vxcsum(&format!(
+            "apply --json --device ext0 --device keep0 --device ext0 --backend {backend}"
+        ));
         assert_eq!(names(&run.expect(0).json()), ["keep0", "ext0"]);
         let after = netns.everything();
-        let changed: Vec<_> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+        let changed: Vec<_> = before
+            .keys()
+            .filter(|name| before[*name] != after[*name])
+            .collect();
         assert_eq!(changed, ["ext0"], "{backend}");
     }
 }
@@ -247,12 +343,22 @@ fn only_the_named_devices_are_looked_at() {
 fn without_a_policy_the_built_in_one_decides() {
     let netns = node();
     let root = tempfile::tempdir().expect("make a directory");
-    let apply = run(netns.command(VXCSUM).args(["apply", "--json", "--root"]).arg(root.path())).expect(0);
+    let apply = run(netns
+        .command(VXCSUM)
+        .args(["apply", "--json", "--root"])
+        .arg(root.path()))
+    .expect(0);
     let report = apply.json();
     // Every kernel since 4.6 has nat-lco-csum; the built-in policy counts an unknown exposure as exposed.
-    assert_eq!(device(&report, "flannel.1")["reason"]["code"], "exposure-unknown");
+    assert_eq!(
+        device(&report, "flannel.1")["reason"]["code"],
+        "exposure-unknown"
+    );
     assert_eq!(device(&report, "keep0")["outcome"], "changed");
-    assert_eq!(report["kernel"]["distribution"], json!({"id": "", "version_id": ""}));
+    assert_eq!(
+        report["kernel"]["distribution"],
+        json!({"id": "", "version_id": ""})
+    );
     assert!(!netns.is_on("flannel.1") && !netns.is_on("keep0"));
     // No kernel that has ethtool netlink's features has nat-zero-csum, and the test before this showed that this one does.
     assert_eq!(device(&report, "vxlan.calico")["outcome"], "unchanged");
@@ -266,24 +372,36 @@ fn a_fixed_feature_is_seen_as_fixed_and_stays() {
 
     let netns = Netns::new();
     let before = netns.ethtool("lo");
-    assert!(before[FEATURE].fixed && before[FEATURE].active, "lo has it [fixed] on: {:?}", before[FEATURE]);
+    assert!(
+        before[FEATURE].fixed && before[FEATURE].active,
+        "lo has it [fixed] on: {:?}",
+        before[FEATURE]
+    );
     for name in [BackendName::Netlink, BackendName::Ioctl] {
         let (set, states) = netns.enter(|| {
             let lo = IfName::new(b"lo").expect("a name");
             let mut backend = Backend::open(Choice::Only(name)).expect("open the backend");
             let names = backend.feature_names(&lo).expect("read the names");
             let count = u32::try_from(names.len()).expect("few features");
-            let index = FeatureTable { names }.index().expect("the kernel has the feature");
+            let index = FeatureTable { names }
+                .index()
+                .expect("the kernel has the feature");
             let state = |backend: &mut Backend| {
                 let read = backend.read(&[(1, &lo)], count).pop().expect("one device");
                 read.expect("read the features").state(index)
             };
             let first = state(&mut backend);
-            let set = backend.set(&[(1, &lo)], (index, count), false).pop().expect("one device");
+            let set = backend
+                .set(&[(1, &lo)], (index, count), false)
+                .pop()
+                .expect("one device");
             (set, [first, state(&mut backend)])
         });
         for state in states {
-            assert!(state.fixed() && state.active && !state.off(), "{name:?}: {state:?}");
+            assert!(
+                state.fixed() && state.active && !state.off(),
+                "{name:?}: {state:?}"
+            );
         }
         // Netlink and the ioctl may accept or refuse it: what counts is that nothing happened.
         if let Err(fault) = set {
@@ -309,7 +427,11 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
             let args: Vec<OsString> = ["link", "add"].map(OsString::from).into_iter().collect();
             let kind = format!("type vxlan id {vni} dstport 8472 udpcsum");
             let kind = kind.split(' ').map(OsString::from);
-            netns.ip_bytes(args.into_iter().chain([OsString::from_vec(name.to_vec())]).chain(kind));
+            netns.ip_bytes(
+                args.into_iter()
+                    .chain([OsString::from_vec(name.to_vec())])
+                    .chain(kind),
+            );
         }
         for (words, code) in [
             ("status", 0),
@@ -317,26 +439,50 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
             ("apply", 0),
             ("apply", 0),
         ] {
-            let run = netns.vxcsum(&format!("{words} --backend {backend}")).expect(code);
+            let run = netns
+                .vxcsum(&format!("{words} --backend {backend}"))
+                .expect(code);
             let drawing = |c: char| c.is_control() && c != '\n';
-            assert!(!run.text().contains(drawing) && run.err.is_empty(), "{words}: {run:?}");
+            assert!(
+                !run.text().contains(drawing) && run.err.is_empty(),
+                "{words}: {run:?}"
+            );
             for (_, shown, _) in hostile {
-                assert!(run.text().contains(shown), "{words}: {shown} in {}", run.text());
+                assert!(
+                    run.text().contains(shown),
+                    "{words}: {shown} in {}",
+                    run.text()
+                );
             }
         }
-        let report = netns.vxcsum(&format!("status --json --backend {backend}")).expect(0).json();
+        let report = netns
+            .vxcsum(&format!("status --json --backend {backend}"))
+            .expect(0)
+            .json();
         let expected: Vec<_> = hostile.iter().map(|(.., json)| *json).collect();
         assert_eq!(names(&report), expected);
         for (bytes, shown, _) in hostile {
             let name = OsStr::from_bytes(bytes);
             assert!(!netns.is_on(name), "{shown}");
-            let explain = |name: &OsStr| run(netns.command(VXCSUM).args(["explain", "--backend", backend]).arg(name));
+            let explain = |name: &OsStr| {
+                run(netns
+                    .command(VXCSUM)
+                    .args(["explain", "--backend", backend])
+                    .arg(name))
+            };
             let explained = explain(name).expect(0);
-            assert!(explained.text().starts_with(&format!("{shown}: leave")), "{}", explained.text());
+            assert!(
+                explained.text().starts_with(&format!("{shown}: leave")),
+                "{}",
+                explained.text()
+            );
             // And in errors.
             netns.ip_bytes([OsStr::new("link"), OsStr::new("del"), name]);
             let gone = explain(name).expect(1);
-            assert_eq!(gone.errors(), format!("vxcsum: {shown}: there is no such device in this network namespace\n"));
+            assert_eq!(
+                gone.errors(),
+                format!("vxcsum: {shown}: there is no such device in this network namespace\n")
+            );
         }
     }
 }
@@ -345,8 +491,21 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
 fn the_kernel_takes_no_name_with_a_format() {
     // `%n` is an argument people give, and a device that cannot be: the kernel reads it as a format.
     let netns = Netns::new();
-    let add = run(std::process::Command::new("ip").args(["-n", netns.name(), "link", "add", "%n", "type", "vxlan", "id", "1"]));
+    let add = run(std::process::Command::new("ip").args([
+        "-n",
+        netns.name(),
+        "link",
+        "add",
+        "%n",
+        "type",
+        "vxlan",
+        "id",
+        "1",
+    ]));
     assert_ne!(add.code, 0);
     let status = netns.vxcsum("status --device %n%s").expect(1);
-    assert_eq!(status.errors(), "vxcsum: %n%s: there is no such device in this network namespace\n");
+    assert_eq!(
+        status.errors(),
+        "vxcsum: %n%s: there is no such device in this network namespace\n"
+    );
 }

@@ -9,7 +9,15 @@ use common::{BACKENDS, Netns, ROOT, Request, VXCSUM, device, names, public_binar
 use serde_json::{Value, json};
 
 /// As nobody: no capability at all.
-const NOBODY: [&str; 7] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+const NOBODY: [&str; 7] = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--",
+];
 
 fn all_on(netns: &Netns) -> Vec<bool> {
     ["a0", "b0", "c0"].map(|name| netns.is_on(name)).to_vec()
@@ -17,7 +25,10 @@ fn all_on(netns: &Netns) -> Vec<bool> {
 
 fn outcomes(report: &Value) -> Vec<&str> {
     let devices = report["devices"].as_array().expect("a report has devices");
-    devices.iter().map(|device| device["outcome"].as_str().expect("an outcome")).collect()
+    devices
+        .iter()
+        .map(|device| device["outcome"].as_str().expect("an outcome"))
+        .collect()
 }
 
 #[test]
@@ -25,11 +36,23 @@ fn a_device_that_is_none_is_called_what_it_is() {
     let netns = Netns::with_three();
     netns.batch("link add veth0 type veth peer name veth1\nlink add br0 type bridge\n");
     for (words, code, error) in [
-        ("--device a1", 1, "a1: there is no such device in this network namespace"),
+        (
+            "--device a1",
+            1,
+            "a1: there is no such device in this network namespace",
+        ),
         ("--device veth0", 1, "veth0: not a VXLAN device but a veth"),
         ("--device br0", 1, "br0: not a VXLAN device but a bridge"),
-        ("--device lo", 1, "lo: not a VXLAN device but a plain network device"),
-        ("--device a0 --device br0", 1, "br0: not a VXLAN device but a bridge"),
+        (
+            "--device lo",
+            1,
+            "lo: not a VXLAN device but a plain network device",
+        ),
+        (
+            "--device a0 --device br0",
+            1,
+            "br0: not a VXLAN device but a bridge",
+        ),
         ("--device abcdefghijklmnop", 64, "1 to 15 bytes"),
         ("--device a/b", 64, "1 to 15 bytes"),
         ("--device=", 64, "1 to 15 bytes"),
@@ -43,11 +66,22 @@ fn a_device_that_is_none_is_called_what_it_is() {
             assert!(json.err.is_empty(), "{words}: {}", json.errors());
             let said = &json.json()["error"];
             assert_eq!(said["exit_code"], code, "{words}");
-            assert_eq!(said["code"], if code == 64 { "usage" } else { "device" }, "{words}");
-            assert!(said["text"].as_str().expect("a text").contains(error), "{words}: {said}");
+            assert_eq!(
+                said["code"],
+                if code == 64 { "usage" } else { "device" },
+                "{words}"
+            );
+            assert!(
+                said["text"].as_str().expect("a text").contains(error),
+                "{words}: {said}"
+            );
         }
     }
-    assert_eq!(all_on(&netns), [true; 3], "a wrong name among right ones changes nothing");
+    assert_eq!(
+        all_on(&netns),
+        [true; 3],
+        "a wrong name among right ones changes nothing"
+    );
 }
 
 #[test]
@@ -55,9 +89,19 @@ fn no_device_is_no_error() {
     let netns = Netns::with_underlay();
     for backend in BACKENDS {
         for words in ["apply", "apply --dry-run --exit-code", "status --exit-code"] {
-            let run = netns.vxcsum(&format!("{words} --backend {backend}")).expect(0);
-            assert!(run.text().ends_with("\nno VXLAN devices in this network namespace\n"), "{}", run.text());
-            let json = netns.vxcsum(&format!("{words} --json --backend {backend}")).expect(0).json();
+            let run = netns
+                .vxcsum(&format!("{words} --backend {backend}"))
+                .expect(0);
+            assert!(
+                run.text()
+                    .ends_with("\nno VXLAN devices in this network namespace\n"),
+                "{}",
+                run.text()
+            );
+            let json = netns
+                .vxcsum(&format!("{words} --json --backend {backend}"))
+                .expect(0)
+                .json();
             assert_eq!(json["devices"], json!([]));
         }
     }
@@ -70,23 +114,45 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
     let netns = Netns::with_three();
     for backend in BACKENDS {
         let as_nobody = |words: &str| {
-            let command: Vec<&str> = NOBODY.into_iter().chain([binary]).chain(words.split(' ')).chain(["--root", ROOT, "--backend", backend]).collect();
+            let command: Vec<&str> = NOBODY
+                .into_iter()
+                .chain([binary])
+                .chain(words.split(' '))
+                .chain(["--root", ROOT, "--backend", backend])
+                .collect();
             netns.step(&command, |_| ())
         };
-        for (words, code) in [("status", 0), ("apply --dry-run", 0), ("apply --dry-run --exit-code", 2), ("explain a0", 0)] {
+        for (words, code) in [
+            ("status", 0),
+            ("apply --dry-run", 0),
+            ("apply --dry-run --exit-code", 2),
+            ("explain a0", 0),
+        ] {
             let (run, requests) = as_nobody(words);
             let run = run.expect(code);
-            assert!(run.text().contains("a0") && run.err.is_empty(), "{words}: {run:?}");
-            assert!(!requests.iter().any(|request| request.is_set()), "{words}: {requests:?}");
+            assert!(
+                run.text().contains("a0") && run.err.is_empty(),
+                "{words}: {run:?}"
+            );
+            assert!(
+                !requests.iter().any(|request| request.is_set()),
+                "{words}: {requests:?}"
+            );
         }
         let (run, requests) = as_nobody("apply");
         let run = run.expect(77);
         assert_eq!(
             (run.text(), run.errors()),
-            ("", "vxcsum: changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done\n")
+            (
+                "",
+                "vxcsum: changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done\n"
+            )
         );
         assert!(requests.contains(&Request::Capabilities), "{requests:?}");
-        assert!(!requests.iter().any(|request| request.is_set()), "{requests:?}");
+        assert!(
+            !requests.iter().any(|request| request.is_set()),
+            "{requests:?}"
+        );
         let (run, _) = as_nobody("apply --json");
         assert_eq!(run.expect(77).json()["error"]["code"], "permission");
         assert_eq!(all_on(&netns), [true; 3]);
@@ -95,7 +161,10 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
         netns.set(name, false);
     }
     // Nothing to change needs no privilege.
-    let done = run(netns.command(NOBODY[0]).args(&NOBODY[1..]).args([binary, "apply", "--root", ROOT]));
+    let done = run(netns
+        .command(NOBODY[0])
+        .args(&NOBODY[1..])
+        .args([binary, "apply", "--root", ROOT]));
     assert!(done.expect(0).text().contains("0 changed"));
 }
 
@@ -104,15 +173,37 @@ fn a_capability_that_does_not_count_for_this_namespace_is_found_out_by_the_kerne
     let netns = Netns::with_three();
     for backend in BACKENDS {
         // A new user namespace gives every capability, but not over a network namespace of the old one.
-        let command = ["unshare", "-U", "-r", VXCSUM, "apply", "--json", "--root", ROOT, "--backend", backend];
+        let command = [
+            "unshare",
+            "-U",
+            "-r",
+            VXCSUM,
+            "apply",
+            "--json",
+            "--root",
+            ROOT,
+            "--backend",
+            backend,
+        ];
         let (run, requests) = netns.step(&command, |_| ());
         let report = run.expect(77).json();
-        assert!(requests.iter().any(|request| request.is_set()), "{requests:?}");
+        assert!(
+            requests.iter().any(|request| request.is_set()),
+            "{requests:?}"
+        );
         assert_eq!(outcomes(&report), ["failed"; 3]);
         for device in report["devices"].as_array().expect("an array") {
             let error = &device["error"];
-            assert_eq!((&error["errno"], &error["operation"]), (&json!("EPERM"), &json!("set tx-checksum-ip-generic off")));
-            assert!(error["advice"].as_str().is_some_and(|advice| advice.contains("CAP_NET_ADMIN")), "{error}");
+            assert_eq!(
+                (&error["errno"], &error["operation"]),
+                (&json!("EPERM"), &json!("set tx-checksum-ip-generic off"))
+            );
+            assert!(
+                error["advice"]
+                    .as_str()
+                    .is_some_and(|advice| advice.contains("CAP_NET_ADMIN")),
+                "{error}"
+            );
         }
         assert_eq!(all_on(&netns), [true; 3]);
     }
@@ -122,26 +213,56 @@ fn a_capability_that_does_not_count_for_this_namespace_is_found_out_by_the_kerne
 fn auto_falls_back_only_because_the_interface_is_missing() {
     const MISSING: &str = "socket:error=EPROTONOSUPPORT:when=1";
     let netns = Netns::with_three();
-    let report = netns.with_faults(&[MISSING], "apply --json").expect(0).json();
+    let report = netns
+        .with_faults(&[MISSING], "apply --json")
+        .expect(0)
+        .json();
     assert_eq!(report["backend"], "ethtool-ioctl");
     assert_eq!(outcomes(&report), ["changed"; 3]);
     assert_eq!(all_on(&netns), [false; 3]);
 
     let netns = Netns::with_three();
     for (faults, words, error) in [
-        (&[MISSING][..], "apply --backend netlink", "no ethtool netlink with features (it came with 5.7); use --backend ioctl or auto"),
-        (&["socket:error=EPERM:when=1"], "apply", "look up the ethtool netlink family: Operation not permitted (EPERM)"),
+        (
+            &[MISSING][..],
+            "apply --backend netlink",
+            "no ethtool netlink with features (it came with 5.7); use --backend ioctl or auto",
+        ),
+        (
+            &["socket:error=EPERM:when=1"],
+            "apply",
+            "look up the ethtool netlink family: Operation not permitted (EPERM)",
+        ),
         (&["socket:error=EACCES:when=1"], "apply", "(EACCES)"),
         (&["socket:error=EMFILE:when=1"], "apply", "(EMFILE)"),
-        (&["sendto:error=EPERM:when=1"], "apply", "look up the ethtool netlink family: Operation not permitted (EPERM)"),
+        (
+            &["sendto:error=EPERM:when=1"],
+            "apply",
+            "look up the ethtool netlink family: Operation not permitted (EPERM)",
+        ),
         // Neither interface.
-        (&[MISSING, "ioctl:error=EOPNOTSUPP"], "apply", "read the names of the features: Operation not supported (EOPNOTSUPP)"),
-        (&["socket:error=EAFNOSUPPORT"], "apply", "open a socket for SIOCETHTOOL"),
+        (
+            &[MISSING, "ioctl:error=EOPNOTSUPP"],
+            "apply",
+            "read the names of the features: Operation not supported (EOPNOTSUPP)",
+        ),
+        (
+            &["socket:error=EAFNOSUPPORT"],
+            "apply",
+            "open a socket for SIOCETHTOOL",
+        ),
     ] {
         let run = netns.with_faults(faults, words);
         assert!([1, 77].contains(&run.code), "{faults:?}: {run:?}");
-        assert!(run.errors().starts_with("vxcsum: ") && run.errors().contains(error), "{faults:?}: {}", run.errors());
-        assert!(run.errors().trim_end().lines().count() == 1 && run.out.is_empty(), "{faults:?}: {run:?}");
+        assert!(
+            run.errors().starts_with("vxcsum: ") && run.errors().contains(error),
+            "{faults:?}: {}",
+            run.errors()
+        );
+        assert!(
+            run.errors().trim_end().lines().count() == 1 && run.out.is_empty(),
+            "{faults:?}: {run:?}"
+        );
         assert_eq!(all_on(&netns), [true; 3], "{faults:?}");
     }
 }
@@ -153,8 +274,15 @@ fn a_device_that_fails_stops_no_other() {
     let (run, requests) = netns.stepped("apply --backend ioctl", |_| ());
     run.expect(0);
     // Which ioctl of all is the set of b0.
-    let ioctls: Vec<_> = requests.iter().filter(|r| matches!(r, Request::Ioctl(_) | Request::OtherIoctl)).collect();
-    let sets: Vec<_> = (1..).zip(&ioctls).filter(|(_, request)| request.is_set()).map(|(n, _)| n).collect();
+    let ioctls: Vec<_> = requests
+        .iter()
+        .filter(|r| matches!(r, Request::Ioctl(_) | Request::OtherIoctl))
+        .collect();
+    let sets: Vec<_> = (1..)
+        .zip(&ioctls)
+        .filter(|(_, request)| request.is_set())
+        .map(|(n, _)| n)
+        .collect();
     assert_eq!(sets.len(), 3, "{ioctls:?}");
     for (errno, outcome, code) in [
         ("EOPNOTSUPP", "failed", 1),
@@ -165,22 +293,38 @@ fn a_device_that_fails_stops_no_other() {
     ] {
         reset();
         let fault = format!("ioctl:error={errno}:when={}", sets[1]);
-        let run = netns.with_faults(&[&fault], "apply --json --backend ioctl").expect(code);
+        let run = netns
+            .with_faults(&[&fault], "apply --json --backend ioctl")
+            .expect(code);
         let report = run.json();
-        assert_eq!(outcomes(&report), ["changed", outcome, "changed"], "{errno}");
+        assert_eq!(
+            outcomes(&report),
+            ["changed", outcome, "changed"],
+            "{errno}"
+        );
         assert_eq!(all_on(&netns), [false, true, false], "{errno}");
         let error = &device(&report, "b0")["error"];
-        assert_eq!((&error["errno"], &error["operation"]), (&json!(errno), &json!("set tx-checksum-ip-generic off")));
+        assert_eq!(
+            (&error["errno"], &error["operation"]),
+            (&json!(errno), &json!("set tx-checksum-ip-generic off"))
+        );
     }
     reset();
     let fault = format!("ioctl:error=EBUSY:when={}", sets[1]);
-    let text = netns.with_faults(&[&fault], "apply --backend ioctl").expect(1);
+    let text = netns
+        .with_faults(&[&fault], "apply --backend ioctl")
+        .expect(1);
     assert!(
-        text.text().contains("error: set tx-checksum-ip-generic off: Device or resource busy (EBUSY)"),
+        text.text()
+            .contains("error: set tx-checksum-ip-generic off: Device or resource busy (EBUSY)"),
         "{}",
         text.text()
     );
-    assert!(text.text().ends_with("\n2 changed, 1 failed\n"), "{}", text.text());
+    assert!(
+        text.text().ends_with("\n2 changed, 1 failed\n"),
+        "{}",
+        text.text()
+    );
 }
 
 /// Every receive, one after the other, fails once with every errno that receives are known for: the list of devices is
@@ -196,25 +340,46 @@ fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
                     netns.set(name, true);
                 }
                 let fault = format!("recvfrom:error={errno}:when={n}");
-                let run = netns.with_faults(&[&fault], &format!("apply --json --backend {backend}"));
+                let run =
+                    netns.with_faults(&[&fault], &format!("apply --json --backend {backend}"));
                 let report = run.json();
                 let on = all_on(&netns);
                 if report.get("error").is_some() {
-                    assert_eq!((run.code, &on[..]), (1, &[true; 3][..]), "{fault}, {backend}: {report}");
+                    assert_eq!(
+                        (run.code, &on[..]),
+                        (1, &[true; 3][..]),
+                        "{fault}, {backend}: {report}"
+                    );
                     continue;
                 }
                 assert_eq!(names(&report), ["a0", "b0", "c0"], "{fault}, {backend}");
-                for (said, on) in report["devices"].as_array().expect("an array").iter().zip(&on) {
+                for (said, on) in report["devices"]
+                    .as_array()
+                    .expect("an array")
+                    .iter()
+                    .zip(&on)
+                {
                     // What is reported as done was done, and what was done is not reported as nothing.
-                    let expected: &[&str] = if *on { &["failed", "refused"] } else { &["changed", "failed"] };
+                    let expected: &[&str] = if *on {
+                        &["failed", "refused"]
+                    } else {
+                        &["changed", "failed"]
+                    };
                     let outcome = said["outcome"].as_str().expect("an outcome");
                     assert!(expected.contains(&outcome), "{fault}, {backend}: {said:#}");
                 }
                 let all_done = outcomes(&report) == ["changed"; 3];
-                assert_eq!(run.code, i32::from(!all_done), "{fault}, {backend}: {report:#}");
+                assert_eq!(
+                    run.code,
+                    i32::from(!all_done),
+                    "{fault}, {backend}: {report:#}"
+                );
                 whole += usize::from(all_done);
                 // These two are repeated, always.
-                assert!(all_done || ["EAGAIN", "ENOMEM"].contains(&errno), "{fault}, {backend}: {report:#}");
+                assert!(
+                    all_done || ["EAGAIN", "ENOMEM"].contains(&errno),
+                    "{fault}, {backend}: {report:#}"
+                );
             }
         }
     }
@@ -229,32 +394,71 @@ fn a_file_that_cannot_be_read_is_named_and_the_verdict_is_made_without_it() {
     let (_directory, binary) = public_binary();
     type Make = fn(&Path);
     let cases: [(&str, Make, &str); 4] = [
-        ("a directory", |path| fs::create_dir(path).expect("make a directory"), "Is a directory"),
-        ("mode 000", |path| {
-            fs::write(path, "ID=debian\n").expect("write");
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).expect("set permissions");
-        }, "Permission denied"),
-        ("huge", |path| fs::write(path, "ID=debian\n".repeat(1 << 17)).expect("write"), "64 KiB"),
-        ("a pipe", |path| {
-            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o644.into(), 0).expect("make a pipe");
-        }, "not a regular file"),
+        (
+            "a directory",
+            |path| fs::create_dir(path).expect("make a directory"),
+            "Is a directory",
+        ),
+        (
+            "mode 000",
+            |path| {
+                fs::write(path, "ID=debian\n").expect("write");
+                fs::set_permissions(path, fs::Permissions::from_mode(0)).expect("set permissions");
+            },
+            "Permission denied",
+        ),
+        (
+            "huge",
+            |path| fs::write(path, "ID=debian\n".repeat(1 << 17)).expect("write"),
+            "64 KiB",
+        ),
+        (
+            "a pipe",
+            |path| {
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    path,
+                    rustix::fs::FileType::Fifo,
+                    0o644.into(),
+                    0,
+                )
+                .expect("make a pipe");
+            },
+            "not a regular file",
+        ),
     ];
     for (name, make, error) in cases {
         let root = tempfile::tempdir().expect("make a directory");
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).expect("set permissions");
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755))
+            .expect("set permissions");
         fs::create_dir(root.path().join("etc")).expect("make a directory");
         let path = root.path().join("etc/os-release");
         make(&path);
         let mut command = netns.command("timeout");
-        command.arg("10").args(NOBODY).arg(&binary).args(["status", "--json", "--root"]).arg(root.path());
+        command
+            .arg("10")
+            .args(NOBODY)
+            .arg(&binary)
+            .args(["status", "--json", "--root"])
+            .arg(root.path());
         let run = run(&mut command).expect(0);
         let start = format!("vxcsum: read {}: ", path.display());
         let note = run.errors();
-        assert!(note.starts_with(&start) && note.contains(error), "{name}: {note}");
-        assert!(note.ends_with("; the kernel is judged without it\n") && note.lines().count() == 1, "{name}: {note}");
+        assert!(
+            note.starts_with(&start) && note.contains(error),
+            "{name}: {note}"
+        );
+        assert!(
+            note.ends_with("; the kernel is judged without it\n") && note.lines().count() == 1,
+            "{name}: {note}"
+        );
         let report = run.json();
         assert_eq!(report["kernel"]["distribution"]["id"], "", "{name}");
-        assert_eq!(device(&report, "a0")["verdict"]["status"], "affected", "{name}");
+        assert_eq!(
+            device(&report, "a0")["verdict"]["status"],
+            "affected",
+            "{name}"
+        );
     }
 }
 
@@ -277,11 +481,22 @@ fn a_bad_policy_ends_everything_before_any_device_is_looked_at() {
                 let (run, requests) = netns.stepped(&words, |_| ());
                 let run = run.expect(78);
                 // Asking whether stderr is a terminal is no request.
-                assert!(requests.iter().all(|request| *request == Request::OtherIoctl), "{words}: {requests:?}");
-                assert!(run.out.is_empty() && run.errors().contains(path), "{words}: {run:?}");
+                assert!(
+                    requests
+                        .iter()
+                        .all(|request| *request == Request::OtherIoctl),
+                    "{words}: {requests:?}"
+                );
+                assert!(
+                    run.out.is_empty() && run.errors().contains(path),
+                    "{words}: {run:?}"
+                );
             }
         }
-        let error = netns.vxcsum(&format!("apply --json --policy {path}")).expect(78).json();
+        let error = netns
+            .vxcsum(&format!("apply --json --policy {path}"))
+            .expect(78)
+            .json();
         let problems = error["error"]["problems"].as_array().expect("problems");
         assert!(!problems.is_empty(), "{error}");
     }

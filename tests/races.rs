@@ -13,9 +13,15 @@ fn meddled(netns: &Netns, backend: &str, meddle: impl Fn()) -> Value {
     let mut done = false;
     let (run, requests) = netns.stepped(&format!("apply --json --backend {backend}"), |requests| {
         if requests.last() == Some(&Request::Capabilities) {
-            assert!(!requests.iter().any(|request| request.is_set()), "{requests:?}");
+            assert!(
+                !requests.iter().any(|request| request.is_set()),
+                "{requests:?}"
+            );
             let reads = [Request::Netlink(11), Request::Ioctl(0x3a)];
-            assert!(requests.iter().any(|request| reads.contains(request)), "{requests:?}");
+            assert!(
+                requests.iter().any(|request| reads.contains(request)),
+                "{requests:?}"
+            );
             meddle();
             done = true;
         }
@@ -28,19 +34,29 @@ fn meddled(netns: &Netns, backend: &str, meddle: impl Fn()) -> Value {
 /// `b0` is gone, the others are changed, and the report says so.
 fn only_b0_is_gone(netns: &Netns, report: &Value, backend: &str, text: &str) {
     for name in ["a0", "c0"] {
-        assert_eq!(device(report, name)["outcome"], "changed", "{name}, {backend}");
+        assert_eq!(
+            device(report, name)["outcome"],
+            "changed",
+            "{name}, {backend}"
+        );
         assert!(!netns.is_on(name), "{name}, {backend}");
     }
     let b0 = device(report, "b0");
     assert_eq!(b0["outcome"], "gone", "{backend}: {b0:#}");
     let error = &b0["error"];
     assert_eq!(error["errno"], "ENODEV", "{backend}: {error}");
-    assert!(error["text"].as_str().expect("a text").contains(text), "{backend}: {error}");
+    assert!(
+        error["text"].as_str().expect("a text").contains(text),
+        "{backend}: {error}"
+    );
 }
 
 #[test]
 fn a_device_deleted_before_the_set_is_gone() {
-    for (backend, text) in [("netlink", "no device matches"), ("ioctl", "does not exist any more")] {
+    for (backend, text) in [
+        ("netlink", "no device matches"),
+        ("ioctl", "does not exist any more"),
+    ] {
         let netns = Netns::with_three();
         let report = meddled(&netns, backend, || {
             netns.ip("link del b0");
@@ -59,14 +75,20 @@ fn a_device_renamed_before_the_set_is_gone_and_untouched() {
         assert!(netns.is_on("b1"), "{backend}");
         only_b0_is_gone(&netns, &report, backend, text);
         // The next run finds it under its new name.
-        let again = netns.vxcsum(&format!("apply --json --backend {backend}")).expect(0).json();
+        let again = netns
+            .vxcsum(&format!("apply --json --backend {backend}"))
+            .expect(0)
+            .json();
         assert_eq!(device(&again, "b1")["outcome"], "changed");
     }
 }
 
 #[test]
 fn a_new_device_under_the_old_name_is_not_touched() {
-    for (backend, text) in [("netlink", "no device matches"), ("ioctl", "does not exist any more")] {
+    for (backend, text) in [
+        ("netlink", "no device matches"),
+        ("ioctl", "does not exist any more"),
+    ] {
         let netns = Netns::with_three();
         let report = meddled(&netns, backend, || {
             netns.ip("link del b0");
@@ -85,8 +107,16 @@ fn two_devices_that_swap_names_are_both_gone_and_untouched() {
             netns.batch("link set b0 name x0\nlink set c0 name b0\nlink set x0 name c0\n");
         });
         let outcome = |name| device(&report, name)["outcome"].clone();
-        assert_eq!(["a0", "b0", "c0"].map(outcome), [json!("changed"), json!("gone"), json!("gone")], "{backend}");
-        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false, true, true], "{backend}");
+        assert_eq!(
+            ["a0", "b0", "c0"].map(outcome),
+            [json!("changed"), json!("gone"), json!("gone")],
+            "{backend}"
+        );
+        assert_eq!(
+            ["a0", "b0", "c0"].map(|name| netns.is_on(name)),
+            [false, true, true],
+            "{backend}"
+        );
     }
 }
 
@@ -139,19 +169,45 @@ fn a_feature_that_somebody_turns_on_again_at_once_is_refused() {
         };
         let report = drift("apply --json").json();
         let outcome = |name| device(&report, name)["outcome"].clone();
-        assert_eq!(["a0", "b0", "c0"].map(outcome), [json!("changed"), json!("refused"), json!("changed")], "{backend}");
+        assert_eq!(
+            ["a0", "b0", "c0"].map(outcome),
+            [json!("changed"), json!("refused"), json!("changed")],
+            "{backend}"
+        );
         let b0 = device(&report, "b0");
-        assert_eq!(b0["feature"]["active"], true, "the state that was read back, {backend}");
+        assert_eq!(
+            b0["feature"]["active"], true,
+            "the state that was read back, {backend}"
+        );
         assert_eq!(b0["also_off"], json!([]), "{backend}");
-        assert!(b0["error"]["advice"].as_str().expect("advice").contains("ethtool --monitor"), "{b0:#}");
-        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false, true, false], "{backend}");
+        assert!(
+            b0["error"]["advice"]
+                .as_str()
+                .expect("advice")
+                .contains("ethtool --monitor"),
+            "{b0:#}"
+        );
+        assert_eq!(
+            ["a0", "b0", "c0"].map(|name| netns.is_on(name)),
+            [false, true, false],
+            "{backend}"
+        );
 
         for name in ["a0", "c0"] {
             netns.set(name, true);
         }
         let text = drift("apply");
-        assert!(text.text().ends_with("\n2 changed, 1 failed\n"), "{}", text.text());
-        assert!(text.text().contains("the kernel accepted it and the feature is still on"), "{}", text.text());
+        assert!(
+            text.text().ends_with("\n2 changed, 1 failed\n"),
+            "{}",
+            text.text()
+        );
+        assert!(
+            text.text()
+                .contains("the kernel accepted it and the feature is still on"),
+            "{}",
+            text.text()
+        );
     }
 }
 
@@ -163,7 +219,11 @@ fn somebody_else_who_is_faster_leaves_nothing_to_complain_of() {
         // The kernel takes a set that changes nothing.
         assert_eq!(device(&report, "b0")["feature"]["active"], false);
         assert_eq!(device(&report, "b0")["error"], Value::Null);
-        assert_eq!(["a0", "b0", "c0"].map(|name| netns.is_on(name)), [false; 3], "{backend}");
+        assert_eq!(
+            ["a0", "b0", "c0"].map(|name| netns.is_on(name)),
+            [false; 3],
+            "{backend}"
+        );
     }
 }
 
@@ -185,7 +245,8 @@ fn devices_that_come_during_a_run_are_left_to_the_next() {
 fn a_list_of_devices_is_whole_or_an_error_while_others_come_and_go() {
     const PERMANENT: usize = 300;
     let netns = Netns::new();
-    let lines = (0..PERMANENT).map(|n| format!("link add p{n} type vxlan id {n} dstport 8472 udpcsum\n"));
+    let lines =
+        (0..PERMANENT).map(|n| format!("link add p{n} type vxlan id {n} dstport 8472 udpcsum\n"));
     netns.batch(&lines.collect::<String>());
     let stop = AtomicBool::new(false);
     let churn = || {
@@ -208,11 +269,18 @@ fn a_list_of_devices_is_whole_or_an_error_while_others_come_and_go() {
                 assert_eq!(run.code, 1, "{report}");
                 continue;
             }
-            let found = names(&report).iter().filter(|name| name.starts_with('p')).count();
+            let found = names(&report)
+                .iter()
+                .filter(|name| name.starts_with('p'))
+                .count();
             assert_eq!(found, PERMANENT, "{backend}");
             let read = |device: &&Value| device["outcome"] == "planned";
             let devices = report["devices"].as_array().expect("an array");
-            let permanent = devices.iter().filter(|device| device["name"].as_str().is_some_and(|name| name.starts_with('p')));
+            let permanent = devices.iter().filter(|device| {
+                device["name"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with('p'))
+            });
             let read = permanent.filter(read).count();
             if run.code == 0 {
                 assert_eq!(read, PERMANENT, "{backend}");

@@ -2,10 +2,12 @@
 //!
 //! Owns reading them below a root directory, bounded. They are understood in `kernel`.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use rustix::system::uname;
 
 use crate::facts::KernelFacts;
@@ -22,7 +24,7 @@ pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
         let path = root.join(path);
         match read_text(&path) {
             Ok(text) => Some(text),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => {
                 note(format!(
                     "read {}: {e}; the kernel is judged without it",
@@ -44,9 +46,27 @@ pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
 /// A small text file; bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
-/// Whatever opening and reading says.
-pub fn read_text(path: &Path) -> std::io::Result<String> {
+/// Whatever opening and reading says, not a regular file, or longer than 64 KiB.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    // A pipe in somebody's image must not block.
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
+    // Reading a directory says that it is one.
+    file.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT {
+        let text = format!("longer than {} KiB", LIMIT / 1024);
+        return Err(io::Error::new(ErrorKind::FileTooLarge, text));
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -57,7 +57,13 @@ impl Run {
     /// The run, if it ended with this code; else everything it said is in the panic.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.text(), self.errors());
+        assert_eq!(
+            self.code,
+            code,
+            "stdout: {}\nstderr: {}",
+            self.text(),
+            self.errors()
+        );
         self
     }
 
@@ -74,7 +80,8 @@ impl Run {
     /// Exactly one JSON value.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e} in: {}\nstderr: {}", self.text(), self.errors()))
+        serde_json::from_slice(&self.out)
+            .unwrap_or_else(|e| panic!("{e} in: {}\nstderr: {}", self.text(), self.errors()))
     }
 }
 
@@ -129,7 +136,10 @@ impl Netns {
             ("strace", "-V", "strace"),
         ] {
             let found = Command::new(program).arg(version).output();
-            assert!(found.is_ok(), "these tests need {program}: install the package {package}");
+            assert!(
+                found.is_ok(),
+                "these tests need {program}: install the package {package}"
+            );
         }
         sweep();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +170,9 @@ impl Netns {
     pub fn with_three() -> Self {
         let netns = Self::new();
         for (vni, name) in [(1, "a0"), (2, "b0"), (3, "c0")] {
-            netns.ip(&format!("link add {name} type vxlan id {vni} dstport 8472 udpcsum"));
+            netns.ip(&format!(
+                "link add {name} type vxlan id {vni} dstport 8472 udpcsum"
+            ));
         }
         netns
     }
@@ -191,7 +203,9 @@ impl Netns {
             .spawn()
             .expect("run ip -batch");
         let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(lines.as_bytes()).expect("write to ip -batch");
+        stdin
+            .write_all(lines.as_bytes())
+            .expect("write to ip -batch");
         drop(stdin);
         let output = child.wait_with_output().expect("wait for ip -batch");
         Run::from(output).expect(0);
@@ -211,7 +225,10 @@ impl Netns {
     /// vxcsum inside the namespace, with these words and the root of the fixtures.
     #[track_caller]
     pub fn vxcsum(&self, words: &str) -> Run {
-        run(self.command(VXCSUM).args(words.split_whitespace()).args(["--root", ROOT]))
+        run(self
+            .command(VXCSUM)
+            .args(words.split_whitespace())
+            .args(["--root", ROOT]))
     }
 
     /// vxcsum under strace, with faults injected as strace(1) describes them; what strace itself says is thrown away.
@@ -232,9 +249,13 @@ impl Netns {
         let run = run(self.command("ethtool").args(["--json", "-k"]).arg(device)).expect(0);
         // Without the name, which ethtool does not escape.
         let lines = run.out.split(|byte| *byte == b'\n');
-        let lines: Vec<_> = lines.filter(|line| !line.trim_ascii_start().starts_with(b"\"ifname\"")).collect();
+        let lines: Vec<_> = lines
+            .filter(|line| !line.trim_ascii_start().starts_with(b"\"ifname\""))
+            .collect();
         let json: Value = serde_json::from_slice(&lines.concat()).expect("ethtool prints JSON");
-        let features = json[0].as_object().expect("ethtool prints an array with one object");
+        let features = json[0]
+            .as_object()
+            .expect("ethtool prints an array with one object");
         let bit = |value: &Value, key: &str| value[key].as_bool().expect("ethtool prints booleans");
         features
             .iter()
@@ -271,7 +292,12 @@ impl Netns {
         let links = json.as_array().expect("ip prints an array");
         links
             .iter()
-            .map(|link| (link["ifname"].as_str().expect("a name").to_owned(), link.clone()))
+            .map(|link| {
+                (
+                    link["ifname"].as_str().expect("a name").to_owned(),
+                    link.clone(),
+                )
+            })
             .collect()
     }
 
@@ -290,20 +316,25 @@ impl Netns {
     /// Runs a function in a thread inside the namespace.
     #[track_caller]
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(Path::new("/run/netns").join(&self.name)).expect("open the namespace");
+        let file =
+            File::open(Path::new("/run/netns").join(&self.name)).expect("open the namespace");
         let body = || {
             use std::os::fd::AsFd;
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter the namespace");
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("enter the namespace");
             inside()
         };
-        std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        std::thread::scope(|scope| scope.spawn(body).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
 impl Drop for Netns {
     fn drop(&mut self) {
         // No panic in a drop: a leftover is deleted by the next run, see `sweep`.
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .output();
     }
 }
 
@@ -314,9 +345,16 @@ fn sweep() {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if let Some(owner) = owner && !Path::new("/proc").join(owner).exists() {
-            let _ = Command::new("ip").args(["netns", "del"]).arg(&name).output();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if let Some(owner) = owner
+            && !Path::new("/proc").join(owner).exists()
+        {
+            let _ = Command::new("ip")
+                .args(["netns", "del"])
+                .arg(&name)
+                .output();
         }
     }
 }
@@ -333,7 +371,12 @@ pub fn run(command: &mut Command) -> Run {
 #[track_caller]
 fn checked(command: &mut Command) -> Run {
     let run = run(command);
-    assert_eq!(run.code, 0, "{command:?}: {}", String::from_utf8_lossy(&run.err));
+    assert_eq!(
+        run.code,
+        0,
+        "{command:?}: {}",
+        String::from_utf8_lossy(&run.err)
+    );
     run
 }
 
@@ -341,7 +384,9 @@ fn checked(command: &mut Command) -> Run {
 pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("make a directory");
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions");
+    let open = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions")
+    };
     let binary = directory.path().join("vxcsum");
     fs::copy(VXCSUM, &binary).expect("copy vxcsum");
     open(directory.path());

@@ -67,7 +67,14 @@ impl Netns {
     #[track_caller]
     pub fn stepped(&self, words: &str, at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
         let words = words.split_whitespace();
-        self.step(&[VXCSUM].into_iter().chain(words).chain(["--root", ROOT]).collect::<Vec<_>>(), at)
+        self.step(
+            &[VXCSUM]
+                .into_iter()
+                .chain(words)
+                .chain(["--root", ROOT])
+                .collect::<Vec<_>>(),
+            at,
+        )
     }
 
     /// As [`Self::stepped`], with any command that ends in vxcsum.
@@ -78,8 +85,17 @@ impl Netns {
         let log = directory.path().join("log");
         let strace = self
             .command("strace")
-            .args(["-f", "-e", "trace=socket,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget", "-e", "raw=all"])
-            .args(["--inject=sendto,sendmsg,sendmmsg,ioctl,capget:signal=SIGSTOP", "-o"])
+            .args([
+                "-f",
+                "-e",
+                "trace=socket,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget",
+                "-e",
+                "raw=all",
+            ])
+            .args([
+                "--inject=sendto,sendmsg,sendmmsg,ioctl,capget:signal=SIGSTOP",
+                "-o",
+            ])
             .arg(&log)
             .arg("--")
             .args(command)
@@ -97,8 +113,14 @@ impl Netns {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let complete = text.rfind('\n').map_or(0, |end| end + 1);
             for line in text[done..complete].lines() {
-                let (pid, line) = line.split_once(' ').expect("strace -f -o writes the process before each line");
-                let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process id");
+                let (pid, line) = line
+                    .split_once(' ')
+                    .expect("strace -f -o writes the process before each line");
+                let pid = pid
+                    .parse()
+                    .ok()
+                    .and_then(Pid::from_raw)
+                    .expect("a process id");
                 traced.pid = Some(pid);
                 let line = line.trim_start();
                 if line.starts_with("--- stopped by SIGSTOP") {
@@ -114,10 +136,14 @@ impl Netns {
             if let Some(status) = ended {
                 break status;
             }
-            assert!(Instant::now() < deadline, "vxcsum did not end in a minute: {text}");
+            assert!(
+                Instant::now() < deadline,
+                "vxcsum did not end in a minute: {text}"
+            );
             std::thread::sleep(Duration::from_millis(1));
         };
-        let read = |name: &str| fs::read(directory.path().join(name)).expect("read what vxcsum wrote");
+        let read =
+            |name: &str| fs::read(directory.path().join(name)).expect("read what vxcsum wrote");
         let output = std::process::Output {
             status,
             stdout: read("out"),
@@ -135,7 +161,10 @@ impl Netns {
             requests.iter().any(|request| reads.contains(request)),
             "not even a request for the features was seen: {requests:?}"
         );
-        (run, requests.iter().filter(|request| request.is_set()).count())
+        (
+            run,
+            requests.iter().filter(|request| request.is_set()).count(),
+        )
     }
 }
 
@@ -157,7 +186,10 @@ impl Sockets {
             }
         } else if matches!(name, "sendmsg" | "sendmmsg" | "write" | "writev") {
             let fd = args.first().copied().unwrap_or_default();
-            assert!(!self.all.contains(&fd), "a netlink request that these tests do not decode: {line}");
+            assert!(
+                !self.all.contains(&fd),
+                "a netlink request that these tests do not decode: {line}"
+            );
         }
     }
 
@@ -168,10 +200,14 @@ impl Sockets {
             ("ioctl", [_, 0x8946, ifreq]) => {
                 let pointer = word(&read(pid, ifreq + 16, 8));
                 let command = read(pid, pointer, 4);
-                vec![Request::Ioctl(u32::from_ne_bytes(command.try_into().expect("four bytes")))]
+                vec![Request::Ioctl(u32::from_ne_bytes(
+                    command.try_into().expect("four bytes"),
+                ))]
             }
             ("ioctl", _) => vec![Request::OtherIoctl],
-            ("sendto", [fd, buffer, len, ..]) if self.generic.contains(fd) => messages(&read(pid, *buffer, *len)),
+            ("sendto", [fd, buffer, len, ..]) if self.generic.contains(fd) => {
+                messages(&read(pid, *buffer, *len))
+            }
             _ => vec![Request::Other],
         }
     }
@@ -196,7 +232,9 @@ fn read(pid: Pid, address: u64, len: u64) -> Vec<u8> {
     let path = format!("/proc/{}/mem", pid.as_raw_nonzero());
     let memory = File::open(Path::new(&path)).expect("open the memory of vxcsum");
     let mut bytes = vec![0; usize::try_from(len).expect("a length")];
-    memory.read_exact_at(&mut bytes, address).expect("read the memory of vxcsum");
+    memory
+        .read_exact_at(&mut bytes, address)
+        .expect("read the memory of vxcsum");
     bytes
 }
 
