@@ -239,15 +239,97 @@ fn devices_that_come_during_a_run_are_left_to_the_next() {
     }
 }
 
+/// More devices than are asked for one by one.
+fn with_many(count: usize) -> Netns {
+    let netns = Netns::new();
+    let lines =
+        (0..count).map(|n| format!("link add p{n} type vxlan id {n} dstport 8472 udpcsum\n"));
+    netns.batch(&lines.collect::<String>());
+    netns
+}
+
+/// The link dump is the first netlink request besides the look-up of the family; the kernel makes its first part when it
+/// is sent and the others later, so that whatever happens in between is seen or missed.
+fn is_link_dump(requests: &[Request], backend: &str) -> bool {
+    let others = requests
+        .iter()
+        .filter(|request| **request == Request::Other)
+        .count();
+    requests.last() == Some(&Request::Other) && others > usize::from(backend == "netlink")
+}
+
+#[test]
+fn a_dump_during_which_a_device_goes_is_repeated() {
+    for backend in BACKENDS {
+        let netns = with_many(100);
+        let words = format!("status --json --backend {backend}");
+        let mut dumps = 0;
+        let (run, _) = netns.stepped(&words, |requests| {
+            if is_link_dump(requests, backend) {
+                if dumps == 0 {
+                    netns.ip("link del p50");
+                }
+                dumps += 1;
+            }
+        });
+        let report = run.expect(0).json();
+        assert_eq!(dumps, 2, "{backend}");
+        let found = names(&report);
+        assert!(
+            found.len() == 99 && !found.contains(&"p50"),
+            "{backend}: {found:?}"
+        );
+
+        // Every time: there is an end to it.
+        let mut dumps = 0;
+        let (run, requests) = netns.stepped(&words, |requests| {
+            if is_link_dump(requests, backend) {
+                netns.batch("link add t0 type bridge\nlink del t0\n");
+                dumps += 1;
+            }
+        });
+        let error = run.expect(1).json()["error"].clone();
+        assert!((2..=64).contains(&dumps), "{backend}: {dumps}");
+        assert_eq!(error["code"], "kernel");
+        let text = error["text"].as_str().expect("a text");
+        assert!(
+            text.contains("devices kept changing while they were listed"),
+            "{text}"
+        );
+        assert!(!requests.contains(&Request::Netlink(11)), "{requests:?}");
+    }
+}
+
+#[test]
+fn a_device_that_goes_while_the_features_are_dumped_is_gone_and_no_other() {
+    let netns = with_many(100);
+    let mut dumped = false;
+    let (run, _) = netns.stepped("apply --json --backend netlink", |requests| {
+        if !dumped && requests.last() == Some(&Request::Netlink(11)) {
+            netns.ip("link del p98");
+            dumped = true;
+        }
+    });
+    let report = run.expect(0).json();
+    assert!(dumped);
+    assert_eq!(names(&report).len(), 100);
+    for said in report["devices"].as_array().expect("an array") {
+        let gone = said["name"] == "p98";
+        assert_eq!(
+            said["outcome"],
+            if gone { "gone" } else { "changed" },
+            "{said:#}"
+        );
+    }
+    assert!(!netns.is_on("p99") && !netns.is_on("p0"));
+}
+
 /// The kernel marks a dump during which a device came or went, and may leave devices out of it: such a dump must be
 /// repeated and never be believed.
 #[test]
 fn a_list_of_devices_is_whole_or_an_error_while_others_come_and_go() {
     const PERMANENT: usize = 300;
-    let netns = Netns::new();
-    let lines =
-        (0..PERMANENT).map(|n| format!("link add p{n} type vxlan id {n} dstport 8472 udpcsum\n"));
-    netns.batch(&lines.collect::<String>());
+    let netns = with_many(PERMANENT);
     let stop = AtomicBool::new(false);
     let churn = || {
         // Low ifindexes and names early in the kernel's tables are what a dump can skip.

@@ -1,0 +1,453 @@
+//! The command line: exit codes, streams, colour, and what works without devices, network or privileges.
+
+mod common;
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+
+use common::{Netns, ROOT, Run, VXCSUM, public_binary, run};
+use serde_json::json;
+
+/// vxcsum where it looks at no device.
+fn vxcsum(words: &str) -> Run {
+    run(Command::new(VXCSUM)
+        .args(words.split_whitespace())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null()))
+}
+
+#[test]
+fn wrong_usage_is_64_in_words_and_in_json() {
+    for (words, text) in [
+        ("", "a command is needed, or --dry-run"),
+        ("frobnicate", "unrecognized subcommand 'frobnicate'"),
+        ("--frobnicate", "unexpected argument '--frobnicate'"),
+        ("status --dry-run", "unexpected argument '--dry-run'"),
+        ("--dry-run status", "--dry-run belongs to apply"),
+        (
+            "--dry-run explain --kernel 5.4.0",
+            "--dry-run belongs to apply",
+        ),
+        ("--exit-code", "--dry-run"),
+        ("apply --exit-code", "--dry-run"),
+        ("apply --device", "--device <NAME>"),
+        ("apply extra", "unexpected argument 'extra'"),
+        (
+            "status --backend sysfs",
+            "[possible values: auto, netlink, ioctl]",
+        ),
+        ("explain a b", "unexpected argument 'b'"),
+        ("explain a --kernel 5.4.0", "cannot be used with"),
+        ("explain --uname-version x", "--kernel <RELEASE>"),
+        ("policy", "check"),
+        ("policy frobnicate", "unrecognized subcommand 'frobnicate'"),
+    ] {
+        let plain = vxcsum(words).expect(64);
+        assert!(plain.errors().contains(text), "{words}: {}", plain.errors());
+        assert!(
+            plain.out.is_empty() && !plain.err.contains(&0x1b),
+            "{words}: {plain:?}"
+        );
+        let json = vxcsum(&format!("--json {words}")).expect(64);
+        assert!(json.err.is_empty(), "{words}: {}", json.errors());
+        let error = json.json()["error"].clone();
+        assert_eq!(
+            (&error["code"], &error["exit_code"]),
+            (&json!("usage"), &json!(64)),
+            "{words}"
+        );
+        assert!(
+            error["text"]
+                .as_str()
+                .is_some_and(|said| said.contains(text)),
+            "{words}: {error}"
+        );
+    }
+}
+
+#[test]
+fn help_and_version_are_0() {
+    for words in [
+        "--help",
+        "-h",
+        "help",
+        "apply --help",
+        "status -h",
+        "explain --help",
+        "policy --help",
+        "help policy check",
+    ] {
+        let run = vxcsum(words).expect(0);
+        assert!(
+            run.text().contains("Usage: vxcsum") && run.err.is_empty(),
+            "{words}: {run:?}"
+        );
+        let widest = run.text().lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(100), "{words}: {widest:?}");
+    }
+    let version = vxcsum("--version").expect(0);
+    assert_eq!(
+        version.text(),
+        concat!("vxcsum ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    let help = vxcsum("--help");
+    for code in [
+        "0 fine",
+        "1 some device failed",
+        "2 changes are pending",
+        "64 wrong usage",
+        "77 not permitted",
+        "78 the policy",
+    ] {
+        let text = help.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(code), "{code}: {text}");
+    }
+}
+
+#[test]
+fn an_argument_cannot_draw_on_the_terminal() {
+    for args in [
+        ["apply", "--device", "\u{1b}[31mred/"],
+        ["explain", "--kernel", "\u{1b}[31m5.4"],
+        ["\u{1b}]0;x\u{7}", "", ""],
+    ] {
+        let run = run(Command::new(VXCSUM).args(args));
+        let drawing = |c: char| c.is_control() && c != '\n';
+        assert!(
+            !run.text().contains(drawing) && !run.errors().contains(drawing),
+            "{args:?}: {run:?}"
+        );
+    }
+}
+
+#[test]
+fn pending_changes_are_2_only_if_asked_for() {
+    let netns = Netns::with_three();
+    for (words, code) in [
+        ("status", 0),
+        ("status --exit-code", 2),
+        ("apply --dry-run", 0),
+        ("apply --dry-run --exit-code", 2),
+        ("--dry-run --exit-code", 2),
+        ("--dry-run apply --exit-code", 64),
+        ("status --exit-code --json", 2),
+        ("apply", 0),
+        ("status --exit-code", 0),
+        ("--dry-run --exit-code", 0),
+    ] {
+        netns.vxcsum(words).expect(code);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
+    let netns = Netns::with_three();
+    for words in [
+        "status",
+        "status --json",
+        "explain a0",
+        "apply",
+        "apply --json",
+        "policy show",
+        "policy check",
+    ] {
+        let (reader, writer) = std::io::pipe().expect("make a pipe");
+        drop(reader);
+        let mut command = netns.command(VXCSUM);
+        command.args(words.split(' ')).args(["--root", ROOT]);
+        let closed = command
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .and_then(std::process::Child::wait_with_output);
+        let closed = Run::from(closed.expect("run vxcsum")).expect(0);
+        assert!(closed.err.is_empty(), "{words}: {}", closed.errors());
+
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("open /dev/full");
+        let full = command
+            .stdout(full)
+            .spawn()
+            .and_then(std::process::Child::wait_with_output);
+        let full = Run::from(full.expect("run vxcsum")).expect(1);
+        assert_eq!(
+            full.errors(),
+            "vxcsum: write the report: No space left on device (os error 28)\n",
+            "{words}"
+        );
+    }
+    assert!(
+        !netns.is_on("a0"),
+        "a report that cannot be written does not undo the work"
+    );
+    let (reader, writer) = std::io::pipe().expect("make a pipe");
+    drop(reader);
+    let help = Command::new(VXCSUM)
+        .arg("--help")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .expect("run vxcsum");
+    assert_eq!((help.status.code(), help.stderr), (Some(0), Vec::new()));
+    let full = File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("open /dev/full");
+    let help = Run::from(
+        Command::new(VXCSUM)
+            .arg("--help")
+            .stdout(full)
+            .output()
+            .expect("run vxcsum"),
+    )
+    .expect(1);
+    assert_eq!(
+        help.errors(),
+        "vxcsum: write the help: No space left on device (os error 28)\n"
+    );
+}
+
+#[test]
+fn colour_is_for_terminals_without_no_color() {
+    let netns = Netns::with_three();
+    let line = format!("{VXCSUM} status --root {ROOT}");
+    let terminal = |no_color: Option<&str>| {
+        let mut command = netns.command("script");
+        command
+            .args(["-q", "-e", "-c", &line, "/dev/null"])
+            .env_remove("NO_COLOR")
+            .env("TERM", "xterm");
+        if let Some(value) = no_color {
+            command.env("NO_COLOR", value);
+        }
+        run(&mut command).expect(0)
+    };
+    let (red, escape) = ("\u{1b}[31maffected\u{1b}[0m", '\u{1b}');
+    assert!(
+        terminal(None).text().contains(red),
+        "{}",
+        terminal(None).text()
+    );
+    assert!(
+        terminal(Some("")).text().contains(red),
+        "an empty NO_COLOR is none"
+    );
+    assert!(!terminal(Some("1")).text().contains(escape));
+    let piped = netns.vxcsum("status").expect(0);
+    assert!(piped.text().contains("affected") && !piped.text().contains(escape));
+    // And a colour changes no column.
+    let plain: String = anstream_free(terminal(None).text());
+    assert_eq!(plain.replace('\r', ""), piped.text());
+}
+
+/// The text without its colours.
+fn anstream_free(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| {
+        plain + part.split_once('m').expect("a colour").1
+    })
+}
+
+#[test]
+fn reports_fit_100_columns_with_the_names_people_have() {
+    let netns = Netns::with_underlay();
+    netns.batch(
+        "link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum\n\
+         link add flannel-v6.1 type vxlan id 1 dstport 8472 local fd00::1 dev eth0\n\
+         link add vxlan.calico type vxlan id 4096 dstport 4789 local 192.0.2.1 dev eth0 udpcsum\n\
+         link add vxlan-v6.calico type vxlan id 4096 dstport 4789 local fd00::1 dev eth0\n",
+    );
+    let status = netns.vxcsum("status").expect(0);
+    let header = status
+        .text()
+        .lines()
+        .find(|line| line.starts_with("DEVICE"))
+        .expect("a header");
+    let columns: Vec<_> = header.split_whitespace().collect();
+    assert_eq!(
+        columns,
+        [
+            "DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON"
+        ]
+    );
+    netns.batch(
+        "link add cilium_vxlan type vxlan external dstport 8473 udpcsum\n\
+         link add vxlan_sys_4790 type vxlan external dstport 4790\n\
+         link add keep-16777215 type vxlan id 16777215 dstport 65535 local 192.0.2.1 dev eth0 udpcsum\n\
+         link add antrea-tun0 type vxlan id 2 dstport 4791 noudpcsum\n",
+    );
+    for words in [
+        "status",
+        "--dry-run",
+        "explain vxlan-v6.calico",
+        "explain keep-16777215",
+        "apply",
+        "apply",
+        "status",
+    ] {
+        let run = netns.vxcsum(words).expect(0);
+        for line in run
+            .text()
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("https://"))
+        {
+            assert!(line.chars().count() <= 100, "{words}: {line}");
+            assert_eq!(line.trim_end(), line, "{words}: trailing spaces");
+        }
+    }
+}
+
+#[test]
+fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
+    let _root_only = Netns::new();
+    let (directory, binary) = public_binary();
+    let os_release = directory.path().join("os-release");
+    fs::write(&os_release, "ID=rhel\nVERSION_ID=\"8.1\"\n").expect("write");
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "-n",
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--",
+        ])
+        .args(["strace", "-f", "-e", "trace=network", "--"])
+        .arg(&binary)
+        .args([
+            "explain",
+            "--kernel",
+            "4.18.0-147.5.1.el8_1.x86_64",
+            "--json",
+            "--os-release",
+        ])
+        .arg(&os_release);
+    let explained = run(&mut command).expect(0);
+    assert_eq!(
+        explained.errors(),
+        "+++ exited with 0 +++\n",
+        "no socket at all"
+    );
+    let report = explained.json();
+    assert_eq!(report["backend"], json!(null));
+    assert_eq!(report["devices"], json!([]));
+    assert_eq!(report["kernel"]["release"], "4.18.0-147.5.1.el8_1.x86_64");
+    assert_eq!(
+        report["kernel"]["distribution"],
+        json!({"id": "rhel", "version_id": "8.1"})
+    );
+    let statuses: Vec<_> = report["kernel"]["bugs"]
+        .as_array()
+        .expect("bugs")
+        .iter()
+        .map(|bug| &bug["status"])
+        .collect();
+    assert_eq!(statuses, ["affected", "affected"]);
+
+    // The machine's own os-release has no say in it.
+    let bare = vxcsum("explain --kernel 5.4.0-33-generic --json")
+        .expect(0)
+        .json();
+    assert_eq!(
+        bare["kernel"]["distribution"],
+        json!({"id": "", "version_id": ""})
+    );
+    for nonsense in ["", "x", "-", "999999999999.1.1", "5", "🦀"] {
+        let run =
+            run(Command::new(VXCSUM).args(["explain", "--json", "--kernel", nonsense])).expect(0);
+        let report = run.json();
+        assert_eq!(
+            report["kernel"]["bugs"][0]["status"], "unknown",
+            "{nonsense:?}"
+        );
+    }
+    let missing = vxcsum("explain --kernel 5.4.0 --os-release /nonexistent/os-release").expect(1);
+    assert_eq!(
+        missing.errors(),
+        "vxcsum: read /nonexistent/os-release: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
+fn a_policy_is_checked_and_shown() {
+    let check = vxcsum("policy check packaging/policy.toml").expect(0);
+    assert!(
+        check
+            .text()
+            .starts_with("valid: packaging/policy.toml: 0 rules"),
+        "{}",
+        check.text()
+    );
+    let installed = vxcsum(&format!("policy check --root {ROOT}")).expect(0);
+    assert!(
+        installed.text().contains("1 rule, 2 kernel entries"),
+        "{}",
+        installed.text()
+    );
+    let json = vxcsum(&format!("policy check --json --root {ROOT}"))
+        .expect(0)
+        .json();
+    assert_eq!(
+        (&json["valid"], &json["rules"], &json["kernels"]),
+        (&json!(true), &json!(1), &json!(2))
+    );
+
+    // What is shown is a policy that says the same.
+    let shown = vxcsum(&format!("policy show --root {ROOT}")).expect(0);
+    let file = tempfile::Builder::new()
+        .suffix(".toml")
+        .tempfile()
+        .expect("make a file");
+    fs::write(file.path(), &shown.out).expect("write");
+    let path = file.path().to_str().expect("UTF-8");
+    let again = vxcsum(&format!("policy check {path} --json"))
+        .expect(0)
+        .json();
+    assert_eq!(
+        (&again["rules"], &again["kernels"]),
+        (&json["rules"], &json["kernels"])
+    );
+    let json = vxcsum(&format!("policy show --json --root {ROOT}"))
+        .expect(0)
+        .json();
+    assert_eq!(json["toml"], shown.text());
+
+    fs::write(
+        file.path(),
+        "version = 1\n[bugs]\nnat-lco-csum = \"sometimes\"\n",
+    )
+    .expect("write");
+    let bad = vxcsum(&format!("policy check {path}")).expect(78);
+    assert!(
+        bad.out.is_empty() && !bad.errors().contains('\u{1b}'),
+        "{bad:?}"
+    );
+    for part in [
+        &format!("{path}:3:16") as &str,
+        "^^^",
+        "accepted values: \"affected\", \"exposed\", \"never\"",
+    ] {
+        assert!(bad.errors().contains(part), "{part} in {}", bad.errors());
+    }
+    let error = vxcsum(&format!("policy check {path} --json"))
+        .expect(78)
+        .json()["error"]
+        .clone();
+    assert_eq!(
+        (&error["code"], &error["exit_code"]),
+        (&json!("policy"), &json!(78))
+    );
+    assert_eq!(error["problems"].as_array().map(Vec::len), Some(1));
+    let missing = vxcsum("policy check /nonexistent/policy.toml").expect(78);
+    assert!(
+        missing.errors().contains("/nonexistent/policy.toml"),
+        "{}",
+        missing.errors()
+    );
+}
