@@ -41,10 +41,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Help and version are no errors; all else is, with the exit code of sysexits.h and not clap's.
 fn usage(e: &clap::Error, json: bool) -> ExitCode {
     if !e.use_stderr() {
-        return if e.print().is_ok() {
-            ExitCode::Ok
-        } else {
-            ExitCode::Failed
+        return match e.print() {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                fail(&Error::Io(format!("write the help: {e}")), json)
+            }
+            _ => ExitCode::Ok,
         };
     }
     if json {
@@ -60,8 +61,9 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
 
 fn fail(e: &Error, json: bool) -> ExitCode {
     if json {
-        // Nothing is left to do if even this cannot be written.
-        let _ = render::json_error(&mut io::stdout().lock(), e);
+        if render::json_error(&mut io::stdout().lock(), e).is_err() {
+            error!("{e}");
+        }
     } else if let (Error::Policy(_), true) = (e, journal::by_service_manager()) {
         journal::policy_rejected(e, "the policy is not valid and nothing was done");
     } else if let Error::Policy(errors) = e {

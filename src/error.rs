@@ -198,6 +198,7 @@ impl Error {
         match self {
             Self::Usage(_) => ExitCode::Usage,
             Self::Permission(_) => ExitCode::Permission,
+            Self::Kernel(fault) if fault.forbidden() => ExitCode::Permission,
             Self::Policy(_) => ExitCode::Policy,
             Self::Device(_) | Self::Kernel(_) | Self::Io(_) => ExitCode::Failed,
         }
