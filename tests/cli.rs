@@ -154,7 +154,9 @@ fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
         let (reader, writer) = std::io::pipe().expect("make a pipe");
         drop(reader);
         let mut command = netns.command(VXCSUM);
-        command.args(words.split(' ')).args(["--root", ROOT]);
+        command
+            .args(words.split(' '))
+            .args(["--root", netns.root()]);
         let closed = command
             .stdout(writer)
             .stderr(Stdio::piped())
@@ -212,7 +214,7 @@ fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
 #[test]
 fn colour_is_for_terminals_without_no_color() {
     let netns = Netns::with_three();
-    let line = format!("{VXCSUM} status --root {ROOT}");
+    let line = format!("{VXCSUM} status --root {}", netns.root());
     let terminal = |no_color: Option<&str>| {
         let mut command = netns.command("script");
         command

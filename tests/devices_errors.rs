@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{BACKENDS, Netns, ROOT, Request, VXCSUM, device, names, public_binary, run};
+use common::{BACKENDS, Netns, Request, VXCSUM, device, names, public_binary, run};
 use serde_json::{Value, json};
 
 /// As nobody: no capability at all.
@@ -118,7 +118,7 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
                 .into_iter()
                 .chain([binary])
                 .chain(words.split(' '))
-                .chain(["--root", ROOT, "--backend", backend])
+                .chain(["--root", netns.root(), "--backend", backend])
                 .collect();
             netns.step(&command, |_| ())
         };
@@ -161,10 +161,12 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
         netns.set(name, false);
     }
     // Nothing to change needs no privilege.
-    let done = run(netns
-        .command(NOBODY[0])
-        .args(&NOBODY[1..])
-        .args([binary, "apply", "--root", ROOT]));
+    let done = run(netns.command(NOBODY[0]).args(&NOBODY[1..]).args([
+        binary,
+        "apply",
+        "--root",
+        netns.root(),
+    ]));
     assert!(done.expect(0).text().contains("0 changed"));
 }
 
@@ -181,7 +183,7 @@ fn a_capability_that_does_not_count_for_this_namespace_is_found_out_by_the_kerne
             "apply",
             "--json",
             "--root",
-            ROOT,
+            netns.root(),
             "--backend",
             backend,
         ];

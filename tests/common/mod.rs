@@ -119,6 +119,7 @@ pub type SeenFeatures = BTreeMap<String, Seen>;
 /// A network namespace that is deleted when the test ends, also by a panic.
 pub struct Netns {
     name: String,
+    root: tempfile::TempDir,
 }
 
 impl Netns {
@@ -145,6 +146,7 @@ impl Netns {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let netns = Self {
             name: format!("{PREFIX}{}-{number}", std::process::id()),
+            root: copied_root(),
         };
         checked(Command::new("ip").args(["netns", "add", &netns.name]));
         netns.ip("link set lo up");
@@ -179,6 +181,23 @@ impl Netns {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A copy of the fixtures' root for this namespace alone, as it was left by the run before.
+    pub fn remembering_root(&self) -> &str {
+        self.root
+            .path()
+            .to_str()
+            .expect("a temporary directory has a plain name")
+    }
+
+    /// The same without any record of what vxcsum did, so that one run of a test is like the next.
+    pub fn root(&self) -> &str {
+        let run = self.root.path().join("run");
+        if run.exists() {
+            fs::remove_dir_all(&run).expect("remove the record");
+        }
+        self.remembering_root()
     }
 
     /// `ip` with these words.
@@ -228,7 +247,7 @@ impl Netns {
         run(self
             .command(VXCSUM)
             .args(words.split_whitespace())
-            .args(["--root", ROOT]))
+            .args(["--root", self.root()]))
     }
 
     /// vxcsum under strace, with faults injected as strace(1) describes them; what strace itself says is thrown away.
@@ -240,7 +259,7 @@ impl Netns {
             command.arg(format!("--inject={fault}"));
         }
         command.arg("--").arg(VXCSUM).args(words.split_whitespace());
-        run(command.args(["--root", ROOT]))
+        run(command.args(["--root", self.root()]))
     }
 
     /// What ethtool(8) says of a device.
@@ -338,6 +357,21 @@ impl Drop for Netns {
     }
 }
 
+/// Readable for everybody: some tests run vxcsum without privileges.
+fn copied_root() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().expect("make a directory");
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755))
+        .expect("open it to everybody");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(ROOT);
+    for file in ["etc/os-release", "etc/vxcsum/policy.toml"] {
+        let target = root.path().join(file);
+        fs::create_dir_all(target.parent().expect("a directory")).expect("make a directory");
+        fs::copy(source.join(file), target).expect("copy a fixture");
+    }
+    root
+}
+
 /// Deletes the namespaces of test processes that were killed.
 fn sweep() {
     let Ok(entries) = fs::read_dir("/run/netns") else {
@@ -385,7 +419,7 @@ pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("make a directory");
     let open = |path: &Path| {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions")
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions");
     };
     let binary = directory.path().join("vxcsum");
     fs::copy(VXCSUM, &binary).expect("copy vxcsum");

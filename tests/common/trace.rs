@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Netns, ROOT, Run, VXCSUM};
+use super::{Netns, Run, VXCSUM};
 
 /// One request, when the kernel has answered it and vxcsum has not yet gone on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Netns {
             &[VXCSUM]
                 .into_iter()
                 .chain(words)
-                .chain(["--root", ROOT])
+                .chain(["--root", self.root()])
                 .collect::<Vec<_>>(),
             at,
         )
