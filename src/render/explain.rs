@@ -2,12 +2,13 @@
 //!
 //! Owns the long texts. As every renderer it decides nothing.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::facts::{Device, Exposure, UnderlayLink, escape};
+use crate::facts::{Device, Exposure, IfName, UnderlayLink, escape};
 use crate::kernel::{BugVerdict, Mark, Source, Status};
 use crate::plan::{ReasonCode, susceptible};
 use crate::policy::Policy;
@@ -243,7 +244,7 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     let rule = |when: &str| {
         format!(
             "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",
-            toml_literal(&device.name.to_string())
+            toml_literal(device.name)
         )
     };
     let mut ways = Vec::new();
@@ -284,7 +285,42 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A device's name as a TOML string, as it would be typed.
-fn toml_literal(name: &str) -> String {
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+/// A glob that matches this name alone, as a TOML string. A byte that is not UTF-8 cannot be written, so that any will do.
+fn toml_literal(name: &IfName) -> String {
+    let mut out = "\"".to_owned();
+    for chunk in name.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '*' | '?' | '[' => out.extend(["\\\\", c.encode_utf8(&mut [0; 4])]),
+                '\\' => out.push_str("\\\\\\\\"),
+                '"' => out.push_str("\\\""),
+                c if escape(c.encode_utf8(&mut [0; 4]).as_bytes()).starts_with('\\') => {
+                    let _ =
+                        fmt::Write::write_fmt(&mut out, format_args!("\\U{:08X}", u32::from(c)));
+                }
+                c => out.push(c),
+            }
+        }
+        out.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_as_a_glob_in_toml_matches_itself_alone() {
+        for (name, literal) in [
+            (&b"flannel.1"[..], r#""flannel.1""#),
+            (b"a*?[b]", r#""a\\*\\?\\[b]""#),
+            (b"a\\b", r#""a\\\\b""#),
+            (b"x\"y", r#""x\"y""#),
+            (b"\x1b\xff", r#""\U0000001B?""#),
+            ("vx🦀".as_bytes(), "\"vx🦀\""),
+        ] {
+            assert_eq!(toml_literal(&IfName::new(name).unwrap()), literal);
+        }
+    }
 }
