@@ -5,10 +5,8 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use common::{BACKENDS, FEATURE, Netns, VXCSUM, device, names, run};
+use common::{BACKENDS, FEATURE, Netns, VXCSUM, device, names, run, uname_says};
 use serde_json::{Value, json};
 
 /// VXLAN devices that should be changed (`flannel.1`, `ext0`) and that should not, beside devices of other kinds.
@@ -366,6 +364,106 @@ fn without_a_policy_the_built_in_one_decides() {
 }
 
 #[test]
+fn a_thousand_devices_are_all_changed_in_one_run() {
+    const COUNT: usize = 1000;
+    let netns = Netns::new();
+    let lines =
+        (0..COUNT).map(|n| format!("link add v{n} type vxlan id {n} dstport 8472 udpcsum\n"));
+    netns.batch(&lines.collect::<String>());
+    netns.batch("link add veth0 type veth peer name veth1\nlink add other type vxlan id 9999 dstport 9 noudpcsum\n");
+    for backend in BACKENDS {
+        let before = crate_view(&netns);
+        let on = |view: &BTreeMap<String, (bool, bool)>| {
+            view.values().filter(|seen| **seen == (true, true)).count()
+        };
+        assert_eq!(
+            (before.len(), before["v0"]),
+            (COUNT + 4, (true, true)),
+            "v0 to v999, lo, two veths, one other"
+        );
+        let report = netns
+            .vxcsum(&format!("apply --json --backend {backend}"))
+            .expect(0)
+            .json();
+        assert_eq!(names(&report).len(), COUNT + 1);
+        let after = crate_view(&netns);
+        // On lo it is [fixed], which nobody wants.
+        assert_eq!((on(&before), on(&after)), (COUNT + 3, 3), "{backend}");
+        for said in report["devices"].as_array().expect("an array") {
+            let name = said["name"].as_str().expect("a name");
+            let expected = if name == "other" {
+                ("unchanged", (true, true))
+            } else {
+                ("changed", (false, false))
+            };
+            assert_eq!(
+                (said["outcome"].as_str().expect("an outcome"), after[name]),
+                expected,
+                "{name}, {backend}"
+            );
+        }
+        let text = netns
+            .vxcsum(&format!("apply --backend {backend}"))
+            .expect(0);
+        assert!(
+            text.text().contains(" and 992 more\n"),
+            "a paragraph does not name a thousand devices"
+        );
+        for n in 0..COUNT {
+            assert!(
+                text.text().contains(&format!("\nv{n} ")),
+                "the table does: v{n}"
+            );
+        }
+        if backend == BACKENDS[0] {
+            let script = format!(
+                "for n in $(seq 0 {}); do ethtool -K v$n {FEATURE} on || exit 1; done",
+                COUNT - 1
+            );
+            run(netns.command("sh").args(["-c", &script])).expect(0);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_with_both_bugs_and_without_ethtool_netlink_is_served() {
+    // RHEL 8.1, with the devices and the ioctl of this kernel.
+    let uname = uname_says(
+        "4.18.0-147.5.1.el8_1.x86_64",
+        "#1 SMP Tue Jan 14 15:50:19 UTC 2020",
+    );
+    let netns = node();
+    let root = tempfile::tempdir().expect("make a directory");
+    let apply = run(netns
+        .command("strace")
+        .args([
+            "-f",
+            "-o",
+            "/dev/null",
+            "--inject=socket:error=EPROTONOSUPPORT:when=1",
+        ])
+        .arg(format!("--inject={uname}"))
+        .args(["--", VXCSUM, "apply", "--json", "--root"])
+        .arg(root.path()));
+    let report = apply.expect(0).json();
+    assert_eq!(report["backend"], "ethtool-ioctl");
+    assert_eq!(report["kernel"]["release"], "4.18.0-147.5.1.el8_1.x86_64");
+    for (name, bugs) in [
+        ("flannel.1", json!(["nat-lco-csum"])),
+        ("vxlan.calico", json!(["nat-zero-csum"])),
+        ("ext0", json!(["nat-zero-csum", "nat-lco-csum"])),
+    ] {
+        let said = device(&report, name);
+        assert_eq!(
+            (&said["verdict"]["bugs"], &said["outcome"]),
+            (&bugs, &json!("changed")),
+            "{name}"
+        );
+        assert!(!netns.is_on(name), "{name}");
+    }
+}
+
+#[test]
 fn a_fixed_feature_is_seen_as_fixed_and_stays() {
     use vxcsum::facts::{BackendName, FeatureTable, IfName};
     use vxcsum::sys::features::{Backend, Choice};
@@ -409,103 +507,4 @@ fn a_fixed_feature_is_seen_as_fixed_and_stays() {
         }
         assert_eq!(netns.ethtool("lo"), before, "{name:?}");
     }
-}
-
-#[test]
-fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
-    let hostile: [(&[u8], &str, &str); 6] = [
-        (b"\x1b[31m", r"\x1b[31m", "\u{1b}[31m"),
-        ("🦀🦀🦀".as_bytes(), "🦀🦀🦀", "🦀🦀🦀"),
-        (b"vxlan_sys_47890", "vxlan_sys_47890", "vxlan_sys_47890"),
-        (b"a\\b", r"a\\b", r"a\b"),
-        (b"x\"y", "x\"y", "x\"y"),
-        (b"\xffbad", r"\xffbad", r"\xffbad"),
-    ];
-    for backend in BACKENDS {
-        let netns = Netns::new();
-        for (vni, (name, ..)) in (1..).zip(&hostile) {
-            let args: Vec<OsString> = ["link", "add"].map(OsString::from).into_iter().collect();
-            let kind = format!("type vxlan id {vni} dstport 8472 udpcsum");
-            let kind = kind.split(' ').map(OsString::from);
-            netns.ip_bytes(
-                args.into_iter()
-                    .chain([OsString::from_vec(name.to_vec())])
-                    .chain(kind),
-            );
-        }
-        for (words, code) in [
-            ("status", 0),
-            ("--dry-run --exit-code", 2),
-            ("apply", 0),
-            ("apply", 0),
-        ] {
-            let run = netns
-                .vxcsum(&format!("{words} --backend {backend}"))
-                .expect(code);
-            let drawing = |c: char| c.is_control() && c != '\n';
-            assert!(
-                !run.text().contains(drawing) && run.err.is_empty(),
-                "{words}: {run:?}"
-            );
-            for (_, shown, _) in hostile {
-                assert!(
-                    run.text().contains(shown),
-                    "{words}: {shown} in {}",
-                    run.text()
-                );
-            }
-        }
-        let report = netns
-            .vxcsum(&format!("status --json --backend {backend}"))
-            .expect(0)
-            .json();
-        let expected: Vec<_> = hostile.iter().map(|(.., json)| *json).collect();
-        assert_eq!(names(&report), expected);
-        for (bytes, shown, _) in hostile {
-            let name = OsStr::from_bytes(bytes);
-            assert!(!netns.is_on(name), "{shown}");
-            let explain = |name: &OsStr| {
-                run(netns
-                    .command(VXCSUM)
-                    .args(["explain", "--backend", backend])
-                    .arg(name))
-            };
-            let explained = explain(name).expect(0);
-            assert!(
-                explained.text().starts_with(&format!("{shown}: leave")),
-                "{}",
-                explained.text()
-            );
-            // And in errors.
-            netns.ip_bytes([OsStr::new("link"), OsStr::new("del"), name]);
-            let gone = explain(name).expect(1);
-            assert_eq!(
-                gone.errors(),
-                format!("vxcsum: {shown}: there is no such device in this network namespace\n")
-            );
-        }
-    }
-}
-
-#[test]
-fn the_kernel_takes_no_name_with_a_format() {
-    // `%n` is an argument people give, and a device that cannot be: the kernel reads it as a format.
-    let netns = Netns::new();
-    let add = run(std::process::Command::new("ip").args([
-        "-n",
-        netns.name(),
-        "link",
-        "add",
-        "%n",
-        "type",
-        "vxlan",
-        "id",
-        "1",
-    ]));
-    assert_ne!(add.code, 0);
-    let status = netns.vxcsum("status --device %n%s").expect(1);
-    assert_eq!(
-        status.errors(),
-        "vxcsum: %n%s: there is no such device in this network namespace\n"
-    );
 }

@@ -401,8 +401,7 @@ fn a_file_that_cannot_be_read_is_named_and_the_verdict_is_made_without_it() {
 
     let netns = Netns::with_three();
     let (_directory, binary) = public_binary();
-    type Make = fn(&Path);
-    let cases: [(&str, Make, &str); 4] = [
+    let cases: [(&str, fn(&Path), &str); 4] = [
         (
             "a directory",
             |path| fs::create_dir(path).expect("make a directory"),
@@ -412,7 +411,8 @@ fn a_file_that_cannot_be_read_is_named_and_the_verdict_is_made_without_it() {
             "mode 000",
             |path| {
                 fs::write(path, "ID=debian\n").expect("write");
-                fs::set_permissions(path, fs::Permissions::from_mode(0)).expect("set permissions");
+                fs::set_permissions(path, fs::Permissions::from_mode(0o000))
+                    .expect("set permissions");
             },
             "Permission denied",
         ),

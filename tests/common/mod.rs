@@ -414,6 +414,22 @@ fn checked(command: &mut Command) -> Run {
     run
 }
 
+/// A fault for [`Netns::with_faults`]: `uname` says this, which vxcsum judges the kernel by.
+pub fn uname_says(release: &str, version: &str) -> String {
+    use std::fmt::Write as _;
+    // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/utsname.h#L24
+    let fields = ["Linux", "node", release, version, "x86_64", "(none)"];
+    let mut fault = "uname:poke_exit=@arg1=".to_owned();
+    for field in fields {
+        let mut bytes = [0; 65];
+        bytes[..field.len()].copy_from_slice(field.as_bytes());
+        for byte in bytes {
+            write!(fault, "{byte:02x}").expect("a string takes everything");
+        }
+    }
+    fault
+}
+
 /// A copy of vxcsum that any user can execute, wherever the project lies.
 pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
