@@ -5,6 +5,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+/// Makes a file unreadable in one way.
+type Break = fn(&Path);
+
 use common::{BACKENDS, Netns, Request, VXCSUM, device, names, public_binary, run};
 use serde_json::{Value, json};
 
@@ -401,7 +404,7 @@ fn a_file_that_cannot_be_read_is_named_and_the_verdict_is_made_without_it() {
 
     let netns = Netns::with_three();
     let (_directory, binary) = public_binary();
-    let cases: [(&str, fn(&Path), &str); 4] = [
+    let cases: [(&str, Break, &str); 4] = [
         (
             "a directory",
             |path| fs::create_dir(path).expect("make a directory"),

@@ -254,12 +254,14 @@ impl Netns {
     #[track_caller]
     pub fn with_faults(&self, faults: &[&str], words: &str) -> Run {
         let mut command = self.command("strace");
+        // The same path in every run: reports quote it.
+        command.current_dir(self.root());
         command.args(["-f", "-o", "/dev/null"]);
         for fault in faults {
             command.arg(format!("--inject={fault}"));
         }
         command.arg("--").arg(VXCSUM).args(words.split_whitespace());
-        run(command.args(["--root", self.root()]))
+        run(command.args(["--root", "."]))
     }
 
     /// What ethtool(8) says of a device.
