@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{BACKENDS, FEATURE, Netns, VXCSUM, device, names, run, uname_says};
+use common::{BACKENDS, FEATURE, Netns, ROOT, VXCSUM, device, hex, names, run, uname_says};
 use serde_json::{Value, json};
 
 /// VXLAN devices that should be changed (`flannel.1`, `ext0`) and that should not, beside devices of other kinds.
@@ -279,6 +279,88 @@ fn the_report_says_of_each_device_what_ip_says() {
             let said = explained(name);
             assert!(said.contains(text), "{name}: {text} in {said}");
         }
+    }
+}
+
+/// A kernel that does not know the kind which it is asked for answers with every link: the older ones and those without the
+/// vxlan module. The request is changed on its way to ask for a kind that no kernel knows.
+#[test]
+fn a_kernel_that_does_not_filter_is_no_reason_to_take_every_device_for_vxlan() {
+    // struct nlmsghdr of a RTM_GETLINK dump with sequence number 1, then struct ifinfomsg.
+    let mut request = [
+        56u32.to_ne_bytes(),
+        [18, 0, 1, 3],
+        1u32.to_ne_bytes(),
+        [0; 4],
+    ]
+    .concat();
+    request.extend([0; 16]);
+    // IFLA_EXT_MASK; IFLA_LINKINFO with IFLA_INFO_KIND.
+    request.extend([8, 0, 29, 0, 8, 0, 0, 0]);
+    request.extend(b"\x10\0\x12\x80\x0a\0\x01\0nokin\0\0\0");
+    let request = hex(&request);
+    for (backend, number) in [("netlink", 2), ("ioctl", 1)] {
+        let netns = node();
+        let log = tempfile::NamedTempFile::new().expect("make a file");
+        let apply = run(netns
+            .command("strace")
+            .args([
+                "-f",
+                "-e",
+                "trace=sendto,recvfrom",
+                "-e",
+                "abbrev=none",
+                "-s",
+                "65536",
+                "-o",
+            ])
+            .arg(log.path())
+            .arg(format!(
+                "--inject=sendto:poke_enter=@arg2={request}:when={number}"
+            ))
+            .args([
+                "--",
+                VXCSUM,
+                "apply",
+                "--json",
+                "--root",
+                ROOT,
+                "--backend",
+                backend,
+            ]));
+        let report = apply.expect(0).json();
+        let log = std::fs::read_to_string(log.path()).expect("read the log");
+        for name in ["lo", "br0", "eth0", "ifb9"] {
+            let answered = format!("ifi_index=if_nametoindex(\"{name}\")");
+            assert!(
+                log.contains(&answered),
+                "{backend}: {name} was not in the answer: {log}"
+            );
+        }
+        assert_eq!(
+            names(&report),
+            ["flannel.1", "vxlan.calico", "keep0", "ext0"],
+            "{backend}"
+        );
+        let on: Vec<_> = netns
+            .everything()
+            .into_iter()
+            .filter(|(_, seen)| seen[FEATURE].active)
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(
+            on,
+            [
+                "br0",
+                "eth0",
+                "ifb9",
+                "keep0",
+                "lo",
+                "peer0",
+                "vxlan.calico"
+            ],
+            "{backend}"
+        );
     }
 }
 

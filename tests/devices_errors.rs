@@ -5,9 +5,6 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-/// Makes a file unreadable in one way.
-type Break = fn(&Path);
-
 use common::{BACKENDS, Netns, Request, VXCSUM, device, names, public_binary, run};
 use serde_json::{Value, json};
 
@@ -398,13 +395,16 @@ fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
     assert!(whole >= 56, "{whole}");
 }
 
+/// Makes a file that cannot be read.
+type Make = fn(&Path);
+
 #[test]
 fn a_file_that_cannot_be_read_is_named_and_the_verdict_is_made_without_it() {
     use std::os::unix::fs::PermissionsExt;
 
     let netns = Netns::with_three();
     let (_directory, binary) = public_binary();
-    let cases: [(&str, Break, &str); 4] = [
+    let cases: [(&str, Make, &str); 4] = [
         (
             "a directory",
             |path| fs::create_dir(path).expect("make a directory"),

@@ -416,20 +416,25 @@ fn checked(command: &mut Command) -> Run {
     run
 }
 
+/// Bytes as strace(1) takes them.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("a digit");
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
 /// A fault for [`Netns::with_faults`]: `uname` says this, which vxcsum judges the kernel by.
 pub fn uname_says(release: &str, version: &str) -> String {
-    use std::fmt::Write as _;
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/utsname.h#L24
     let fields = ["Linux", "node", release, version, "x86_64", "(none)"];
-    let mut fault = "uname:poke_exit=@arg1=".to_owned();
-    for field in fields {
+    let utsname = fields.map(|field| {
         let mut bytes = [0; 65];
         bytes[..field.len()].copy_from_slice(field.as_bytes());
-        for byte in bytes {
-            write!(fault, "{byte:02x}").expect("a string takes everything");
-        }
-    }
-    fault
+        bytes
+    });
+    format!("uname:poke_exit=@arg1={}", hex(&utsname.concat()))
 }
 
 /// A copy of vxcsum that any user can execute, wherever the project lies.
