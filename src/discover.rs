@@ -3,6 +3,7 @@
 //! Owns the order of the questions: links, underlays, features. May not decide what to do with a device.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
 
@@ -146,7 +147,7 @@ impl Discovery {
     }
 
     /// The underlay of each link, in their order.
-    fn underlays(&mut self, links: &[VxlanLink]) -> Result<Vec<Option<Underlay>>, Fault> {
+    fn underlays(&mut self, links: &[VxlanLink]) -> Result<Vec<Option<Rc<Underlay>>>, Fault> {
         let by_address =
             |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
         let owners: HashMap<_, _> = if links.iter().any(by_address) {
@@ -169,11 +170,11 @@ impl Discovery {
                 UnderlayLink::NotSet => owners.get(&link.local?).copied(),
             })
             .collect();
-        let mut known: HashMap<u32, Option<Underlay>> = HashMap::new();
+        let mut known: HashMap<u32, Option<Rc<Underlay>>> = HashMap::new();
         for ifindex in ifindexes.iter().flatten() {
             known
                 .entry(*ifindex)
-                .or_insert_with(|| underlay(&self.socket, *ifindex));
+                .or_insert_with(|| underlay(&self.socket, *ifindex).map(Rc::new));
         }
         Ok(ifindexes
             .into_iter()

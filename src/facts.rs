@@ -4,6 +4,7 @@
 
 use core::net::IpAddr;
 use std::fmt::{self, Write as _};
+use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 
@@ -33,8 +34,11 @@ pub enum BackendName {
 /// A network device's name: 1 to 15 bytes, any byte but NUL, `/`, `:` and white space, so not necessarily UTF-8.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IfName(Vec<u8>);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IfName {
+    bytes: [u8; Self::MAX],
+    len: u8,
+}
 
 impl IfName {
     /// `IFNAMSIZ - 1`.
@@ -44,34 +48,42 @@ impl IfName {
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let legal = |b: &u8| !matches!(b, 0 | b'/' | b' ' | b'\t'..=b'\r');
         let ok = (1..=Self::MAX).contains(&bytes.len()) && bytes != b"." && bytes != b"..";
-        (ok && bytes.iter().all(legal)).then(|| Self(bytes.to_vec()))
+        if !ok || !bytes.iter().all(legal) {
+            return None;
+        }
+        let mut name = Self {
+            bytes: [0; Self::MAX],
+            len: u8::try_from(bytes.len()).ok()?,
+        };
+        name.bytes[..bytes.len()].copy_from_slice(bytes);
+        Some(name)
     }
 
     /// The name as the kernel has it.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
 /// Safe for a terminal and a log: what is not printable text is written as `\xNN`, a backslash as `\\`.
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&escape(&self.0))
+        f.write_str(&escape(self.as_bytes()))
     }
 }
 
 impl fmt::Debug for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", escape(&self.0))
+        write!(f, "\"{}\"", escape(self.as_bytes()))
     }
 }
 
 /// JSON escapes control characters itself, so a name that is UTF-8 stays exactly what it is; any other is escaped.
 impl Serialize for IfName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
+        match std::str::from_utf8(self.as_bytes()) {
             Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.serialize_str(&escape(&self.0)),
+            Err(_) => serializer.serialize_str(&escape(self.as_bytes())),
         }
     }
 }
@@ -292,7 +304,7 @@ pub struct Device {
     /// From rtnetlink.
     pub link: VxlanLink,
     /// The underlay, if it is known and in this network namespace.
-    pub underlay: Option<Underlay>,
+    pub underlay: Option<Rc<Underlay>>,
     /// From the backend: a device whose features could not be read is still reported.
     pub features: Result<Features, Fault>,
     /// From the NAT rules.

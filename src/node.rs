@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use log::warn;
 
@@ -172,14 +173,19 @@ impl Node {
         let now = state_file::now();
         let mut dirty = false;
         let mut turned = Vec::new();
+        let mut names: (u128, Rc<Vec<String>>) = (0, Rc::default());
         for device in &plan.devices {
             let ifindex = device.device.link.ifindex;
             if device.action == Action::TurnOff {
+                if names.0 != device.also {
+                    let also = plan.table.named(device.also).into_iter().map(str::to_owned);
+                    names = (device.also, Rc::new(also.collect()));
+                }
                 turned.push(Turned {
                     ifindex,
                     name: device.device.link.name.to_string(),
                     reason: device.reason.code.as_str(),
-                    also_off: plan.table.named(device.also),
+                    also_off: Rc::clone(&names.1),
                 });
             } else if device.reason.code == ReasonCode::Contested {
                 if turn.state.give_way(self.netns, ifindex, now) {

@@ -2,7 +2,9 @@
 //!
 //! Owns the decision and its reasons. Pure: values in, values out. May not know how a decision is carried out or shown.
 
-use serde::Serialize;
+use std::rc::Rc;
+
+use serde::{Serialize, Serializer};
 
 use crate::facts::{
     Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, IfName, OuterChecksum,
@@ -100,17 +102,22 @@ impl ReasonCode {
 pub struct Reason {
     /// For programs.
     pub code: ReasonCode,
-    /// For people.
-    pub text: String,
+    /// For people; the same for many devices.
+    #[serde(serialize_with = "as_text")]
+    pub text: Rc<str>,
+}
+
+fn as_text<S: Serializer>(text: &Rc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 /// What the kernel's bugs mean for one device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceVerdict {
     /// The worst of the bugs that its outer checksum makes it susceptible to.
     pub status: Status,
     /// The bugs with that status; empty if it is `not-affected`.
-    pub bugs: Vec<BugId>,
+    pub bugs: &'static [BugId],
 }
 
 /// The decision about one device.
@@ -127,7 +134,7 @@ pub struct DevicePlan<'a> {
     /// Why.
     pub reason: Reason,
     /// The name and the place of the rule that decided.
-    pub rule: Option<String>,
+    pub rule: Option<Rc<str>>,
     /// What the kernel will turn off or on with the feature, as bits.
     pub also: u128,
 }
@@ -165,16 +172,88 @@ const NEEDS_CHECKSUM: [&str; 5] = [
 pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
     let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
+    let mut judged: Vec<Judged<'_>> = Vec::new();
     let devices = facts.devices.iter().map(|device| {
-        let mut plan = decide_device(policy, device, table, kernel);
-        if let (Action::TurnOff, Ok(features)) = (plan.action, &device.features) {
-            plan.also = features.active & dependents;
+        let rule = policy.deciding_rule(&subject(device));
+        // Most devices of a node are of a kind.
+        let known = judged.iter().position(|known| known.is_of(rule, device));
+        let judged = &judged[known.unwrap_or_else(|| {
+            judged.push(judge(policy, rule, device, kernel));
+            judged.len() - 1
+        })];
+        let why = judged.reason.clone();
+        let (action, reason) = if judged.must_be_off {
+            act(device, table, why)
+        } else {
+            (Action::Leave, why)
+        };
+        let also = match &device.features {
+            Ok(features) if action == Action::TurnOff => features.active & dependents,
+            _ => 0,
+        };
+        let (verdict, must_be_off, rule) =
+            (judged.verdict, judged.must_be_off, judged.label.clone());
+        DevicePlan {
+            device,
+            verdict,
+            must_be_off,
+            action,
+            reason,
+            rule,
+            also,
         }
-        plan
     });
     Plan {
         table,
         devices: devices.collect(),
+    }
+}
+
+/// What depends on nothing but the rule, the outer checksum and the exposure of a device.
+struct Judged<'a> {
+    rule: Option<&'a Rule>,
+    outer_checksum: OuterChecksum,
+    exposure: Exposure,
+    verdict: DeviceVerdict,
+    must_be_off: bool,
+    reason: Reason,
+    label: Option<Rc<str>>,
+}
+
+impl Judged<'_> {
+    fn is_of(&self, rule: Option<&Rule>, device: &Device) -> bool {
+        let same_rule = match (self.rule, rule) {
+            (Some(a), Some(b)) => std::ptr::eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        same_rule
+            && self.outer_checksum == device.link.outer_checksum
+            && self.exposure == device.exposure
+    }
+}
+
+fn judge<'a>(
+    policy: &Policy,
+    rule: Option<&'a Rule>,
+    device: &Device,
+    kernel: &KernelVerdict,
+) -> Judged<'a> {
+    let outer_checksum = device.link.outer_checksum;
+    let verdict = verdict(outer_checksum, kernel);
+    let (must_be_off, reason) = match rule {
+        Some(rule) => by_rule(policy, rule, verdict, device.exposure),
+        None => by_bugs(policy, device, kernel),
+    };
+    let label = rule.map(|rule| format!("{} ({})", rule.name, rule.origin).into());
+    Judged {
+        rule,
+        outer_checksum,
+        exposure: device.exposure,
+        verdict,
+        must_be_off,
+        reason,
+        label,
     }
 }
 
@@ -183,12 +262,12 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
     let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
     let devices = facts.devices.iter().map(|device| {
-        let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.to_owned() }, 0);
+        let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.into() }, 0);
         let (action, reason, also) = match (device.past.turned_off, &device.features, table.index()) {
             (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
             (true, Ok(features), Some(index)) if features.state(index).off() => {
                 let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
-                let reason = Reason { code: ReasonCode::TurnedOffByVxcsum, text: text.to_owned() };
+                let reason = Reason { code: ReasonCode::TurnedOffByVxcsum, text: text.into() };
                 (Action::TurnOn, reason, features.wanted & !features.active & dependents)
             }
             (true, Ok(_), Some(_)) => leave(ReasonCode::AlreadyOn, "vxcsum turned it off, and it is on again"),
@@ -226,64 +305,36 @@ pub fn susceptible(outer_checksum: OuterChecksum) -> &'static [BugId] {
     }
 }
 
-fn decide_device<'a>(
-    policy: &Policy,
-    device: &'a Device,
-    table: &FeatureTable,
-    kernel: &KernelVerdict,
-) -> DevicePlan<'a> {
-    let verdict = verdict(device.link.outer_checksum, kernel);
-    let rule = policy.deciding_rule(&subject(device));
-    let (must_be_off, reason) = match rule {
-        Some(rule) => by_rule(policy, rule, &verdict, device.exposure),
-        None => by_bugs(policy, device, kernel),
-    };
-    let (action, reason) = if must_be_off {
-        act(device, table, reason)
-    } else {
-        (Action::Leave, reason)
-    };
-    let rule = rule.map(|rule| format!("{} ({})", rule.name, rule.origin));
-    DevicePlan {
-        device,
-        verdict,
-        must_be_off,
-        action,
-        reason,
-        rule,
-        also: 0,
-    }
-}
-
 fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {
-    let with = |status| -> Vec<BugId> {
-        susceptible(outer_checksum)
-            .iter()
-            .copied()
-            .filter(|bug| kernel.bug(*bug).status == status)
-            .collect()
-    };
+    let bugs = susceptible(outer_checksum);
     for status in [Status::Affected, Status::Unknown] {
-        let bugs = with(status);
-        if !bugs.is_empty() {
-            return DeviceVerdict { status, bugs };
-        }
+        let with: &[BugId] = match bugs
+            .iter()
+            .filter(|bug| kernel.bug(**bug).status == status)
+            .count()
+        {
+            0 => continue,
+            n if n == bugs.len() => bugs,
+            _ if kernel.bug(BugId::NatZeroCsum).status == status => &[BugId::NatZeroCsum],
+            _ => &[BugId::NatLcoCsum],
+        };
+        return DeviceVerdict { status, bugs: with };
     }
     DeviceVerdict {
         status: Status::NotAffected,
-        bugs: Vec::new(),
+        bugs: &[],
     }
 }
 
 fn by_rule(
     policy: &Policy,
     rule: &Rule,
-    verdict: &DeviceVerdict,
+    verdict: DeviceVerdict,
     exposure: Exposure,
 ) -> (bool, Reason) {
     let rule_says = |code, text: &str| Reason {
         code,
-        text: format!("rule \"{}\" says {}{text}", rule.name, rule.when.as_str()),
+        text: format!("rule \"{}\" says {}{text}", rule.name, rule.when.as_str()).into(),
     };
     match rule.when {
         When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
@@ -294,7 +345,7 @@ fn by_rule(
             (
                 off,
                 Reason {
-                    text: format!("{}: {}", rule_says(reason.code, "").text, reason.text),
+                    text: format!("{}: {}", rule_says(reason.code, "").text, reason.text).into(),
                     ..reason
                 },
             )
@@ -331,7 +382,10 @@ fn by_status(
     exposure: Exposure,
 ) -> (bool, Reason) {
     let bug = bug.map_or("both bugs", BugId::as_str);
-    let reason = |code, text: String| Reason { code, text };
+    let reason = |code, text: String| Reason {
+        code,
+        text: text.into(),
+    };
     if when == When::Never {
         return (
             false,
@@ -382,7 +436,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             Action::Leave,
             Reason {
                 code,
-                text: format!("{text}; it should be off: {}", why.text),
+                text: format!("{text}; it should be off: {}", why.text).into(),
             },
         )
     };
@@ -404,7 +458,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             Action::Leave,
             Reason {
                 code: ReasonCode::AlreadyOff,
-                text: format!("already off, as it should be: {}", why.text),
+                text: format!("already off, as it should be: {}", why.text).into(),
             },
         )
     } else if state.fixed() {

@@ -260,7 +260,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         vni: link.vni,
         dst_port: link.dst_port,
         outer_checksum: link.outer_checksum,
-        underlay: plan.device.underlay.as_ref(),
+        underlay: plan.device.underlay.as_deref(),
         feature: change.feature,
         verdict: &plan.verdict,
         exposure: plan.device.exposure,

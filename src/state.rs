@@ -2,6 +2,9 @@
 //!
 //! Owns the contents of `/run/vxcsum/state.json` and what they mean. Pure: times and boot id are handed in.
 
+use std::borrow::Cow;
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
 /// Increased when an older vxcsum could misread the file.
@@ -36,9 +39,9 @@ pub struct Entry {
     /// Its name at that time, escaped; for people.
     pub name: String,
     /// The code of the reason.
-    pub reason: String,
+    pub reason: Cow<'static, str>,
     /// What went off with it.
-    pub also_off: Vec<String>,
+    pub also_off: Rc<Vec<String>>,
     /// When, in seconds since 1970.
     pub since: u64,
     /// When somebody turned it back on, in seconds since boot, the last few.
@@ -51,15 +54,15 @@ pub struct Entry {
 
 /// What is to be written down of one device.
 #[derive(Clone, Debug)]
-pub struct Turned<'a> {
+pub struct Turned {
     /// Its ifindex.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
     /// The code of the reason.
-    pub reason: &'a str,
+    pub reason: &'static str,
     /// What goes off with it.
-    pub also_off: Vec<&'a str>,
+    pub also_off: Rc<Vec<String>>,
 }
 
 /// When something happens.
@@ -123,17 +126,10 @@ impl State {
     }
 
     /// Writes down that these are about to be turned off. One that already has an entry was turned back on meanwhile.
-    pub fn turned_off(&mut self, netns: u64, devices: Vec<Turned<'_>>, now: Now) {
+    pub fn turned_off(&mut self, netns: u64, devices: Vec<Turned>, now: Now) {
         for device in devices {
             let mut flips: Vec<u64> = Vec::new();
-            let (mut since, mut also_off) = (
-                now.unix,
-                device
-                    .also_off
-                    .iter()
-                    .map(|name| (*name).to_owned())
-                    .collect(),
-            );
+            let (mut since, mut also_off) = (now.unix, Rc::clone(&device.also_off));
             if let Some(old) = self.take(netns, device.ifindex) {
                 flips.extend(old.recent_flips(now));
                 flips.push(now.boot);
@@ -147,7 +143,7 @@ impl State {
                 netns,
                 ifindex: device.ifindex,
                 name: device.name,
-                reason: device.reason.to_owned(),
+                reason: Cow::Borrowed(device.reason),
                 also_off,
                 since,
                 flips,
@@ -193,10 +189,10 @@ impl State {
         let Some(entry) = self.entry_mut(netns, ifindex) else {
             return false;
         };
-        if also_off.is_empty() || entry.also_off == also_off {
+        if also_off.is_empty() || entry.also_off.iter().eq(also_off.iter()) {
             return false;
         }
-        entry.also_off = also_off.iter().map(|name| (*name).to_owned()).collect();
+        entry.also_off = Rc::new(also_off.iter().map(|name| (*name).to_owned()).collect());
         true
     }
 
@@ -268,7 +264,7 @@ mod tests {
             ifindex,
             name: "flannel.1".to_owned(),
             reason: "kernel-affected",
-            also_off: vec!["tx-tcp-segmentation"],
+            also_off: Rc::new(vec!["tx-tcp-segmentation".to_owned()]),
         };
         state.turned_off(NETNS, vec![turned], at(boot));
     }
@@ -364,7 +360,7 @@ mod tests {
             ifindex: 9,
             name: "v".to_owned(),
             reason: "r",
-            also_off: vec![],
+            also_off: Rc::default(),
         };
         state.turned_off(1, vec![foreign], at(0));
         state.prune(NETNS, |ifindex| ifindex == 5);

@@ -55,11 +55,11 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             udp_zero_csum6_rx: false,
             underlay: UnderlayLink::Ifindex(2),
         },
-        underlay: Some(Underlay {
+        underlay: Some(std::rc::Rc::new(Underlay {
             ifindex: 2,
             name: IfName::new(b"ens192").unwrap(),
             driver: Some("vmxnet3".to_owned()),
-        }),
+        })),
         features,
         exposure: Exposure::Unknown,
         past: Past::default(),

@@ -335,7 +335,7 @@ fn same_paragraph(a: &DeviceReport<'_>, b: &DeviceReport<'_>) -> bool {
 }
 
 fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
-    let mut facts = vec![("why", device.reason.text.clone())];
+    let mut facts = vec![("why", device.reason.text.to_string())];
     if let Some(rule) = &device.rule {
         facts.push(("rule", crate::facts::escape(rule.as_bytes())));
     }

@@ -27,7 +27,7 @@ pub enum Choice {
 
 /// Above this many devices one dump of all devices of the namespace takes less time than a request for each, unless the
 /// others outnumber them by far; at or below it requests are quick however many other devices there are.
-const DUMP_ABOVE: usize = 64;
+const DUMP_ABOVE: usize = 256;
 
 /// A device as every request names it: both must belong to one device, else the answer is `ENODEV`.
 pub type DeviceRef<'a> = (u32, &'a IfName);

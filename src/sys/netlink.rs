@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use crate::error::Fault;
 use crate::wire::{self, DumpError, DumpReader, KernelError, Malformed, Message, Writer};
 
-/// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer.
-const BUFFER: usize = 64 * 1024;
+/// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer. From 128 KiB on the allocator hands out
+/// untouched pages instead of writing zeros to all of them.
+const BUFFER: usize = 256 * 1024;
 /// A dump is interrupted only if a device changed while it was read, so that a few repeats are plenty.
 const DUMP_ATTEMPTS: u32 = 16;
 /// Requests in one send: few enough for their answers to fit into the default receive buffer.
