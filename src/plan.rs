@@ -176,11 +176,14 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     let devices = facts.devices.iter().map(|device| {
         let rule = policy.deciding_rule(&subject(device));
         // Most devices of a node are of a kind.
-        let known = judged.iter().position(|known| known.is_of(rule, device));
-        let judged = &judged[known.unwrap_or_else(|| {
-            judged.push(judge(policy, rule, device, kernel));
-            judged.len() - 1
-        })];
+        let known = judged
+            .iter()
+            .position(|known| known.is_of(rule, device))
+            .unwrap_or_else(|| {
+                judged.push(judge(policy, rule, device, kernel));
+                judged.len() - 1
+            });
+        let judged = &judged[known];
         let why = judged.reason.clone();
         let (action, reason) = if judged.must_be_off {
             act(device, table, why)
