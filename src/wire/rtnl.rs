@@ -126,7 +126,7 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     let vxlan = match kind {
         Some(KIND) => {
             let data = data.ok_or(Malformed("VXLAN link without data"))?;
-            Some(vxlan(ifindex, name.clone(), other_namespace, &data)?)
+            Some(vxlan(ifindex, name, other_namespace, &data)?)
         }
         _ => None,
     };
