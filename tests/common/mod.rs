@@ -441,12 +441,15 @@ pub fn uname_says(release: &str, version: &str) -> String {
 pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("make a directory");
-    let open = |path: &Path| {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set permissions");
-    };
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), open).expect("set permissions");
     let binary = directory.path().join("vxcsum");
-    fs::copy(VXCSUM, &binary).expect("copy vxcsum");
-    open(directory.path());
-    open(&binary);
+    // Not written by this process: another thread's child would inherit the open file, and nobody can execute a file that
+    // is open for writing (ETXTBSY).
+    checked(
+        Command::new("install")
+            .args(["-m", "755", VXCSUM])
+            .arg(&binary),
+    );
     (directory, binary)
 }
