@@ -31,7 +31,8 @@ pub enum BackendName {
     Ioctl,
 }
 
-/// A network device's name: 1 to 15 bytes, any byte but NUL, `/`, `:` and white space, so not necessarily UTF-8.
+/// A network device's name: 1 to 15 bytes, any byte but NUL, `/` and white space (newer kernels refuse `:` too), so not
+/// necessarily UTF-8.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
