@@ -40,6 +40,9 @@ pub struct Common {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Log what is changed and what fails (to the journal, else to stderr with priorities) and print no report: for units.
+    #[arg(long, global = true)]
+    pub log: bool,
     /// Read this policy, and nothing else, instead of the installed files.
     #[arg(long, global = true, value_name = "FILE")]
     pub policy: Option<PathBuf>,

@@ -25,8 +25,10 @@ use crate::watch;
 
 /// Runs the command and says what to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    journal::init();
     let args: Vec<OsString> = args.into_iter().collect();
+    // Before the arguments are understood: what is wrong with them is said there too.
+    let log = args.iter().any(|arg| arg == "--log");
+    journal::init(log);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e, args.iter().any(|arg| arg == "--json")),
@@ -34,7 +36,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let json = cli.common.json;
     match run(cli) {
         Ok(code) => code,
-        Err(e) => fail(&e, json),
+        Err(e) => fail(&e, json, log),
     }
 }
 
@@ -43,7 +45,7 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
     if !e.use_stderr() {
         return match e.print() {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                fail(&Error::Io(format!("write the help: {e}")), json)
+                fail(&Error::Io(format!("write the help: {e}")), json, false)
             }
             _ => ExitCode::Ok,
         };
@@ -52,6 +54,7 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
         fail(
             &Error::Usage(e.render().to_string().trim_end().to_owned()),
             true,
+            false,
         )
     } else {
         let _ = e.print();
@@ -59,12 +62,12 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
     }
 }
 
-fn fail(e: &Error, json: bool) -> ExitCode {
+fn fail(e: &Error, json: bool, log: bool) -> ExitCode {
     if json {
         if render::json_error(&mut io::stdout().lock(), e).is_err() {
             error!("{e}");
         }
-    } else if let (Error::Policy(_), true) = (e, journal::by_service_manager()) {
+    } else if let (Error::Policy(_), true) = (e, log) {
         journal::policy_rejected(e, "the policy is not valid and nothing was done");
     } else if let Error::Policy(errors) = e {
         let _ = write!(io::stderr(), "{}", errors.render(colored(&io::stderr())));
@@ -174,21 +177,18 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
-    log_changes(&report);
+    if common.log {
+        journal::changes(&report);
+    }
     finish_apply(common, &report, false)
 }
 
-/// A person reads the report on stdout, which says the same.
-fn log_changes(report: &Report<'_>) {
-    if journal::by_service_manager() {
-        journal::changes(report);
-    }
-}
-
 fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<ExitCode, Error> {
-    print(common, report, |out, color| {
-        render::apply(out, report, color)
-    })?;
+    if !common.log || common.json {
+        print(common, report, |out, color| {
+            render::apply(out, report, color)
+        })?;
+    }
     Ok(report.exit_code(pending))
 }
 
@@ -209,7 +209,9 @@ fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
-    log_changes(&report);
+    if common.log {
+        journal::changes(&report);
+    }
     finish_apply(common, &report, false)
 }
 

@@ -16,7 +16,10 @@ use crate::report::{DeviceReport, Outcome, Report};
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///
 /// A journal that cannot be reached is no reason to fail: then stderr it is, which systemd collects too.
-pub fn init() {
+///
+/// `for_units`: lines on stderr get the priorities of sd-daemon(3). Whether a service manager listens cannot be told: the
+/// variables that it sets are inherited by terminals too.
+pub fn init(for_units: bool) {
     let to_journal = connected_to_journal()
         && JournalLog::new().is_ok_and(|log| {
             log.with_syslog_identifier("vxcsum".to_owned())
@@ -24,20 +27,11 @@ pub fn init() {
                 .is_ok()
         });
     if !to_journal {
-        let logger: &'static dyn Log = if by_service_manager() {
-            &PREFIXED
-        } else {
-            &PLAIN
-        };
+        let logger: &'static dyn Log = if for_units { &PREFIXED } else { &PLAIN };
         // Fails only if there is a logger already, as in a test.
         let _ = log::set_logger(logger);
     }
     log::set_max_level(LevelFilter::Info);
-}
-
-/// systemd.exec(5): set for whatever a unit runs, and inherited by nothing that a person starts.
-pub fn by_service_manager() -> bool {
-    std::env::var_os("INVOCATION_ID").is_some()
 }
 
 /// One record a change or failure; silence where nothing changed.
