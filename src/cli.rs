@@ -91,6 +91,38 @@ pub enum Command {
     /// Check or show the policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print the completions for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print a manual page, as roff.
+    #[command(hide = true)]
+    Man {
+        /// Which page.
+        #[arg(value_enum, default_value_t = Page::Vxcsum)]
+        page: Page,
+    },
+}
+
+/// A shell that there are completions for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[allow(missing_docs, reason = "the shells' own names")]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// A manual page.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Page {
+    /// vxcsum(8)
+    Vxcsum,
+    /// vxcsum-policy(5)
+    VxcsumPolicy,
 }
 
 /// `apply`.
@@ -105,6 +137,9 @@ pub struct Apply {
     /// A --device that is not there, or is no VXLAN device, is no error: it may have gone since the event that named it.
     #[arg(long, requires = "devices")]
     pub if_exists: bool,
+    /// Only the device of this kernel event, if it is still there. For the udev rule.
+    #[arg(long, hide = true, value_name = "IFINDEX:SEQNUM", value_parser = event_ifindex, conflicts_with = "devices")]
+    pub uevent: Option<u32>,
     /// With --dry-run: exit 2 if something would be changed.
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
@@ -174,8 +209,34 @@ fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
     })
 }
 
+/// The device of `IFINDEX:SEQNUM`. The sequence number only makes the instance of the unit unique: see `vxcsum@.service`.
+fn event_ifindex(text: &str) -> Result<u32, String> {
+    let numbers = text.split_once(':').and_then(|(ifindex, seqnum)| {
+        seqnum.parse::<u64>().ok()?;
+        ifindex.parse().ok().filter(|ifindex| *ifindex > 0)
+    });
+    numbers.ok_or_else(|| "an event is IFINDEX:SEQNUM, two numbers".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn events_are_two_numbers() {
+        for (text, ifindex) in [
+            ("7:1234", Some(7)),
+            ("4294967295:0", Some(u32::MAX)),
+            ("0:1", None),
+            ("7", None),
+            ("7:", None),
+            (":7", None),
+            ("7:x", None),
+            ("-1:1", None),
+            ("flannel.1", None),
+        ] {
+            assert_eq!(super::event_ifindex(text).ok(), ifindex, "{text}");
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;

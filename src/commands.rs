@@ -12,6 +12,7 @@ use log::{error, warn};
 
 use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Revert, Status};
 use crate::discover::Which;
+use crate::docs;
 use crate::error::Error;
 use crate::facts::{FeatureTable, IfName, KernelFacts, escape};
 use crate::kernel::os_release::parse_os_release;
@@ -111,12 +112,15 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
             check_policy(common, file.as_deref())
         }
         Some(Command::Policy(PolicyCommand::Show)) => show_policy(common),
+        Some(Command::Completions { shell }) => print_document(docs::completions(shell)),
+        Some(Command::Man { page }) => print_document(docs::man(page)),
         None if cli.dry_run => run_apply(
             common,
             &Apply {
                 dry_run: true,
                 devices: Vec::new(),
                 if_exists: false,
+                uevent: None,
                 exit_code: cli.exit_code,
             },
         ),
@@ -148,7 +152,9 @@ fn which(names: &[IfName]) -> Which<'_> {
 }
 
 fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
-    let which = if args.if_exists {
+    let which = if let Some(ifindex) = &args.uevent {
+        Which::Ifindexes(std::slice::from_ref(ifindex))
+    } else if args.if_exists {
         Which::IfExists(&args.devices)
     } else {
         which(&args.devices)
@@ -334,6 +340,15 @@ fn show_policy(common: &Common) -> Result<ExitCode, Error> {
         |out, _| write!(out, "{}", policy.show()),
     )?;
     Ok(ExitCode::Ok)
+}
+
+fn print_document(text: &str) -> Result<ExitCode, Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Io(format!("write the document: {e}")))
+        }
+        _ => Ok(ExitCode::Ok),
+    }
 }
 
 fn print(

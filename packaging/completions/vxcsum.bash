@@ -1,0 +1,86 @@
+# bash completion for vxcsum(8). Names of devices come from sysfs, so they are those of this moment.
+
+_vxcsum_devices() {
+    local file
+    for file in /sys/class/net/*/uevent; do
+        grep -qsx 'DEVTYPE=vxlan' "$file" || continue
+        file=${file%/uevent}
+        printf '%s\n' "${file##*/}"
+    done
+}
+
+# The candidates, one a line, that begin with the current word, each quoted for the shell.
+_vxcsum_reply() {
+    local candidate
+    COMPREPLY=()
+    while IFS= read -r candidate; do
+        [[ $candidate == "$1"* ]] && COMPREPLY+=("$(printf '%q' "$candidate")")
+    done
+}
+
+_vxcsum() {
+    # Not COMP_WORDS as it is: readline takes a colon or an equals sign in a word for its end.
+    local cur=$2 prev=$3 word command='' sub=''
+    local global='--json --policy --backend --root --help --version'
+    local -i n=1
+    while ((n < COMP_CWORD)); do
+        word=${COMP_WORDS[n]}
+        case $word in
+            --policy | --backend | --root | --device | --kernel | --uname-version | --version-signature | --os-release) n+=1 ;;
+            -*) ;;
+            *) if [[ -z $command ]]; then command=$word; elif [[ -z $sub ]]; then sub=$word; fi ;;
+        esac
+        n+=1
+    done
+    COMPREPLY=()
+    case $prev in
+        --device) _vxcsum_reply "$cur" < <(_vxcsum_devices); return ;;
+        --backend) mapfile -t COMPREPLY < <(compgen -W 'auto netlink ioctl' -- "$cur"); return ;;
+        --policy | --os-release)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+            return
+            ;;
+        --root)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+            return
+            ;;
+        --kernel) mapfile -t COMPREPLY < <(compgen -W "$(uname -r)" -- "$cur"); return ;;
+        --uname-version | --version-signature) return ;;
+    esac
+    local words
+    case $command in
+        '') words="apply revert watch status explain policy help --dry-run --exit-code $global" ;;
+        apply) words="--dry-run --device --if-exists --exit-code $global" ;;
+        revert) words="--dry-run --device $global" ;;
+        watch) words="$global" ;;
+        status) words="--device --exit-code $global" ;;
+        explain)
+            if [[ $cur != -* && -z $sub ]]; then
+                _vxcsum_reply "$cur" < <(_vxcsum_devices)
+                return
+            fi
+            words="--kernel --uname-version --version-signature --os-release $global"
+            ;;
+        policy)
+            case $sub in
+                '') words="check show $global" ;;
+                check)
+                    if [[ $cur != -* ]]; then
+                        compopt -o filenames
+                        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+                        return
+                    fi
+                    words="$global"
+                    ;;
+                *) words="$global" ;;
+            esac
+            ;;
+        help) words='apply revert watch status explain policy' ;;
+        *) return ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+complete -F _vxcsum vxcsum

@@ -1,0 +1,44 @@
+# fish completion for vxcsum(8). Names of devices come from sysfs, so they are those of this moment.
+
+function __vxcsum_devices
+    for file in /sys/class/net/*/uevent
+        if grep -qsx DEVTYPE=vxlan $file
+            string split / $file | sed -n 5p
+        end
+    end
+end
+
+complete -c vxcsum -f
+
+complete -c vxcsum -n __fish_use_subcommand -a apply -d 'Turn the feature off where the policy and the kernel ask for it'
+complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Give back what vxcsum turned off since boot'
+complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Stay, and treat each VXLAN device as it appears or changes'
+complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN device, its state and what apply would do'
+complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Show what a decision was made of, and how to change it'
+complete -c vxcsum -n __fish_use_subcommand -a policy -d 'Check or show the policy'
+complete -c vxcsum -n __fish_use_subcommand -a help -d 'Show help'
+complete -c vxcsum -n __fish_use_subcommand -l dry-run -d 'The same as apply --dry-run'
+complete -c vxcsum -n __fish_use_subcommand -l exit-code -d 'With --dry-run: exit 2 if something would be changed'
+complete -c vxcsum -n __fish_use_subcommand -s V -l version -d 'Show the version'
+
+complete -c vxcsum -l json -d 'Print JSON instead of text'
+complete -c vxcsum -l policy -r -F -d 'Read this policy and nothing else'
+complete -c vxcsum -l backend -x -a 'auto netlink ioctl' -d 'Which interface of the kernel to use'
+complete -c vxcsum -l root -x -a '(__fish_complete_directories)' -d 'Read files below this directory'
+complete -c vxcsum -s h -l help -d 'Show help'
+
+complete -c vxcsum -n '__fish_seen_subcommand_from apply revert' -l dry-run -d 'Show what would be done and do nothing'
+complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status' -l device -x -a '(__vxcsum_devices)' -d 'Only this device'
+complete -c vxcsum -n '__fish_seen_subcommand_from apply' -l if-exists -d 'A device that is not there is no error'
+complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d 'Exit 2 if something would be changed'
+
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -a '(__vxcsum_devices)' -d 'VXLAN device'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l kernel -x -a '(uname -r)' -d 'Judge this release'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l uname-version -x -d 'That machine\'s uname -v'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l version-signature -x -d 'That machine\'s /proc/version_signature'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l os-release -r -F -d 'A copy of that machine\'s os-release'
+
+complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a check -d 'Say whether a policy is valid'
+complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a show -d 'Print the policy in force'
+complete -c vxcsum -n '__fish_seen_subcommand_from check' -F
+complete -c vxcsum -n '__fish_seen_subcommand_from help' -a 'apply revert watch status explain policy'
