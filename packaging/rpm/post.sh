@@ -1,0 +1,17 @@
+# Takes effect at once. In an image that is being built nothing runs, and all of this does nothing but make links.
+if [ "$1" -eq 1 ]; then
+    # The first installation: what the presets of the distribution or of the site say.
+    systemctl --no-reload preset vxcsum.service vxcsum.timer >/dev/null 2>&1 || :
+fi
+journalctl --update-catalog >/dev/null 2>&1 || :
+if [ -d /run/systemd/system ]; then
+    systemd-tmpfiles --create vxcsum.conf >/dev/null 2>&1 || :
+    systemctl daemon-reload >/dev/null 2>&1 || :
+    udevadm control --reload >/dev/null 2>&1 || :
+    # Only what is enabled: a preset or an administrator may have said no.
+    for unit in vxcsum.service vxcsum.timer; do
+        if systemctl --quiet is-enabled "$unit" 2>/dev/null; then
+            systemctl start "$unit" >/dev/null 2>&1 || :
+        fi
+    done
+fi
