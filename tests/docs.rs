@@ -1,0 +1,226 @@
+//! The documents that ship name what there is: manual pages and completions every command, option, reason and exit code, the
+//! message catalog every event. The completions also run, in their shells, on devices of a namespace.
+
+mod source;
+
+use std::process::Command;
+
+use clap::CommandFactory;
+use source::{codes, read};
+use vxcsum::sys::message_ids;
+
+/// Every visible command with its visible options, as `apply` and `--dry-run`.
+fn words(command: &clap::Command, out: &mut Vec<String>) {
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        out.extend(arg.get_long().map(|long| format!("--{long}")));
+    }
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        out.push(sub.get_name().to_owned());
+        words(sub, out);
+    }
+}
+
+fn command_line() -> Vec<String> {
+    let mut command = vxcsum::cli::Cli::command();
+    command.build();
+    let mut out = Vec::new();
+    words(&command, &mut out);
+    out.sort();
+    out.dedup();
+    assert!(out.len() > 15, "only {out:?}");
+    out
+}
+
+#[test]
+fn the_manual_names_every_command_and_option() {
+    let page = read("docs/man/vxcsum.8")
+        .replace("Fl \\-", "--")
+        .replace("-- ", "--");
+    for word in command_line() {
+        let found = match word.strip_prefix("--") {
+            Some(_) => page.contains(&word),
+            None => {
+                page.contains(&format!("Cm {word}")) || page.contains(&format!("Cm policy {word}"))
+            }
+        };
+        assert!(found, "vxcsum(8) does not name {word}");
+    }
+}
+
+#[test]
+fn the_completions_name_every_command_and_option() {
+    for file in ["vxcsum.bash", "_vxcsum", "vxcsum.fish"] {
+        let script = read(&format!("packaging/completions/{file}"));
+        for word in command_line() {
+            let needle = match (word.strip_prefix("--"), file) {
+                (Some(long), "vxcsum.fish") => format!("-l {long}"),
+                _ => word.clone(),
+            };
+            assert!(script.contains(&needle), "{file} does not name {word}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_explains_every_reason() {
+    let page = read("docs/man/vxcsum.8");
+    let reasons: Vec<_> = page
+        .split(".Sh REASONS")
+        .nth(1)
+        .and_then(|rest| rest.split(".Sh ").next())
+        .expect("vxcsum(8) has a section REASONS")
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It Cm "))
+        .collect();
+    assert_eq!(reasons, codes("src/plan.rs", "ReasonCode"));
+}
+
+#[test]
+fn the_manual_lists_every_exit_code() {
+    let report = read("src/report.rs");
+    let (_, body) = report.split_once("pub enum ExitCode {").expect("ExitCode");
+    let body = body.split("\n}").next().unwrap_or_default();
+    let mut codes: Vec<u8> = body
+        .lines()
+        .filter_map(|line| line.split_once(" = ")?.1.trim_end_matches(',').parse().ok())
+        .collect();
+    codes.sort_unstable();
+    let page = read("docs/man/vxcsum.8");
+    let (_, section) = page.split_once(".Sh EXIT STATUS").expect("EXIT STATUS");
+    let section = section.split(".Sh ").next().unwrap_or_default();
+    let listed: Vec<u8> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It ")?.parse().ok())
+        .collect();
+    assert_eq!(listed, codes);
+}
+
+/// The keys are those of the parser's tables.
+#[test]
+fn the_manual_of_the_policy_names_every_key() {
+    let parser = read("src/policy/parse.rs");
+    let page = read("docs/man/vxcsum-policy.5");
+    let mut keys = 0;
+    for table in ["TOP", "BUGS", "RULE", "KERNEL"] {
+        let (_, list) = parser
+            .split_once(&format!("const {table}: [&str;"))
+            .unwrap_or_else(|| panic!("no table {table}"));
+        let list = list
+            .split_once("= [")
+            .and_then(|(_, list)| list.split(']').next());
+        for key in list.unwrap_or_default().split('"').skip(1).step_by(2) {
+            let named = page.contains(&format!("Cm {key}")) || page.contains(&format!("[{key}]"));
+            assert!(named, "vxcsum-policy(5) does not name {key}");
+            keys += 1;
+        }
+    }
+    assert_eq!(keys, 17);
+}
+
+#[test]
+fn the_catalog_explains_every_event() {
+    let catalog = read("systemd/vxcsum.catalog");
+    let entries: Vec<_> = catalog
+        .split("\n# ")
+        .skip(1)
+        .filter_map(|entry| entry.split_once("\n-- "))
+        .map(|(event, rest)| (event, &rest[..32], rest))
+        .collect();
+    let ids: Vec<_> = entries.iter().map(|(event, id, _)| (*event, *id)).collect();
+    assert_eq!(ids, message_ids::ALL);
+    for (event, id, text) in entries {
+        assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{event}: {id}");
+        for header in [
+            "\nSubject: ",
+            "\nDefined-By: vxcsum\n",
+            "\nDocumentation: man:vxcsum",
+        ] {
+            assert!(text.contains(header), "{event}: no {header:?}");
+        }
+    }
+}
+
+/// Runs a script in network and mount namespaces of its own, with two VXLAN devices and a dummy that is none.
+fn with_devices(shell: &str, script: &str) -> String {
+    let setup = "set -e; mount -t sysfs sysfs /sys; export DEBUGINFOD_URLS=
+        ip link add type dummy >/dev/null 2>&1 || ip link add type bridge
+        ip link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1
+        ip link add 'a$b' type vxlan id 2 dstport 8473 local 192.0.2.1
+        exec \"$0\" -c \"$1\"";
+    let output = Command::new("unshare")
+        .args([
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            setup,
+            shell,
+            script,
+        ])
+        .current_dir(source::root())
+        .output()
+        .expect("unshare runs");
+    assert!(
+        output.status.success(),
+        "{shell}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| line.split('\t').next().unwrap_or_default().to_owned())
+        .collect();
+    lines.sort();
+    lines.join(" ")
+}
+
+#[test]
+fn bash_completes_commands_options_and_devices() {
+    for (line, wanted) in [
+        ("vxcsum ap", "apply"),
+        (
+            "vxcsum policy ",
+            "--backend --help --json --policy --root --version check show",
+        ),
+        ("vxcsum --backend n", "netlink"),
+        ("vxcsum apply --dev", "--device"),
+        ("vxcsum apply --device fl", "flannel.1"),
+        ("vxcsum apply --device ", "a\\$b flannel.1"),
+        ("vxcsum explain f", "flannel.1"),
+        ("vxcsum --policy x explain f", "flannel.1"),
+    ] {
+        let script = format!(
+            "source packaging/completions/vxcsum.bash; compopt() {{ :; }}; line='{line}'
+            read -ra COMP_WORDS <<< \"$line\"; [[ $line == *' ' ]] && COMP_WORDS+=('')
+            COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            [[ $(complete -p vxcsum) == 'complete -F _vxcsum vxcsum' ]] || exit 3
+            _vxcsum vxcsum \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"
+            printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        assert_eq!(with_devices("bash", &script), wanted, "{line}");
+    }
+}
+
+#[test]
+fn fish_completes_commands_options_and_devices() {
+    for (line, wanted) in [
+        ("vxcsum ap", "apply"),
+        ("vxcsum apply --dev", "--device"),
+        ("vxcsum apply --device fl", "flannel.1"),
+        ("vxcsum explain f", "flannel.1"),
+        ("vxcsum --backend n", "netlink"),
+    ] {
+        let script =
+            format!("source packaging/completions/vxcsum.fish; complete --do-complete '{line}'");
+        assert_eq!(with_devices("fish", &script), wanted, "{line}");
+    }
+}
+
+/// zsh completes only on a terminal: the script is read and the devices are asked for.
+#[test]
+fn zsh_lists_the_devices() {
+    let script = "compdef() { true }; compadd() { print -rl -- ${(P)@[-1]} }
+        source packaging/completions/_vxcsum; _vxcsum_devices -J x";
+    assert_eq!(with_devices("zsh", script), "a$b flannel.1");
+}

@@ -1,0 +1,44 @@
+//! For tests that hold documents together with the source: files of the checkout, and the codes of its enums.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of the checkout.
+pub fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("read {path}: {e}"))
+}
+
+/// The variants of an enum of the source, in kebab case, in their order. serde names them so.
+pub fn codes(path: &str, name: &str) -> Vec<String> {
+    let text = read(path);
+    let (_, body) = text
+        .split_once(&format!("pub enum {name} {{\n"))
+        .unwrap_or_else(|| panic!("no enum {name} in {path}"));
+    let body = body.split("\n}").next().unwrap_or_default();
+    let variants = body.lines().filter_map(|line| {
+        let line = line.trim().strip_suffix(',')?;
+        let word = line.split(' ').next()?;
+        word.chars()
+            .all(|c| c.is_ascii_alphanumeric())
+            .then_some(word)
+    });
+    let codes: Vec<String> = variants.map(kebab).collect();
+    assert!(!codes.is_empty(), "no variants of {name} in {path}");
+    codes
+}
+
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for (n, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() && n > 0 {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
