@@ -180,7 +180,7 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
     let plan = node.plan(&facts);
-    let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
+    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
     if common.log {
@@ -212,7 +212,7 @@ fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
     let plan = plan::decide_revert(&facts, &node.verdict);
-    let changes = node.carry_out(&plan, &mut turn, args.devices.is_empty());
+    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
     if common.log {

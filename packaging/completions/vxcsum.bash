@@ -21,7 +21,7 @@ _vxcsum_reply() {
 _vxcsum() {
     # Not COMP_WORDS as it is: readline takes a colon or an equals sign in a word for its end.
     local cur=$2 prev=$3 word command='' sub=''
-    local global='--json --policy --backend --root --help --version'
+    local global='--json --log --policy --backend --root --help --version'
     local -i n=1
     while ((n < COMP_CWORD)); do
         word=${COMP_WORDS[n]}

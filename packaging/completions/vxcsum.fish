@@ -24,6 +24,7 @@ complete -c vxcsum -n __fish_use_subcommand -s V -l version -d 'Show the version
 complete -c vxcsum -l json -d 'Print JSON instead of text'
 complete -c vxcsum -l policy -r -F -d 'Read this policy and nothing else'
 complete -c vxcsum -l backend -x -a 'auto netlink ioctl' -d 'Which interface of the kernel to use'
+complete -c vxcsum -l log -d 'Log changes and failures, and print no report'
 complete -c vxcsum -l root -x -a '(__fish_complete_directories)' -d 'Read files below this directory'
 complete -c vxcsum -s h -l help -d 'Show help'
 
