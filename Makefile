@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs benches/run
+SCRIPTS     = .ci/run tests/demo tests/needs benches/run $(wildcard packaging/check-* tests/vm/*)
 
 .PHONY: all build demo test check fmt clippy deny shellcheck bench install clean
 
@@ -66,12 +66,15 @@ bench: build
 	benches/run $(BIN)
 
 # DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
-install:
+install: install-files
 	@test -x $(BIN) || $(MAKE) build
 	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/vxcsum
 	install -D -m 644 packaging/policy.toml $(DESTDIR)$(LIBDIR)/vxcsum/policy.toml
 	install -d $(DESTDIR)$(DOCDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+
+# deb, rpm, check-packages, install-files.
+include packaging/package.mk
 
 clean:
 	$(CARGO) clean
