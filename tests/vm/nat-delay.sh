@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# The bug that vxcsum is for, in one script: a connection to a Kubernetes service stalls, because NAT breaks the outer checksum of VXLAN.
+#
+#   node a                                        node b                      pod
+#   client -> 10.96.0.10:80                                                   10.244.1.2:8080
+#     DNAT to the pod, marked, masqueraded
+#   flannel.1 10.244.0.0 ===== VXLAN, VNI 1 ===== flannel.1 10.244.1.0 ------ eth0
+#   eth0      192.168.50.1 ---------------------- eth0      192.168.50.2
+#     the VXLAN packet kept the mark: masqueraded again
+#
+# nat-delay.sh run noudpcsum|udpcsum [COMMAND...]   up, COMMAND in node a, measure, down
+# nat-delay.sh up noudpcsum|udpcsum                 builds the nodes
+# nat-delay.sh measure                              prints: connect=SECONDS csum_errors=N
+#                                                   (median of $CONNECTS connects; b's new Udp InCsumErrors over all of them)
+# nat-delay.sh down                                 removes the nodes
+#
+# The nodes are network namespaces named $NS-a, $NS-b and $NS-pod. With NODE_A=here, node a is the namespace that the script runs in, which
+# is for a guest, where services of the guest are to see flannel.1. Needs root, iproute2, iptables, ethtool, socat.
+set -euo pipefail
+
+NS=${NS:-vxcsum}
+NODE_A=${NODE_A:-}
+CONNECTS=${CONNECTS:-10}
+
+in_a() { if [ "$NODE_A" = here ]; then "$@"; else ip netns exec "$NS-a" "$@"; fi; }
+in_b() { ip netns exec "$NS-b" "$@"; }
+in_pod() { ip netns exec "$NS-pod" "$@"; }
+
+up() {
+    local mode=$1
+    [ "$NODE_A" = here ] || ip netns add "$NS-a"
+    ip netns add "$NS-pod"
+
+    in_b ip link add eth0 type veth peer name "$NS-eth0"
+    if [ "$NODE_A" = here ]; then in_b ip link set "$NS-eth0" netns $$; else in_b ip link set "$NS-eth0" netns "$NS-a"; fi
+    in_a ip link set "$NS-eth0" name eth0
+    node in_a 192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0 "$mode"
+    node in_b 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
+    in_a ip route add 10.96.0.0/16 dev eth0
+    kube_proxy
+    # A connect that is never answered fails after 31 seconds instead of 127.
+    in_a sysctl -qw net.ipv4.tcp_syn_retries=4
+
+    in_b ip -batch - <<BATCH
+link add cni0 type veth peer name eth0 netns $NS-pod
+addr add 10.244.1.1/24 dev cni0
+link set cni0 up
+BATCH
+    in_b sysctl -qw net.ipv4.ip_forward=1
+    in_pod ip -batch - <<BATCH
+link set lo up
+addr add 10.244.1.2/24 dev eth0
+link set eth0 up
+route add default via 10.244.1.1
+BATCH
+    in_pod setsid socat TCP-LISTEN:8080,fork,reuseaddr OPEN:/dev/null < /dev/null > /dev/null 2>&1 &
+    await_server
+}
+
+# node IN ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
+node() {
+    local in=$1 address=$2 peer=$3 mac=$4 peer_mac=$5 pods=$6 peer_pods=$7 mode=$8
+    # Stands for a real NIC: checksums are finished before the wire, and the receiver checks them.
+    "$in" ethtool -K eth0 tx off > /dev/null
+    "$in" ip -batch - <<BATCH
+link set lo up
+addr add $address/24 dev eth0
+link set eth0 up
+link add flannel.1 address $mac type vxlan id 1 dstport 8472 local $address dev eth0 nolearning $mode
+addr add $pods/32 dev flannel.1
+link set flannel.1 up
+route add $peer_pods/24 via $peer_pods dev flannel.1 onlink
+neigh add $peer_pods lladdr $peer_mac dev flannel.1
+BATCH
+    "$in" bridge fdb add "$peer_mac" dst "$peer" dev flannel.1
+}
+
+# What kube-proxy 1.16 writes for one service: --random-fully came with 1.16, unmarking only with 1.16.13, 1.17.9 and 1.18.6.
+kube_proxy() {
+    in_a iptables-restore <<'RULES'
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-POSTROUTING - [0:0]
+-A OUTPUT -j KUBE-SERVICES
+-A POSTROUTING -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j DNAT --to-destination 10.244.1.2:8080
+-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
+-A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
+COMMIT
+RULES
+}
+
+await_server() {
+    local i
+    for ((i = 0; i < 50; i++)); do
+        if in_pod timeout 1 bash -c ': < /dev/tcp/127.0.0.1/8080' 2> /dev/null; then return; fi
+        sleep 0.1
+    done
+    echo "nat-delay: the server in $NS-pod did not start" >&2
+    return 1
+}
+
+measure() {
+    local before after times
+    before=$(csum_errors)
+    # One shell for all connects: starting one must not be part of the time.
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    times=$(in_a env LC_ALL=C CONNECTS="$CONNECTS" bash -euc '
+        for ((i = 0; i < CONNECTS; i++)); do
+            start=${EPOCHREALTIME/./}
+            : 3<> /dev/tcp/10.96.0.10/80
+            echo $((${EPOCHREALTIME/./} - start))
+        done')
+    after=$(csum_errors)
+    printf 'connect=%s csum_errors=%s\n' "$(median <<< "$times")" $((after - before))
+}
+
+csum_errors() { in_b nstat -asz UdpInCsumErrors | awk '$1 == "UdpInCsumErrors" { print $2 }'; }
+
+# Microseconds, one a line, to seconds.
+median() { sort -n | awk '{ row[NR] = $1 } END { printf "%.3f", row[int((NR + 1) / 2)] / 1e6 }'; }
+
+down() {
+    local name
+    for name in "$NS-pod" "$NS-b" "$NS-a"; do
+        [ -e "/run/netns/$name" ] || continue
+        ip netns pids "$name" | xargs -r kill || true
+        ip netns del "$name" || true
+    done
+    [ "$NODE_A" = here ] || return 0
+    # eth0 went with b's end of it.
+    ip link del flannel.1 || true
+    iptables -t nat -F || true
+    iptables -t nat -X || true
+}
+
+usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | measure | down" >&2; exit 64; }
+
+# Takes the namespaces down however this ends. Not before b was added: namespaces that exist already are somebody else's.
+claim() {
+    [[ ${1:-} =~ ^(no)?udpcsum$ ]] || usage
+    ip netns add "$NS-b"
+    trap down EXIT
+    trap 'exit 1' HUP INT TERM
+}
+
+case ${1:-} in
+    run)
+        shift
+        claim "$@"
+        up "$1"
+        shift
+        [ $# -eq 0 ] || in_a "$@"
+        measure
+        ;;
+    up)
+        claim "${2:-}"
+        up "$2"
+        trap - EXIT
+        ;;
+    measure) measure ;;
+    down) down ;;
+    *) usage ;;
+esac
