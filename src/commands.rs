@@ -14,7 +14,7 @@ use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Revert, St
 use crate::discover::Which;
 use crate::docs;
 use crate::error::Error;
-use crate::facts::{FeatureTable, IfName, KernelFacts, escape};
+use crate::facts::{Facts, FeatureTable, IfName, KernelFacts, escape};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::node::{Node, Options, load_policy, require_net_admin};
@@ -23,6 +23,9 @@ use crate::render::{self, Explanation, RuleOutcome};
 use crate::report::{ExitCode, KernelReport, Report};
 use crate::sys::{files, journal};
 use crate::watch;
+
+/// So often at most `apply --if-exists` looks again for devices that were created during the run.
+const ROUNDS: usize = 10;
 
 /// Runs the command and says what to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -177,16 +180,26 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         report.dry_run = args.dry_run;
         return finish_apply(common, &report, args.exit_code);
     }
-    let mut turn = node.turn()?;
-    let facts = node.look_in_turn(which, &turn)?;
-    let plan = node.plan(&facts);
-    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
-    drop(turn);
-    let report = Report::applied(&plan, node.kernel_report(), backend, changes);
-    if common.log {
-        journal::changes(&report);
+    let mut round = 1;
+    loop {
+        let mut turn = node.turn()?;
+        let facts = node.look_in_turn(which, &turn)?;
+        let plan = node.plan(&facts);
+        let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+        drop(turn);
+        let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+        if common.log {
+            journal::changes(&report);
+        }
+        // A device may have been created again under this name meanwhile, by an event that found this run at work.
+        let ifindexes =
+            |facts: &Facts| -> Vec<u32> { facts.devices.iter().map(|d| d.link.ifindex).collect() };
+        if args.if_exists && round < ROUNDS && ifindexes(&node.look(which)?) != ifindexes(&facts) {
+            round += 1;
+            continue;
+        }
+        return finish_apply(common, &report, false);
     }
-    finish_apply(common, &report, false)
 }
 
 fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<ExitCode, Error> {

@@ -200,13 +200,14 @@ impl Node {
             turn.state.turned_off(self.netns, turned, now);
             dirty = true;
         }
-        if complete && dirty {
+        if complete && !turn.state.is_empty() {
             let there: HashSet<u32> = plan
                 .devices
                 .iter()
                 .map(|device| device.device.link.ifindex)
                 .collect();
-            turn.state
+            dirty |= turn
+                .state
                 .prune(self.netns, |ifindex| there.contains(&ifindex));
         }
         dirty
@@ -218,6 +219,11 @@ impl Node {
         for device in &plan.devices {
             let ifindex = device.device.link.ifindex;
             let Some(change) = changes.get(&ifindex) else {
+                // Only `revert` gives this reason: there is nothing left to give back.
+                if device.reason.code == ReasonCode::AlreadyOn {
+                    turn.state.forget(self.netns, ifindex);
+                    dirty = true;
+                }
                 continue;
             };
             match (device.action, change.outcome) {
@@ -227,6 +233,10 @@ impl Node {
                         turn.state
                             .went_off(self.netns, ifindex, &plan.table.named(change.also));
                 }
+                // Somebody turned it on again at once: that counts too, or the quarrel would never end.
+                (Action::TurnOff, Outcome::Refused) => {}
+                // Nobody knows whether the kernel did it: `revert` must ask.
+                (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => {}
                 (Action::TurnOn, Outcome::Failed | Outcome::Refused) => {}
                 _ => {
                     turn.state.forget(self.netns, ifindex);

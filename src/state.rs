@@ -14,7 +14,7 @@ const FLIPS: usize = 3;
 /// Seconds.
 const WINDOW: u64 = 60;
 /// Seconds after which vxcsum tries again: whoever it was may have been taught better.
-const TRUCE: u64 = 3600;
+pub const TRUCE: u64 = 3600;
 /// Entries of other network namespaces: whether those still exist cannot be asked, so the oldest make room.
 const FOREIGN: usize = 4096;
 
@@ -196,8 +196,15 @@ impl State {
         true
     }
 
+    /// Whether nothing is turned off.
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
     /// Drops this namespace's entries of devices that are gone, and the oldest of other namespaces if there are too many.
-    pub fn prune(&mut self, netns: u64, exists: impl Fn(u32) -> bool) {
+    /// True if there were any.
+    pub fn prune(&mut self, netns: u64, exists: impl Fn(u32) -> bool) -> bool {
+        let before = self.devices.len();
         self.devices
             .retain(|entry| entry.netns != netns || exists(entry.ifindex));
         let mut surplus = self
@@ -211,6 +218,7 @@ impl State {
             surplus -= usize::from(drop);
             !drop
         });
+        self.devices.len() != before
     }
 
     fn take(&mut self, netns: u64, ifindex: u32) -> Option<Entry> {
@@ -363,7 +371,8 @@ mod tests {
             also_off: Rc::default(),
         };
         state.turned_off(1, vec![foreign], at(0));
-        state.prune(NETNS, |ifindex| ifindex == 5);
+        assert!(state.prune(NETNS, |ifindex| ifindex == 5));
+        assert!(!state.prune(NETNS, |ifindex| ifindex == 5), "it is no news");
         assert_eq!(state.ifindexes(NETNS).collect::<Vec<_>>(), [5]);
         assert_eq!(state.ifindexes(1).collect::<Vec<_>>(), [9]);
         state.forget(NETNS, 5);

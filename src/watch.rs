@@ -18,12 +18,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::discover::Which;
 use crate::error::{Error, Fault};
 use crate::node::{Node, Options, require_net_admin};
-use crate::report::{ExitCode, Report};
+use crate::plan::ReasonCode;
+use crate::report::{ExitCode, Outcome, Report};
+use crate::state::TRUCE;
 use crate::sys::journal;
 use crate::sys::link_events::{Heard, LinkEvents};
 
 /// More devices than this at once are looked at with one dump.
 const FEW: usize = 64;
+/// What was in the way (the lock, a list that kept changing) is gone by then, and it is too seldom to be a load.
+const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -37,11 +41,12 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
     let mut node = Node::open(options)?;
-    let mut handled = handle(&mut node, Which::All);
+    let mut handled = Handled::default();
+    handled.look_at_all(&mut node);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
     loop {
-        match wait(&events, &signals, watchdog.left()) {
+        match wait(&events, &signals, sooner(watchdog.left(), handled.left())) {
             Ok(woken) => {
                 if woken.signal {
                     match signals.take() {
@@ -55,6 +60,10 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                 }
                 if woken.event {
                     react(&mut node, &mut events, &mut handled);
+                }
+                if handled.left().is_some_and(|left| left.is_zero()) {
+                    handled.look_at_all(&mut node);
+                    notify(&[NotifyState::Status(&handled.status())]);
                 }
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
@@ -89,15 +98,15 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
         }
     }
     if all || ifindexes.len() > FEW {
-        *handled = handle(node, Which::All);
+        handled.look_at_all(node);
         notify(&[NotifyState::Status(&handled.status())]);
     } else if !ifindexes.is_empty() {
         let ifindexes: Vec<u32> = ifindexes.into_iter().collect();
-        let now = handle(node, Which::Ifindexes(&ifindexes));
-        if now.changed > 0 || now.failed > 0 {
-            handled.changed += now.changed;
-            handled.failed = now.failed;
-            notify(&[NotifyState::Status(&handled.status())]);
+        let before = handled.status();
+        handled.look_at(node, &ifindexes);
+        let now = handled.status();
+        if now != before {
+            notify(&[NotifyState::Status(&now)]);
         }
     }
 }
@@ -109,7 +118,7 @@ fn reload(node: &mut Node, handled: &mut Handled) {
     match node.reload() {
         Ok(()) => {
             info!("policy reloaded");
-            *handled = handle(node, Which::All);
+            handled.look_at_all(node);
         }
         Err(e) => journal::policy_rejected(
             &e,
@@ -119,41 +128,68 @@ fn reload(node: &mut Node, handled: &mut Handled) {
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
 }
 
-/// What has come of the devices, for `systemctl status`.
-#[derive(Clone, Copy, Debug, Default)]
+/// What has come of the devices so far.
+#[derive(Debug, Default)]
 struct Handled {
+    /// How often the feature was turned off.
     changed: usize,
-    failed: usize,
+    /// The devices that are not as they should be.
+    failed: BTreeSet<u32>,
+    /// When to look at all devices again though nothing is heard of them.
+    again: Option<Instant>,
 }
 
 impl Handled {
-    fn status(self) -> String {
-        match self.failed {
-            0 => format!("watching; turned the feature off {} times", self.changed),
-            failed => format!(
-                "watching; turned the feature off {} times; {failed} devices failed",
-                self.changed
-            ),
+    fn look_at_all(&mut self, node: &mut Node) {
+        self.failed.clear();
+        self.again = None;
+        self.look(node, Which::All);
+    }
+
+    fn look_at(&mut self, node: &mut Node, ifindexes: &[u32]) {
+        for ifindex in ifindexes {
+            self.failed.remove(ifindex);
+        }
+        self.look(node, Which::Ifindexes(ifindexes));
+    }
+
+    /// A failure is logged and tried again: a watcher that dies watches nothing.
+    fn look(&mut self, node: &mut Node, which: Which<'_>) {
+        let again = match pass(node, which, self) {
+            // Whoever turned it back on has no reason to do it again: no event will tell that the time is over.
+            Ok(true) => Duration::from_secs(TRUCE + 1),
+            Ok(false) => return,
+            Err(e) => {
+                error!("{e}; trying again");
+                AFTER_AN_ERROR
+            }
+        };
+        let again = Instant::now() + again;
+        self.again = Some(self.again.map_or(again, |earlier| earlier.min(again)));
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.again
+            .map(|again| again.saturating_duration_since(Instant::now()))
+    }
+
+    /// For `systemctl status`.
+    fn status(&self) -> String {
+        let changed = format!("watching; turned the feature off {} times", self.changed);
+        match self.failed.len() {
+            0 => changed,
+            1 => format!("{changed}; 1 device is not as it should be"),
+            failed => format!("{changed}; {failed} devices are not as they should be"),
         }
     }
 }
 
-/// One pass. A failure is logged, and the next event is the next chance: a watcher that dies watches nothing.
-fn handle(node: &mut Node, which: Which<'_>) -> Handled {
-    pass(node, which).unwrap_or_else(|e| {
-        error!("{e}");
-        Handled {
-            changed: 0,
-            failed: 1,
-        }
-    })
-}
-
-fn pass(node: &mut Node, which: Which<'_>) -> Result<Handled, Error> {
+/// One pass; true if a device is left to another program for a while.
+fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool, Error> {
     // Most events ask for nothing: the lock and the record are not touched for those.
     let facts = node.look(which)?;
     if !node.plan(&facts).asks_for_anything() {
-        return Ok(Handled::default());
+        return Ok(false);
     }
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
@@ -162,10 +198,20 @@ fn pass(node: &mut Node, which: Which<'_>) -> Result<Handled, Error> {
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), changes);
     journal::changes(&report);
-    Ok(Handled {
-        changed: report.changed(),
-        failed: report.failed(),
-    })
+    handled.changed += report.changed();
+    let failed = report
+        .devices
+        .iter()
+        .filter(|device| matches!(device.outcome, Outcome::Failed | Outcome::Refused));
+    handled.failed.extend(failed.map(|device| device.ifindex));
+    Ok(report
+        .devices
+        .iter()
+        .any(|device| device.reason.code == ReasonCode::Contested))
+}
+
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
 }
 
 struct Woken {

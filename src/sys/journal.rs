@@ -10,6 +10,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 use super::message_ids;
 use crate::error::Error;
 use crate::facts::FEATURE;
+use crate::kernel::BugId;
 use crate::plan::{Action, DevicePlan, ReasonCode};
 use crate::report::{DeviceReport, Outcome, Report};
 
@@ -64,23 +65,30 @@ pub fn changes(report: &Report<'_>) {
 fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
     let name = device.name.to_string();
     let vni = device.vni.map(|vni| vni.to_string()).unwrap_or_default();
-    let bugs: Vec<_> = device.verdict.bugs.iter().map(|bug| bug.as_str()).collect();
     log!(
         level,
         MESSAGE_ID = id, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
         VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
-        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs.join(" ");
+        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(device.verdict.bugs);
         "{name}: {text}"
     );
 }
 
+fn bugs(bugs: &[BugId]) -> String {
+    let bugs: Vec<_> = bugs.iter().map(|bug| bug.as_str()).collect();
+    bugs.join(" ")
+}
+
 /// Another program keeps turning the feature of this device back on: said once.
 pub fn contested(plan: &DevicePlan<'_>) {
-    let name = plan.device.link.name.to_string();
+    let link = &plan.device.link;
+    let name = link.name.to_string();
+    let vni = link.vni.map(|vni| vni.to_string()).unwrap_or_default();
     log!(
         Level::Warn,
-        MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = plan.device.link.ifindex,
-        VXCSUM_ACTION = plan.action.as_str(), VXCSUM_REASON = plan.reason.code.as_str();
+        MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = link.ifindex, VXCSUM_VNI = vni,
+        VXCSUM_ACTION = plan.action.as_str(), VXCSUM_OUTCOME = Outcome::Refused.as_str(),
+        VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(plan.verdict.bugs);
         "{name}: leaving {FEATURE} alone for an hour: {}", plan.reason.text
     );
 }

@@ -89,28 +89,25 @@ impl StateFile {
         let text = match Self::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
-            Err(e) => {
-                warn!(
-                    "read {}: {e}; what was turned off before is not known",
-                    path.display()
-                );
-                return State::new(&self.boot_id);
-            }
+            Err(e) => return self.set_aside(lock, &format!("cannot be read: {e}")),
         };
-        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| {
-            let aside = self.dir.join("state.json.damaged");
-            let moved = lock.is_some() && fs::rename(&path, &aside).is_ok();
-            let fate = if moved {
-                format!("moved to {}", aside.display())
-            } else {
-                "ignored".to_owned()
-            };
-            warn!(
-                "{} {problem}; {fate}: what was turned off before is not known",
-                path.display()
-            );
-            State::new(&self.boot_id)
-        })
+        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| self.set_aside(lock, &problem))
+    }
+
+    fn set_aside(&self, lock: Option<&Lock>, problem: &str) -> State {
+        let path = self.path();
+        let aside = self.dir.join("state.json.damaged");
+        let moved = lock.is_some() && fs::rename(&path, &aside).is_ok();
+        let fate = if moved {
+            format!("moved to {}", aside.display())
+        } else {
+            "ignored".to_owned()
+        };
+        warn!(
+            "{} {problem}; {fate}: what was turned off before is not known",
+            path.display()
+        );
+        State::new(&self.boot_id)
     }
 
     /// Replaces the file in one step: a reader sees the old state or the new one, whatever is killed when.
