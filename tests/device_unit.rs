@@ -1,0 +1,95 @@
+//! `apply --device NAME --if-exists`, as the unit of one device runs it: the device may be gone or be another by then.
+
+mod common;
+
+use common::{BACKENDS, Netns, Request, device, names};
+
+const NEW_B0: &str = "link del b0\nlink add b0 type vxlan id 99 dstport 8472 udpcsum\n";
+
+fn sets(requests: &[Request]) -> usize {
+    requests.iter().filter(|request| request.is_set()).count()
+}
+
+#[test]
+fn what_is_not_there_or_no_vxlan_device_is_left_alone_and_no_error() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        netns.ip("link add br0 type bridge");
+        let before = netns.everything();
+        for device in ["gone0", "br0"] {
+            let words = format!("apply --json --device {device} --backend {backend}");
+            let (run, requests) = netns.stepped(&format!("{words} --if-exists"), |_| ());
+            let report = run.expect(0).json();
+            assert_eq!(names(&report), [""; 0], "{device}");
+            assert!(!requests.is_empty() && sets(&requests) == 0, "{requests:?}");
+            // Without it, it is a mistake in the command.
+            netns.vxcsum(&words).expect(1);
+        }
+        assert_eq!(netns.everything(), before, "{backend}");
+    }
+}
+
+#[test]
+fn a_device_created_again_during_the_run_is_changed_too() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let mut done = false;
+        let words = format!("apply --json --device b0 --if-exists --backend {backend}");
+        let (run, requests) = netns.stepped(&words, |requests| {
+            if !done && sets(requests) == 1 {
+                netns.batch(NEW_B0);
+                done = true;
+            }
+        });
+        let report = run.expect(0).json();
+        assert!(done && sets(&requests) == 2, "{requests:?}");
+        let b0 = device(&report, "b0");
+        assert_eq!(
+            (&b0["outcome"], &b0["vni"]),
+            (&"changed".into(), &99.into()),
+            "{backend}"
+        );
+        assert_eq!(
+            ["a0", "b0", "c0"].map(|name| netns.is_on(name)),
+            [true, false, true],
+            "{backend}"
+        );
+    }
+}
+
+#[test]
+fn a_device_that_comes_during_the_run_is_changed_too() {
+    let netns = Netns::with_three();
+    netns.ip("link del b0");
+    let mut done = false;
+    let (run, _) = netns.stepped(
+        "apply --json --device b0 --if-exists --backend netlink",
+        |requests| {
+            // The look-up of the ethtool family, the capabilities, the look-up of b0.
+            if !done && requests.len() == 3 {
+                netns.ip("link add b0 type vxlan id 99 dstport 8472 udpcsum");
+                done = true;
+            }
+        },
+    );
+    assert!(done);
+    assert_eq!(device(&run.expect(0).json(), "b0")["outcome"], "changed");
+    assert!(!netns.is_on("b0"));
+}
+
+#[test]
+fn there_is_an_end_to_it() {
+    let netns = Netns::with_three();
+    let mut before = 0;
+    let (run, requests) = netns.stepped(
+        "apply --device b0 --if-exists --backend netlink",
+        |requests| {
+            if sets(requests) > before {
+                before = sets(requests);
+                netns.batch(NEW_B0);
+            }
+        },
+    );
+    run.expect(0);
+    assert_eq!(sets(&requests), 10);
+}

@@ -1,0 +1,483 @@
+//! Undo: what vxcsum turned off it gives back, and nothing else; and the record that it does so by, whatever happens to it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{BACKENDS, Netns, Run, VXCSUM, device, names, public_binary, run};
+use rustix::fs::{FileType, FlockOperation, Mode, flock, mknodat};
+use serde_json::{Value, json};
+
+const THREE: [&str; 3] = ["a0", "b0", "c0"];
+
+fn command(netns: &Netns, words: &str) -> Command {
+    let mut command = netns.command(VXCSUM);
+    command
+        .args(words.split_whitespace())
+        .args(["--root", netns.remembering_root()]);
+    command
+}
+
+/// vxcsum with the record of the run before.
+#[track_caller]
+fn vxcsum(netns: &Netns, words: &str) -> Run {
+    run(&mut command(netns, words))
+}
+
+fn record_path(netns: &Netns) -> PathBuf {
+    Path::new(netns.remembering_root()).join("run/vxcsum/state.json")
+}
+
+/// The names in the record, which must be a valid one of this boot.
+#[track_caller]
+fn recorded(netns: &Netns) -> Vec<String> {
+    let text = fs::read_to_string(record_path(netns)).expect("read the record");
+    let state: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e} in {text}"));
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read the boot id");
+    assert_eq!(state["boot_id"], boot_id.trim());
+    let name = |entry: &Value| entry["name"].as_str().expect("a name").to_owned();
+    let devices = state["devices"].as_array().expect("an array");
+    devices.iter().map(name).collect()
+}
+
+fn on(netns: &Netns) -> [bool; 3] {
+    THREE.map(|name| netns.is_on(name))
+}
+
+#[test]
+fn revert_gives_back_what_apply_turned_off_and_nothing_else() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        netns.ip("link add keep0 type vxlan id 9 dstport 8472 udpcsum");
+        // Off by other means: the feature itself, what depends on it, and a device that vxcsum leaves alone.
+        netns.set("b0", false);
+        netns.set("keep0", false);
+        let tso = ["-K", "c0", "tx-tcp-segmentation", "off"];
+        run(netns.command("ethtool").args(tso)).expect(0);
+        let before = netns.everything();
+
+        vxcsum(&netns, &format!("apply --backend {backend}")).expect(0);
+        assert_eq!(on(&netns), [false; 3]);
+        assert_eq!(recorded(&netns), ["a0", "c0"]);
+        let applied = netns.everything();
+
+        let dry = vxcsum(
+            &netns,
+            &format!("revert --dry-run --json --backend {backend}"),
+        );
+        let report = dry.expect(0).json();
+        assert_eq!(device(&report, "a0")["action"], "turn-on");
+        assert_eq!(device(&report, "b0")["action"], "leave");
+        assert_eq!(netns.everything(), applied, "a dry run, {backend}");
+        assert_eq!(recorded(&netns), ["a0", "c0"]);
+
+        vxcsum(&netns, &format!("revert --device b0 --backend {backend}")).expect(0);
+        assert_eq!(netns.everything(), applied, "{backend}");
+        vxcsum(&netns, &format!("revert --device a0 --backend {backend}")).expect(0);
+        assert_eq!(on(&netns), [true, false, false]);
+        assert_eq!(recorded(&netns), ["c0"]);
+
+        let run = vxcsum(&netns, &format!("revert --json --backend {backend}"));
+        let report = run.expect(0).json();
+        assert_eq!(device(&report, "c0")["outcome"], "changed");
+        assert_eq!(netns.everything(), before, "{backend}");
+        assert!(recorded(&netns).is_empty());
+        // And a second one has nothing to do.
+        vxcsum(&netns, &format!("revert --backend {backend}")).expect(0);
+        assert_eq!(netns.everything(), before, "{backend}");
+    }
+}
+
+#[test]
+fn without_a_record_there_is_nothing_to_do() {
+    let netns = Netns::with_three();
+    netns.set("b0", false);
+    let before = netns.everything();
+    let report = vxcsum(&netns, "revert --json").expect(0).json();
+    assert_eq!(names(&report), THREE);
+    for name in THREE {
+        let said = device(&report, name);
+        assert_eq!(
+            (&said["action"], &said["outcome"]),
+            (&json!("leave"), &json!("unchanged"))
+        );
+    }
+    assert_eq!(netns.everything(), before);
+    assert!(!record_path(&netns).exists());
+    let empty = Netns::new();
+    vxcsum(&empty, "revert").expect(0);
+    vxcsum(&netns, "revert --device gone0").expect(1);
+}
+
+#[test]
+fn the_ifindex_is_what_a_device_is_known_by() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        vxcsum(&netns, &format!("apply --backend {backend}")).expect(0);
+        netns.batch(
+            "link set a0 name x0\n\
+             link del b0\n\
+             link add b0 type vxlan id 2 dstport 8472 udpcsum\n\
+             link del c0\n",
+        );
+        netns.set("b0", false);
+        let report = vxcsum(&netns, &format!("revert --json --backend {backend}"))
+            .expect(0)
+            .json();
+        assert_eq!(device(&report, "x0")["outcome"], "changed", "{backend}");
+        assert_eq!(
+            device(&report, "b0")["reason"]["code"],
+            "not-turned-off-by-vxcsum",
+            "{backend}"
+        );
+        assert!(netns.is_on("x0") && !netns.is_on("b0"), "{backend}");
+        assert!(recorded(&netns).is_empty());
+    }
+}
+
+#[test]
+fn what_somebody_turned_on_again_is_forgotten_by_revert() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    netns.set("b0", true);
+    let report = vxcsum(&netns, "revert --json").expect(0).json();
+    assert_eq!(device(&report, "b0")["reason"]["code"], "already-on");
+    assert!(recorded(&netns).is_empty());
+    // Turned off by hand later: not vxcsum's any more.
+    netns.set("b0", false);
+    vxcsum(&netns, "revert").expect(0);
+    assert_eq!(on(&netns), [true, false, true]);
+}
+
+#[test]
+fn devices_that_are_gone_leave_the_record() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    netns.batch("link del a0\nlink del b0\nlink del c0\n");
+    vxcsum(&netns, "apply --device c0 --if-exists").expect(0);
+    assert_eq!(recorded(&netns), THREE, "only who looks at all can tell");
+    vxcsum(&netns, "apply").expect(0);
+    assert!(recorded(&netns).is_empty());
+}
+
+#[test]
+fn without_privileges_nothing_is_given_back() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    let (_directory, binary) = public_binary();
+    let mut command = netns.command("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(binary)
+        .args(["revert", "--root", netns.remembering_root()])
+        .current_dir("/");
+    let denied = run(&mut command).expect(77);
+    assert!(
+        denied.errors().contains("CAP_NET_ADMIN"),
+        "{}",
+        denied.errors()
+    );
+    assert_eq!(on(&netns), [false; 3]);
+    assert_eq!(recorded(&netns), THREE);
+}
+
+/// The set went through and its result could not be read: that belongs into the record.
+#[test]
+fn a_change_whose_result_is_not_known_is_given_back() {
+    let netns = Netns::with_three();
+    let words = "--device b0 --backend ioctl";
+    let log = tempfile::NamedTempFile::new().expect("make a file");
+    let mut command = netns.command("strace");
+    command
+        .args(["-f", "-e", "trace=ioctl", "-o"])
+        .arg(log.path());
+    command.args([VXCSUM, "apply"]).args(words.split(' '));
+    run(command.args(["--root", netns.root()])).expect(0);
+    let text = fs::read_to_string(log.path()).expect("read the log");
+    let calls: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("ioctl("))
+        .collect();
+    let last = calls.iter().rposition(|call| call.contains("SIOCETHTOOL"));
+    let last = last.expect("vxcsum asks by ioctl") + 1;
+    vxcsum(&netns, "revert").expect(0);
+
+    // The last one is the one that reads back.
+    let fault = format!("ioctl:error=ENOMEM:when={last}");
+    let report = netns
+        .with_faults(&[&fault], &format!("apply --json {words}"))
+        .expect(1)
+        .json();
+    assert_eq!(device(&report, "b0")["outcome"], "failed");
+    assert_eq!(on(&netns), [true, false, true]);
+    vxcsum(&netns, "revert").expect(0);
+    assert_eq!(on(&netns), [true; 3]);
+}
+
+/// A program that turns it on again at once, time after time, is given way to as well.
+#[test]
+fn a_change_undone_at_once_counts_as_a_flip() {
+    let netns = Netns::with_three();
+    let root = netns.remembering_root();
+    for round in 0..4 {
+        let mut sets = 0;
+        let command = [VXCSUM, "apply", "--json", "--device", "b0", "--root", root];
+        let (run, _) = netns.step(&command, |requests| {
+            let now = requests.iter().filter(|request| request.is_set()).count();
+            if now > sets {
+                netns.set("b0", true);
+            }
+            sets = now;
+        });
+        let report = run.expect(1).json();
+        let b0 = device(&report, "b0");
+        assert_eq!(b0["outcome"], "refused");
+        assert_eq!(
+            (sets, b0["reason"]["code"] == "contested"),
+            if round < 3 { (1, false) } else { (0, true) },
+            "round {round}: {b0:#}"
+        );
+    }
+}
+
+/// Kills `apply` before each of its system calls that can matter, one after another, until a run comes to its end.
+fn killed_everywhere(backend: &str) {
+    let netns = Netns::with_three();
+    let before = netns.everything();
+    let mut kills = 0;
+    for call in [
+        "mkdir,mkdirat",
+        "flock",
+        "unlink,unlinkat",
+        "write",
+        "rename,renameat,renameat2",
+        "sendto",
+        "recvfrom",
+        "ioctl",
+        "close",
+    ] {
+        for nth in 1.. {
+            let calls: Vec<_> = call.split(',').map(|call| format!("?{call}")).collect();
+            let fault = format!("{}:signal=SIGKILL:when={nth}", calls.join(","));
+            let killed = netns.with_faults(&[&fault], &format!("apply --backend {backend}"));
+            if killed.code == 0 {
+                break;
+            }
+            kills += 1;
+            assert_eq!(killed.code, 128 + 9, "{}", killed.errors());
+            // Every other time the next run is the undo.
+            if kills % 2 == 0 {
+                vxcsum(&netns, &format!("apply --backend {backend}")).expect(0);
+                assert_eq!(on(&netns), [false; 3], "{fault}");
+                assert_eq!(recorded(&netns), THREE, "{fault}");
+            }
+            let run = vxcsum(&netns, &format!("revert --backend {backend}")).expect(0);
+            assert_eq!(run.errors(), "", "{fault}");
+            assert_eq!(on(&netns), [true; 3], "{fault}");
+            assert!(
+                !record_path(&netns).exists() || recorded(&netns).is_empty(),
+                "{fault}"
+            );
+        }
+        vxcsum(&netns, &format!("revert --backend {backend}")).expect(0);
+        assert_eq!(netns.everything(), before, "{call}");
+    }
+    assert!(kills >= 15, "only {kills}");
+}
+
+#[test]
+fn a_kill_anywhere_loses_nothing_netlink() {
+    killed_everywhere("netlink");
+}
+
+#[test]
+fn a_kill_anywhere_loses_nothing_ioctl() {
+    killed_everywhere("ioctl");
+}
+
+#[test]
+fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    let good = fs::read_to_string(record_path(&netns)).expect("read the record");
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read the boot id");
+    let outside = tempfile::NamedTempFile::new().expect("make a file");
+    fs::write(outside.path(), &good).expect("write a file");
+
+    type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+    let text = |text: String| -> Make<'_> {
+        Box::new(move |path: &Path| fs::write(path, &text).expect("write the record"))
+    };
+    let cases: [(&str, Make<'_>, &str); 9] = [
+        ("empty", text(String::new()), "is damaged"),
+        (
+            "truncated",
+            text(good[..good.len() / 2].to_owned()),
+            "is damaged",
+        ),
+        (
+            "not UTF-8",
+            Box::new(|path| fs::write(path, [0xff; 9]).expect("write")),
+            "is damaged",
+        ),
+        (
+            "of another boot",
+            text(good.replace(boot_id.trim(), "0")),
+            "is of another boot",
+        ),
+        (
+            "of another version",
+            text(good.replace("\"version\":1", "\"version\":9")),
+            "version 9",
+        ),
+        (
+            "a directory",
+            Box::new(|path| fs::create_dir(path).expect("make a directory")),
+            "cannot be read",
+        ),
+        (
+            "a FIFO",
+            Box::new(|path| {
+                mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR, 0).expect("make a FIFO");
+            }),
+            "cannot be read",
+        ),
+        (
+            "a link",
+            Box::new(|path| std::os::unix::fs::symlink(outside.path(), path).expect("make a link")),
+            "cannot be read",
+        ),
+        (
+            "a link to nowhere",
+            Box::new(|path| std::os::unix::fs::symlink("nowhere", path).expect("make a link")),
+            "cannot be read",
+        ),
+    ];
+    for (name, make, said) in cases {
+        for name in THREE {
+            netns.set(name, true);
+        }
+        let path = record_path(&netns);
+        netns.root();
+        fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
+        make(&path);
+        for _ in 0..2 {
+            // Who only looks says it and moves nothing.
+            let status = vxcsum(&netns, "status").expect(0);
+            assert!(
+                status.errors().contains(said),
+                "{name}: {}",
+                status.errors()
+            );
+        }
+        let applied = vxcsum(&netns, "apply").expect(0);
+        assert!(
+            applied.errors().contains(said) && applied.errors().contains("state.json.damaged"),
+            "{name}: {}",
+            applied.errors()
+        );
+        assert_eq!(on(&netns), [false; 3], "{name}");
+        assert_eq!(recorded(&netns), THREE, "{name}");
+        let aside = path.with_extension("json.damaged");
+        assert!(aside.symlink_metadata().is_ok(), "{name}");
+        let again = vxcsum(&netns, "apply").expect(0);
+        assert_eq!(again.errors(), "", "{name}");
+        vxcsum(&netns, "revert").expect(0);
+        assert_eq!(on(&netns), [true; 3], "{name}");
+    }
+    let kept = fs::read_to_string(outside.path()).expect("read a file");
+    assert_eq!(kept, good, "what a link points to is not touched");
+}
+
+#[test]
+fn without_a_place_for_the_record_the_packets_are_fixed() {
+    let netns = Netns::with_three();
+    let read_only = |words: &str| {
+        let script = "mount --bind \"$1/run\" \"$1/run\"; mount -o remount,bind,ro \"$1/run\"; shift; exec \"$@\"";
+        let root = netns.remembering_root();
+        let mut command = netns.command("unshare");
+        command
+            .args(["--mount", "sh", "-ec", script, "sh", root, VXCSUM])
+            .args(words.split(' '))
+            .args(["--root", root]);
+        run(&mut command).expect(0)
+    };
+    fs::create_dir(Path::new(netns.root()).join("run")).expect("make a directory");
+    let applied = read_only("apply");
+    let said = [
+        "Read-only file system",
+        "without a lock",
+        "revert will not know",
+    ];
+    for said in said {
+        assert!(applied.errors().contains(said), "{}", applied.errors());
+    }
+    assert_eq!(on(&netns), [false; 3]);
+    read_only("revert");
+    assert_eq!(on(&netns), [false; 3], "nobody knows who turned it off");
+}
+
+#[test]
+fn many_at_once_take_turns() {
+    let netns = Netns::with_three();
+    let mut children = Vec::new();
+    for n in 0..21 {
+        let words = match n {
+            10 => "revert --json".to_owned(),
+            n if n % 2 == 0 => "apply --json".to_owned(),
+            n => format!("apply --json --device {}", THREE[n / 2 % 3]),
+        };
+        let mut command = command(&netns, &words);
+        // `ip netns exec` does not outlive the test either.
+        command.process_group(0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        children.push(command.spawn().expect("run vxcsum"));
+    }
+    let runs: Vec<Run> = children
+        .into_iter()
+        .map(|child| child.wait_with_output().expect("wait for vxcsum").into())
+        .collect();
+    for run in runs {
+        let run = run.expect(0);
+        assert_eq!(run.errors(), "");
+        run.json();
+    }
+    vxcsum(&netns, "apply").expect(0);
+    assert_eq!(on(&netns), [false; 3]);
+    assert_eq!(recorded(&netns), THREE);
+    vxcsum(&netns, "revert").expect(0);
+    assert_eq!(on(&netns), [true; 3]);
+    assert!(recorded(&netns).is_empty());
+}
+
+#[test]
+fn who_waits_too_long_for_the_lock_says_for_which() {
+    let netns = Netns::with_three();
+    let path = record_path(&netns).with_file_name("lock");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
+    let lock = File::create(&path).expect("make the lock");
+    flock(&lock, FlockOperation::LockExclusive).expect("hold the lock");
+    let began = Instant::now();
+    // Who changes nothing does not wait.
+    vxcsum(&netns, "status").expect(0);
+    vxcsum(&netns, "apply --dry-run").expect(0);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let began = Instant::now();
+    let stuck = vxcsum(&netns, "apply").expect(1);
+    assert!((9..15).contains(&began.elapsed().as_secs()));
+    assert!(
+        stuck
+            .errors()
+            .contains(path.to_str().expect("a plain path")),
+        "{}",
+        stuck.errors()
+    );
+    assert_eq!(on(&netns), [true; 3]);
+    drop(lock);
+    vxcsum(&netns, "apply").expect(0);
+    assert_eq!(on(&netns), [false; 3]);
+}
