@@ -233,11 +233,12 @@ impl Node {
                         turn.state
                             .went_off(self.netns, ifindex, &plan.table.named(change.also));
                 }
-                // Somebody turned it on again at once: that counts too, or the quarrel would never end.
-                (Action::TurnOff, Outcome::Refused) => {}
+                // Somebody turned it on again at once: that counts too, or the quarrel would never end. And what could not be
+                // given back is still ours.
+                (Action::TurnOff, Outcome::Refused)
+                | (Action::TurnOn, Outcome::Failed | Outcome::Refused) => {}
                 // Nobody knows whether the kernel did it: `revert` must ask.
                 (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => {}
-                (Action::TurnOn, Outcome::Failed | Outcome::Refused) => {}
                 _ => {
                     turn.state.forget(self.netns, ifindex);
                     dirty = true;

@@ -60,9 +60,8 @@ fn with_journal(netns: &Netns, words: &str) -> (Run, String, Vec<Entry>) {
         .arg(path)
         .arg(VXCSUM)
         .args(words.split_whitespace())
-        .args(["--root", netns.remembering_root()])
+        .args(["--log", "--root", netns.remembering_root()])
         .env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()))
-        .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
         .stderr(stderr);
     let ended = run(&mut command);
     let mut entries = Vec::new();
@@ -197,9 +196,8 @@ fn service(netns: &Netns, words: &str) -> Command {
     let mut command = netns.command(VXCSUM);
     command
         .args(words.split_whitespace())
-        .args(["--root", netns.remembering_root()])
-        .env_remove("JOURNAL_STREAM")
-        .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef");
+        .args(["--log", "--root", netns.remembering_root()])
+        .env_remove("JOURNAL_STREAM");
     command
 }
 
@@ -234,7 +232,13 @@ fn without_a_journal_there_is_one_line_a_change_with_its_priority() {
 #[test]
 fn a_person_is_told_by_the_report_alone() {
     let netns = Netns::with_three();
-    let first = run(service(&netns, "apply").env_remove("INVOCATION_ID")).expect(0);
+    // A terminal of a session inherits what a service manager sets.
+    let first = netns
+        .command(VXCSUM)
+        .args(["apply", "--root", netns.root()])
+        .env("INVOCATION_ID", "0")
+        .output();
+    let first = common::Run::from(first.expect("run vxcsum")).expect(0);
     assert_eq!(first.errors(), "");
     assert!(first.text().ends_with("3 changed\n"), "{}", first.text());
 }
