@@ -73,6 +73,16 @@ install: install-files
 	install -d $(DESTDIR)$(DOCDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
 
+# In booted machines, with the built package: takes some minutes, and once some more for two kernels and a root. Each of
+# these can be run alone.
+.PHONY: test-vm
+test-vm: deb
+	tests/vm/prepare
+	tests/vm/smoke
+	tests/vm/units
+	tests/vm/original-report
+	tests/vm/lifecycle
+
 # deb, rpm, check-packages, install-files.
 include packaging/package.mk
 
