@@ -20,7 +20,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs benches/run $(wildcard packaging/check-* tests/vm/*)
+SCRIPTS     = .ci/run tests/demo tests/needs benches/run $(wildcard packaging/check-*) \
+	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle lib.sh nat-delay.sh)
 
 .PHONY: all build demo test check fmt clippy deny shellcheck bench install clean
 
@@ -53,7 +54,7 @@ clippy:
 
 shellcheck:
 	@tests/needs shellcheck
-	shellcheck $(SCRIPTS)
+	shellcheck -S warning -x -P SCRIPTDIR $(SCRIPTS)
 
 # Licences, duplicates and sources. Advisories are left out: they need the network and change without this project changing.
 deny:
