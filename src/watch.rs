@@ -4,9 +4,12 @@
 //! is looked at anew, on the path of every other verb.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::ffi::OsStr;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -63,7 +66,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                 }
                 if handled.left().is_some_and(|left| left.is_zero()) {
                     handled.look_at_all(&mut node);
-                    notify(&[NotifyState::Status(&handled.status())]);
+                    tell(&handled.status());
                 }
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
@@ -99,14 +102,14 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
     }
     if all || ifindexes.len() > FEW {
         handled.look_at_all(node);
-        notify(&[NotifyState::Status(&handled.status())]);
+        tell(&handled.status());
     } else if !ifindexes.is_empty() {
         let ifindexes: Vec<u32> = ifindexes.into_iter().collect();
         let before = handled.status();
         handled.look_at(node, &ifindexes);
         let now = handled.status();
         if now != before {
-            notify(&[NotifyState::Status(&now)]);
+            tell(&now);
         }
     }
 }
@@ -314,6 +317,28 @@ impl Watchdog {
             notify(&[NotifyState::Watchdog]);
             self.last = Instant::now();
         }
+    }
+}
+
+/// What has been done, for whoever asks the service manager. It reads nothing while it is at some work of its own, such as
+/// a daemon-reload, and no device waits for that: then this is left out, and the next one says it.
+fn tell(status: &str) {
+    let told = || -> std::io::Result<()> {
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+            return Ok(());
+        };
+        let address = match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+            path => SocketAddr::from_pathname(OsStr::from_bytes(path)),
+        }?;
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(format!("STATUS={status}").as_bytes(), &address)?;
+        Ok(())
+    };
+    match told() {
+        Err(e) if e.kind() != ErrorKind::WouldBlock => warn!("tell the service manager: {e}"),
+        _ => {}
     }
 }
 

@@ -1,0 +1,487 @@
+//! `vxcsum watch` on real devices: what it does and how soon, what it tells the service manager, and that it sleeps while
+//! nothing concerns it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{BACKENDS, Netns, VXCSUM, device, run};
+use rustix::process::{Pid, Signal, kill_process};
+
+const VXLAN: &str = "dstport 8472 udpcsum";
+/// No test waits longer for anything. The usual time is a thousandth of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running `vxcsum watch` that does not outlive its test.
+struct Watch<'a> {
+    netns: &'a Netns,
+    /// vxcsum, or strace with vxcsum below it.
+    child: Child,
+    notify: UnixDatagram,
+    directory: tempfile::TempDir,
+}
+
+impl<'a> Watch<'a> {
+    /// Waits until it is ready.
+    #[track_caller]
+    fn start(netns: &'a Netns, words: &str) -> Self {
+        Self::start_with(netns, words, &[], &[])
+    }
+
+    /// With arguments for strace, if there are any, and variables in its environment.
+    #[track_caller]
+    fn start_with(
+        netns: &'a Netns,
+        words: &str,
+        strace: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let path = |name: &str| directory.path().join(name);
+        let notify = UnixDatagram::bind(path("notify")).expect("bind a socket");
+        notify
+            .set_read_timeout(Some(PATIENCE))
+            .expect("set a time limit");
+        let mut command: Command = if strace.is_empty() {
+            netns.command(VXCSUM)
+        } else {
+            let mut command = netns.command("strace");
+            command.arg("-o").arg(path("log")).args(strace);
+            command.arg("--").arg(VXCSUM);
+            command
+        };
+        command
+            .arg("watch")
+            .args(words.split_whitespace())
+            .args(["--root", netns.remembering_root()])
+            .env("NOTIFY_SOCKET", path("notify"))
+            .env_remove("INVOCATION_ID")
+            .env_remove("JOURNAL_STREAM")
+            .env_remove("WATCHDOG_USEC")
+            .envs(variables.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(File::create(path("stderr")).expect("make a file"));
+        let child = command.spawn().expect("run vxcsum watch");
+        let watch = Self {
+            netns,
+            child,
+            notify,
+            directory,
+        };
+        watch.told("READY=1");
+        watch
+    }
+
+    /// The next message to the service manager with this line in it, whole.
+    #[track_caller]
+    fn told(&self, line: &str) -> String {
+        let mut buffer = [0; 4096];
+        let mut before = String::new();
+        loop {
+            let len = match self.notify.recv(&mut buffer) {
+                Ok(len) => len,
+                Err(e) => panic!("no {line}, but {before}: {e}\n{}", self.errors()),
+            };
+            let text = std::str::from_utf8(&buffer[..len]).expect("UTF-8");
+            if text.lines().any(|found| found == line) {
+                return text.to_owned();
+            }
+            before.push_str(text);
+        }
+    }
+
+    fn errors(&self) -> String {
+        fs::read_to_string(self.directory.path().join("stderr")).expect("read stderr")
+    }
+
+    /// vxcsum itself, also below strace.
+    fn pid(&self) -> Pid {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let below = children.ok().and_then(|pids| {
+            let first = pids.split_whitespace().next()?;
+            Pid::from_raw(first.parse().ok()?)
+        });
+        below.unwrap_or_else(|| Pid::from_child(&self.child))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("send a signal");
+    }
+
+    /// Waits until the feature is off on a device.
+    #[track_caller]
+    fn off(&self, device: &str) {
+        self.until(&format!("{device} is still on"), || {
+            !self.netns.is_on(device)
+        });
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}\n{}", self.errors());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Everything before this has been dealt with: a device that was made after it is.
+    #[track_caller]
+    fn settle(&self) {
+        self.netns
+            .ip(&format!("link add settle0 type vxlan id 4000 {VXLAN}"));
+        self.off("settle0");
+        self.netns.ip("link del settle0");
+    }
+
+    /// What strace has written, when nothing has been added to it for a while.
+    #[track_caller]
+    fn log(&self) -> String {
+        let read = || fs::read_to_string(self.directory.path().join("log")).expect("read the log");
+        let deadline = Instant::now() + PATIENCE;
+        let mut text = read();
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = read();
+            if now == text {
+                return now;
+            }
+            text = now;
+            assert!(Instant::now() < deadline, "it does not come to rest");
+        }
+    }
+
+    #[track_caller]
+    fn stop(mut self) -> String {
+        self.signal(Signal::TERM);
+        self.told("STOPPING=1");
+        let status = self.child.wait().expect("wait for vxcsum");
+        assert_eq!(status.code(), Some(0), "{}", self.errors());
+        self.errors()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Below strace first: strace ends with it.
+            let _ = kill_process(self.pid(), Signal::KILL);
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn policy(netns: &Netns) -> PathBuf {
+    Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml")
+}
+
+fn calls(log: &str, name: &str) -> usize {
+    let call = format!("{name}(");
+    log.lines().filter(|line| line.starts_with(&call)).count()
+}
+
+#[test]
+fn devices_are_handled_when_they_come_change_or_drift() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let other = Netns::new();
+        other.ip(&format!("link add moved0 type vxlan id 50 {VXLAN}"));
+        let watch = Watch::start(&netns, &format!("--backend {backend}"));
+        for name in ["a0", "b0", "c0"] {
+            assert!(!netns.is_on(name), "{name} was there before, {backend}");
+        }
+        netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+        watch.off("flannel.1");
+        netns.set("flannel.1", true);
+        watch.off("flannel.1");
+
+        netns.ip(&format!("link add keep0 type vxlan id 11 {VXLAN}"));
+        netns.ip("link add br0 type bridge");
+        watch.settle();
+        assert!(netns.is_on("keep0") && netns.is_on("br0"), "{backend}");
+        netns.ip("link set keep0 name vxlan.calico");
+        watch.off("vxlan.calico");
+
+        other.ip(&format!("link set moved0 netns {}", netns.name()));
+        watch.off("moved0");
+        let errors = watch.stop();
+        for name in ["a0", "flannel.1", "vxlan.calico", "moved0"] {
+            let line = format!("vxcsum: {name}: turned ");
+            let times = errors.lines().filter(|l| l.starts_with(&line)).count();
+            assert_eq!(
+                times,
+                if name == "flannel.1" { 2 } else { 1 },
+                "{name}, {backend}: {errors}"
+            );
+        }
+        assert!(!errors.contains("keep0"), "{errors}");
+    }
+}
+
+#[test]
+fn a_device_that_is_created_again_and_again_ends_with_the_feature_off() {
+    for backend in BACKENDS {
+        let netns = Netns::new();
+        let create = format!("link add flannel.1 type vxlan id 1 {VXLAN}\n");
+        let again = format!("link del flannel.1\n{create}");
+        netns.batch(&create);
+        // Nobody reads what the service manager is told, and that is no reason to wait.
+        let watch = Watch::start(&netns, &format!("--backend {backend}"));
+        for _ in 0..25 {
+            netns.batch(&again);
+            watch.off("flannel.1");
+        }
+        for count in [2, 5, 50] {
+            netns.batch(&again.repeat(count));
+            watch.off("flannel.1");
+        }
+        watch.settle();
+        assert!(!netns.is_on("flannel.1"), "{backend}");
+        let errors = watch.errors();
+        assert!(errors.lines().count() >= 30, "{backend}: {errors}");
+        // A device that goes while it is looked at is no failure.
+        assert!(
+            errors.lines().all(|line| line.contains(": turned ")),
+            "{backend}: {errors}"
+        );
+        watch.stop();
+    }
+}
+
+#[test]
+fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
+    let netns = Netns::with_three();
+    let watch = Watch::start(&netns, "");
+    let good = fs::read_to_string(policy(&netns)).expect("read the policy");
+    let more =
+        format!("{good}\n[[rule]]\nname = \"others\"\ndevice = [\"other*\"]\nwhen = \"never\"\n");
+    let reload = |text: &str| {
+        fs::write(policy(&netns), text).expect("write the policy");
+        watch.signal(Signal::HUP);
+        let reloading = watch.told("RELOADING=1");
+        let usec = reloading
+            .lines()
+            .find_map(|line| line.strip_prefix("MONOTONIC_USEC="))
+            .expect("Type=notify-reload wants the time");
+        assert!(usec.parse::<u64>().expect("a number") > 0);
+        watch.told("READY=1")
+    };
+    let stays_on = |name: &str, vni: u32| {
+        netns.ip(&format!("link add {name} type vxlan id {vni} {VXLAN}"));
+        watch.settle();
+        assert!(netns.is_on(name), "{name}");
+    };
+    reload(&more);
+    stays_on("other0", 20);
+    assert!(!watch.errors().contains("refused"));
+    for bad in ["version = 1\nnonsense = 1\n", "", "version = 9"] {
+        if bad.is_empty() {
+            fs::remove_file(policy(&netns)).expect("remove the policy");
+            fs::create_dir(policy(&netns)).expect("make a directory");
+            watch.signal(Signal::HUP);
+            watch.told("READY=1");
+            fs::remove_dir(policy(&netns)).expect("remove a directory");
+        } else {
+            reload(bad);
+        }
+    }
+    stays_on("other1", 21);
+    let refused = watch
+        .errors()
+        .matches("the new policy is refused and the old one stays in force")
+        .count();
+    assert_eq!(refused, 3, "{}", watch.errors());
+    // What the new policy wants of a device that is there already.
+    let ready = reload(&good);
+    assert!(
+        ready.contains("STATUS=watching; turned the feature off "),
+        "{ready}"
+    );
+    assert!(!netns.is_on("other0") && !netns.is_on("other1"));
+    watch.stop();
+}
+
+#[test]
+fn the_service_manager_is_told_of_life_and_work() {
+    let netns = Netns::with_three();
+    let watch = Watch::start_with(&netns, "", &[], &[("WATCHDOG_USEC", "200000")]);
+    let began = Instant::now();
+    for _ in 0..5 {
+        watch.told("WATCHDOG=1");
+    }
+    // Half of the time that the service manager allows, and no oftener than that.
+    assert!(
+        began.elapsed() >= Duration::from_millis(380),
+        "{:?}",
+        began.elapsed()
+    );
+    netns.set("b0", true);
+    watch.told("STATUS=watching; turned the feature off 4 times");
+    watch.stop();
+
+    let watch = Watch::start_with(&netns, "", &[], &[("INVOCATION_ID", "0")]);
+    netns.set("b0", true);
+    watch.off("b0");
+    let errors = watch.stop();
+    assert!(errors.starts_with("<5>b0: turned "), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn whoever_keeps_turning_it_on_is_given_way_to() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let watch = Watch::start(&netns, &format!("--backend {backend}"));
+        for _ in 0..2 {
+            netns.set("b0", true);
+            watch.off("b0");
+        }
+        netns.set("b0", true);
+        let said = "vxcsum: b0: leaving ";
+        watch.until("nothing is said", || watch.errors().contains(said));
+        assert!(netns.is_on("b0"), "{backend}");
+        for on in [false, true] {
+            netns.set("b0", on);
+            watch.settle();
+        }
+        assert!(netns.is_on("b0"), "{backend}");
+        let mut status = netns.command(VXCSUM);
+        status.args(["status", "--json", "--root", netns.remembering_root()]);
+        let report = run(&mut status).expect(1).json();
+        assert_eq!(device(&report, "b0")["reason"]["code"], "contested");
+        // The others are looked after as before.
+        netns.set("c0", true);
+        watch.off("c0");
+        let errors = watch.stop();
+        assert_eq!(errors.matches(said).count(), 1, "{backend}: {errors}");
+    }
+}
+
+/// 2,000 events of devices that are none of its business.
+fn churn(netns: &Netns) {
+    use std::fmt::Write;
+    let mut lines = String::new();
+    for n in 0..100 {
+        writeln!(lines, "link add v{n} type veth peer name w{n}").expect("write to a string");
+    }
+    for round in 0..18 {
+        for n in 0..100 {
+            writeln!(lines, "link set v{n} mtu {}", 1400 + round).expect("write to a string");
+        }
+    }
+    netns.batch(&lines);
+}
+
+#[test]
+fn it_sleeps_while_nothing_concerns_it() {
+    let netns = Netns::with_three();
+    let watch = Watch::start_with(&netns, "", &["-s", "0"], &[]);
+    let before = watch.log();
+    churn(&netns);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(watch.log(), before, "a system call");
+    // It has not fallen asleep for ever.
+    netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+    watch.off("flannel.1");
+    assert!(calls(&watch.log(), "recvfrom") > calls(&before, "recvfrom"));
+    watch.stop();
+
+    // Without the filter it hears everything, and does the same.
+    let setsockopts: Vec<_> = before
+        .lines()
+        .filter(|line| line.starts_with("setsockopt("))
+        .collect();
+    let filter = setsockopts
+        .iter()
+        .position(|line| line.contains("SO_ATTACH_FILTER"))
+        .expect("a filter is attached")
+        + 1;
+    let fault = format!("--inject=setsockopt:error=EPERM:when={filter}");
+    let netns = Netns::with_three();
+    let watch = Watch::start_with(&netns, "", &["-s", "0", &fault], &[]);
+    let before = calls(&watch.log(), "recvfrom");
+    churn(&netns);
+    netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+    watch.off("flannel.1");
+    let heard = calls(&watch.log(), "recvfrom") - before;
+    assert!(heard >= 100, "{heard}");
+    watch.stop();
+}
+
+#[test]
+fn lost_events_mean_a_look_at_everything() {
+    let netns = Netns::with_three();
+    let watch = Watch::start(&netns, "");
+    let mut lines = String::new();
+    for n in 0..4000 {
+        lines.push_str(if n % 2 == 0 {
+            "link set a0 mtu 1400\n"
+        } else {
+            "link set a0 mtu 1300\n"
+        });
+    }
+    // Whatever comes last does not fit into the socket any more.
+    lines.push_str(&format!("link add late0 type vxlan id 10 {VXLAN}\n"));
+    watch.signal(Signal::STOP);
+    netns.batch(&lines);
+    netns.set("c0", true);
+    watch.signal(Signal::CONT);
+    watch.off("late0");
+    watch.off("c0");
+    let errors = watch.stop();
+    let said = "link events came faster than they could be read";
+    assert_eq!(errors.matches(said).count(), 1, "{errors}");
+}
+
+/// The counts are those of a run that nothing happens to.
+#[test]
+fn what_fails_once_is_tried_again() {
+    let netns = Netns::with_three();
+    let watch = Watch::start_with(&netns, "", &["-s", "0"], &[]);
+    let calm = watch.log();
+    watch.stop();
+    for (call, error, said) in [
+        ("recvfrom", "ENOBUFS", "link events came faster"),
+        ("recvfrom", "ENOMEM", "read link events"),
+        ("sendto", "ENOMEM", "trying again"),
+    ] {
+        let netns = Netns::with_three();
+        let next = calls(&calm, call) + 1;
+        let fault = format!("--inject={call}:error={error}:when={next}");
+        let watch = Watch::start_with(&netns, "", &["-s", "0", &fault], &[]);
+        assert_eq!(calls(&watch.log(), call) + 1, next, "{call}");
+        netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+        watch.off("flannel.1");
+        let errors = watch.stop();
+        assert_eq!(errors.matches(said).count(), 1, "{call}, {error}: {errors}");
+    }
+}
+
+#[test]
+fn it_begins_only_if_it_can_work() {
+    let netns = Netns::with_three();
+    fs::write(policy(&netns), "nonsense").expect("write the policy");
+    let mut command = netns.command(VXCSUM);
+    command.args(["watch", "--root", netns.remembering_root()]);
+    run(&mut command).expect(78);
+    let mut command = netns.command("setpriv");
+    let (_directory, binary) = common::public_binary();
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(binary)
+        .args(["watch", "--root", netns.remembering_root()])
+        .current_dir("/");
+    let denied = run(&mut command).expect(77);
+    assert!(
+        denied.errors().contains("CAP_NET_ADMIN"),
+        "{}",
+        denied.errors()
+    );
+}
