@@ -299,6 +299,9 @@ fn a_kill_anywhere_loses_nothing_ioctl() {
     killed_everywhere("ioctl");
 }
 
+/// Puts something in the way.
+type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+
 #[test]
 fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
     let netns = Netns::with_three();
@@ -308,7 +311,6 @@ fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
     let outside = tempfile::NamedTempFile::new().expect("make a file");
     fs::write(outside.path(), &good).expect("write a file");
 
-    type Make<'a> = Box<dyn Fn(&Path) + 'a>;
     let text = |text: String| -> Make<'_> {
         Box::new(move |path: &Path| fs::write(path, &text).expect("write the record"))
     };

@@ -2,8 +2,6 @@
 //!
 //! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
 
-use std::collections::HashMap;
-
 use super::ioctl::{Failed, Socket};
 use super::netlink::{Answers, Netlink};
 use crate::error::Fault;
@@ -158,22 +156,23 @@ fn read_by_dump(
     family: u16,
     devices: &[DeviceRef<'_>],
 ) -> Vec<Result<Features, Fault>> {
-    let wanted: HashMap<u32, (usize, &IfName)> = devices
-        .iter()
-        .enumerate()
-        .map(|(n, (ifindex, name))| (*ifindex, (n, *name)))
-        .collect();
+    let mut wanted: Vec<(u32, usize)> = (0..devices.len()).map(|n| (devices[n].0, n)).collect();
+    wanted.sort_unstable();
+    let place = |ifindex| {
+        wanted
+            .binary_search_by_key(&ifindex, |(own, _)| *own)
+            .ok()
+            .map(|at| wanted[at].1)
+    };
     let dumped = socket.dump(
         READ,
         |w, seq| ethnl::dump_features(w, family, seq),
         |m| {
             let is_wanted = |ifindex, name: &[u8]| {
-                wanted
-                    .get(&ifindex)
-                    .is_some_and(|(_, own)| own.as_bytes() == name)
+                place(ifindex).is_some_and(|n| devices[n].1.as_bytes() == name)
             };
             let device = ethnl::features(m, is_wanted)?;
-            Ok(device.map(|device| (wanted[&device.ifindex].0, device.features)))
+            Ok(device.and_then(|device| Some((place(device.ifindex)?, device.features))))
         },
     );
     let mut found: Vec<Option<Features>> = vec![None; devices.len()];
