@@ -428,7 +428,7 @@ fn lost_events_mean_a_look_at_everything() {
         });
     }
     // Whatever comes last does not fit into the socket any more.
-    lines.push_str(&format!("link add late0 type vxlan id 10 {VXLAN}\n"));
+    lines.extend([format!("link add late0 type vxlan id 10 {VXLAN}\n")]);
     watch.signal(Signal::STOP);
     netns.batch(&lines);
     netns.set("c0", true);
