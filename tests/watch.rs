@@ -326,7 +326,7 @@ fn the_service_manager_is_told_of_life_and_work() {
     watch.told("STATUS=watching; turned the feature off 4 times");
     watch.stop();
 
-    let watch = Watch::start_with(&netns, "", &[], &[("INVOCATION_ID", "0")]);
+    let watch = Watch::start_with(&netns, "--log", &[], &[]);
     netns.set("b0", true);
     watch.off("b0");
     let errors = watch.stop();

@@ -37,6 +37,8 @@ trap 'exit 143' TERM
 
 vm_scratch() {
     [ -z "${VM_SCRATCH:-}" ] || return 0
+    # What a kill -9 left behind.
+    find "$VM_CACHE" -maxdepth 1 -name 'scratch.*' -mmin +1440 -exec rm -rf --one-file-system {} +
     VM_SCRATCH=$(mktemp -d "$VM_CACHE/scratch.XXXXXX")
     # shellcheck disable=SC2016  # expanded at exit
     vm_at_exit 'rm -rf --one-file-system "$VM_SCRATCH"'
