@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs benches/run $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle lib.sh nat-delay.sh)
 
 .PHONY: all build demo test check fmt clippy deny shellcheck bench install clean
@@ -65,6 +65,7 @@ deny:
 bench: build
 	@tests/needs root gcc ip ethtool strace
 	benches/run $(BIN)
+	benches/react $(BIN)
 
 # DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
 install: install-files
