@@ -29,6 +29,8 @@ use crate::sys::link_events::{Heard, LinkEvents};
 
 /// More devices than this at once are looked at with one dump.
 const FEW: usize = 64;
+/// After so many changes all devices are looked at, so that those that are gone leave the record.
+const MANY: usize = 256;
 /// What was in the way (the lock, a list that kept changing) is gone by then, and it is too seldom to be a load.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 
@@ -136,6 +138,8 @@ fn reload(node: &mut Node, handled: &mut Handled) {
 struct Handled {
     /// How often the feature was turned off.
     changed: usize,
+    /// How often that was when all devices were last looked at.
+    changed_by_then: usize,
     /// The devices that are not as they should be.
     failed: BTreeSet<u32>,
     /// When to look at all devices again though nothing is heard of them.
@@ -147,6 +151,7 @@ impl Handled {
         self.failed.clear();
         self.again = None;
         self.look(node, Which::All);
+        self.changed_by_then = self.changed;
     }
 
     fn look_at(&mut self, node: &mut Node, ifindexes: &[u32]) {
@@ -154,6 +159,9 @@ impl Handled {
             self.failed.remove(ifindex);
         }
         self.look(node, Which::Ifindexes(ifindexes));
+        if self.changed >= self.changed_by_then + MANY {
+            self.look_at_all(node);
+        }
     }
 
     /// A failure is logged and tried again: a watcher that dies watches nothing.
@@ -191,7 +199,7 @@ impl Handled {
 fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool, Error> {
     // Most events ask for nothing: the lock and the record are not touched for those.
     let facts = node.look(which)?;
-    if !node.plan(&facts).asks_for_anything() {
+    if !matches!(which, Which::All) && !node.plan(&facts).asks_for_anything() {
         return Ok(false);
     }
     let mut turn = node.turn()?;
