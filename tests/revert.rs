@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 const THREE: [&str; 3] = ["a0", "b0", "c0"];
 
+/// Puts something in the place of the record.
+type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+
 fn command(netns: &Netns, words: &str) -> Command {
     let mut command = netns.command(VXCSUM);
     command
