@@ -302,9 +302,6 @@ fn a_kill_anywhere_loses_nothing_ioctl() {
     killed_everywhere("ioctl");
 }
 
-/// Puts something in the way.
-type Make<'a> = Box<dyn Fn(&Path) + 'a>;
-
 #[test]
 fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
     let netns = Netns::with_three();
