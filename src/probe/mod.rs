@@ -1,0 +1,316 @@
+//! The probe: does the running kernel corrupt the outer checksum of VXLAN packets that NAT rewrites.
+//!
+//! Owns the vocabulary of a run: its cases, what was seen, what follows for each bug. Pure: `sys::probe_ns` builds the
+//! namespace that `plan` describes, sends and captures; `verdict` judges; `stored` keeps a run for the rest of the boot.
+
+use core::time::Duration;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::BugId;
+use crate::report::ExitCode;
+use crate::wire::frame::{self, Sum};
+
+pub mod plan;
+mod stored;
+mod verdict;
+
+pub use stored::StoredError;
+
+/// The version of the JSON form of [`ProbeRun`].
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How long a run may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For everything; what has no answer then is inconclusive.
+    pub total: Duration,
+    /// For the packets of one half of the matrix to arrive, once they are sent.
+    pub packets: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            total: Duration::from_secs(2),
+            packets: Duration::from_millis(250),
+        }
+    }
+}
+
+/// The family of the outer packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// VXLAN over IPv4.
+    Ipv4,
+    /// VXLAN over IPv6.
+    Ipv6,
+}
+
+/// The outer UDP checksum that a VXLAN device of the probe is told to give its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outer {
+    /// `noudpcsum`, over IPv6 `udp6zerocsumtx`.
+    Zero,
+    /// `udpcsum`, over IPv6 `noudp6zerocsumtx`.
+    Present,
+}
+
+/// What NAT does to the outer packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nat {
+    /// Nothing: the control, which shows that the capture is to be trusted.
+    None,
+    /// Another source address.
+    Address,
+    /// Another source port, drawn as `random-fully` does.
+    Port,
+}
+
+/// The packet inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inner {
+    /// One datagram.
+    Udp,
+    /// One SYN.
+    Tcp,
+}
+
+/// One packet of the matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// The device's outer checksum mode.
+    pub outer_checksum: Outer,
+    /// `tx-checksum-ip-generic` of the VXLAN device.
+    pub feature_on: bool,
+    /// The family of the underlay.
+    pub family: Family,
+    /// What happened to the outer packet.
+    pub nat: Nat,
+    /// The packet inside.
+    pub inner: Inner,
+    /// What arrived at the other end.
+    pub observed: Observed,
+}
+
+/// What arrived at the other end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Observed {
+    /// The packet.
+    Frame {
+        /// Whether its outer source is another than the device gave it.
+        rewritten: bool,
+        /// The outer UDP checksum.
+        outer: Sum,
+        /// The inner UDP or TCP checksum.
+        inner: Sum,
+        /// The bytes, beginning with the Ethernet header.
+        frame: Hex,
+    },
+    /// Nothing.
+    Missing(Reason),
+}
+
+/// What a run says about one bug.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Packets left with a wrong outer checksum because NAT had rewritten them.
+    Affected,
+    /// Packets that NAT had rewritten left with a right outer checksum, in every case.
+    NotAffected,
+    /// Neither was shown.
+    Inconclusive(Reason),
+}
+
+/// The result for one bug.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BugResult {
+    /// Which bug.
+    #[serde(with = "stored::bug_id")]
+    pub id: BugId,
+    /// Whether the kernel has it.
+    pub outcome: Outcome,
+    /// For an affected kernel, whether the same packets left intact with the feature off; none if that was not shown.
+    pub cured: Option<bool>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    /// The stable code.
+    pub code: Code,
+    /// What was tried, the cause, what to do.
+    pub text: String,
+}
+
+/// Why there is no answer, as a stable code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// A capability is missing, or a sandbox forbids it.
+    NoPermission,
+    /// The kernel has no network namespaces.
+    NoNetworkNamespace,
+    /// The kernel has no veth devices, or their module is missing.
+    NoVeth,
+    /// The kernel has no VXLAN devices, or their module is missing.
+    NoVxlan,
+    /// The kernel has no `nf_tables` NAT, or a module of it is missing.
+    NoNfTables,
+    /// The kernel has no packet sockets, or their module is missing.
+    NoPacketSocket,
+    /// An IPv6 underlay cannot be had.
+    NoIpv6,
+    /// A checksum feature could not be turned on or off.
+    FeatureStuck,
+    /// Another step failed.
+    SetupFailed,
+    /// The time was up.
+    Timeout,
+    /// A packet was sent and none captured.
+    NoPacket,
+    /// A packet was captured before its checksums were finished.
+    Unfinished,
+    /// NAT left a packet alone that it should have rewritten.
+    NotRewritten,
+    /// A packet was rewritten that no rule is for.
+    RewrittenWithoutNat,
+    /// A device told to send no outer checksum sent one, or the other way round.
+    ModeNotKept,
+    /// An outer checksum was wrong without any NAT: something else than these bugs.
+    WrongWithoutNat,
+    /// An outer checksum was wrong with the feature off and right with it on: something else than these bugs.
+    WrongWithFeatureOff,
+}
+
+/// One run of the probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRun {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `/proc/sys/kernel/random/boot_id`; empty if it could not be read, and then the run is nobody's evidence.
+    pub boot_id: String,
+    /// What every bug's result follows from; empty if the run failed before the first packet.
+    pub cases: Vec<Case>,
+    /// Why there are no cases.
+    pub failed: Option<Reason>,
+    /// In the order of [`BugId::ALL`].
+    pub results: [BugResult; 2],
+    /// How long the run took.
+    #[serde(rename = "elapsed_us", with = "stored::micros")]
+    pub elapsed: Duration,
+}
+
+impl ProbeRun {
+    /// Judges what was measured.
+    pub fn new(measured: Result<Vec<Case>, Reason>, machine: Machine, elapsed: Duration) -> Self {
+        let (cases, failed) = match measured {
+            Ok(cases) => (cases, None),
+            Err(reason) => (Vec::new(), Some(reason)),
+        };
+        Self {
+            schema_version: SCHEMA_VERSION,
+            release: machine.release,
+            version: machine.version,
+            boot_id: machine.boot_id,
+            results: verdict::results(&cases, failed.as_ref()),
+            cases,
+            failed,
+            elapsed,
+        }
+    }
+
+    /// The result for one bug.
+    pub fn bug(&self, id: BugId) -> &BugResult {
+        match id {
+            BugId::NatZeroCsum => &self.results[0],
+            BugId::NatLcoCsum => &self.results[1],
+        }
+    }
+
+    /// What `vxcsum probe` ends with: an answer for both bugs is all that is asked of it.
+    pub fn exit_code(&self) -> ExitCode {
+        let reasons = self
+            .results
+            .iter()
+            .filter_map(|result| match &result.outcome {
+                Outcome::Inconclusive(reason) => Some(reason.code),
+                _ => None,
+            });
+        match reasons.max_by_key(|code| *code == Code::NoPermission) {
+            None => ExitCode::Ok,
+            Some(Code::NoPermission) => ExitCode::Permission,
+            Some(_) => ExitCode::Failed,
+        }
+    }
+
+    /// Whether the run was made on this machine since it was started.
+    pub fn is_of(&self, machine: &Machine) -> bool {
+        !machine.boot_id.is_empty()
+            && self.boot_id == machine.boot_id
+            && self.release == machine.release
+            && self.version == machine.version
+    }
+}
+
+/// What a run is keyed by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `/proc/sys/kernel/random/boot_id`, without the line feed; empty if not known.
+    pub boot_id: String,
+}
+
+/// Looks at the frame that is meant to be this case's.
+///
+/// # Errors
+/// [`frame::FrameError`] if it is no VXLAN frame.
+pub fn observe(family: Family, bytes: &[u8]) -> Result<Observed, frame::FrameError> {
+    let frame = frame::parse(bytes)?;
+    Ok(Observed::Frame {
+        rewritten: plan::rewritten(family, &frame.outer),
+        outer: frame.outer.sum,
+        inner: frame.inner.sum,
+        frame: Hex(bytes.to_vec()),
+    })
+}
+
+/// Bytes that are written as hexadecimal digits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hex(pub Vec<u8>);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}

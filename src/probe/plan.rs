@@ -1,0 +1,397 @@
+//! What the probe builds and sends.
+//!
+//! Owns the addresses, devices and rules of the probe's namespace, the order of the cases, and which captured frame is
+//! whose. Pure. The namespace is the probe's own, so that no address can collide with anything; they are from the
+//! ranges for documentation (RFC 5737, RFC 3849) and benchmarks (RFC 2544).
+//!
+//! ```text
+//!   inner packet ─► vxlan device ─► postrouting: source NAT ─► vxprobe0 ═══ vxprobe1 ─► packet socket
+//!                   (4 of them)     by outer destination       checksums finished here
+//! ```
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::io;
+use std::ops::RangeInclusive;
+
+use super::{Case, Code, Family, Inner, Nat, Observed, Outer, Reason};
+use crate::wire::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
+use crate::wire::link_setup::{self, Device, Vxlan};
+use crate::wire::nat_setup::{self, Requests, Rewrite, SourceNat};
+
+/// The end of the veth pair that packets leave through.
+pub const UNDERLAY: Device<'static> = Device {
+    name: "vxprobe0",
+    ifindex: 1000,
+};
+/// The end that they arrive at.
+pub const PEER: Device<'static> = Device {
+    name: "vxprobe1",
+    ifindex: 1001,
+};
+
+/// What the kernel picks the outer source port from.
+const SRC_PORTS: RangeInclusive<u16> = 40_000..=49_999;
+/// What NAT picks it from. No port of the one range is congruent to one of the other modulo 65535, so that a checksum
+/// that misses the change cannot be right by chance.
+const NAT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
+/// Inner destination ports, for the feature on and off.
+const PORT_ON: u16 = 9001;
+const PORT_OFF: u16 = 9002;
+
+/// All families, kinds of NAT and inner packets, in the order of the cases.
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+const NATS: [Nat; 3] = [Nat::None, Nat::Address, Nat::Port];
+const INNERS: [Inner; 2] = [Inner::Udp, Inner::Tcp];
+
+/// The VXLAN devices: one for each family and outer checksum.
+pub const VXLANS: [(Family, Outer, Device<'static>); 4] = [
+    (Family::Ipv4, Outer::Zero, vxlan_device("vxprobe4z", 1002)),
+    (
+        Family::Ipv4,
+        Outer::Present,
+        vxlan_device("vxprobe4p", 1003),
+    ),
+    (Family::Ipv6, Outer::Zero, vxlan_device("vxprobe6z", 1004)),
+    (
+        Family::Ipv6,
+        Outer::Present,
+        vxlan_device("vxprobe6p", 1005),
+    ),
+];
+
+const fn vxlan_device(name: &'static str, ifindex: u32) -> Device<'static> {
+    Device { name, ifindex }
+}
+
+/// A step on the way to the first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Leaving the host's network namespace.
+    Namespace,
+    /// Opening a netlink socket or talking over it.
+    Netlink,
+    /// Creating the veth pair and setting it up.
+    Veth,
+    /// Giving the underlay an address.
+    Underlay(Family),
+    /// Creating a VXLAN device with its address, neighbours and forwarding entries.
+    Vxlan(Family),
+    /// Opening a socket of the family that `nf_tables` has, installing the rules.
+    Nat(Family),
+    /// Turning checksum offload off on the veth pair, or on or off on a VXLAN device.
+    Offload,
+    /// Opening a packet socket.
+    Capture,
+}
+
+impl Step {
+    /// The family whose cases need this step; none if all do.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::Underlay(family) | Self::Vxlan(family) | Self::Nat(family) => Some(family),
+            _ => None,
+        }
+    }
+
+    /// Why a run, or its half with an IPv6 underlay, ends here.
+    pub fn failed(self, errno: i32) -> Reason {
+        const EPERM: i32 = 1;
+        const ENOENT: i32 = 2;
+        const EACCES: i32 = 13;
+        const EINVAL: i32 = 22;
+        const ENOSYS: i32 = 38;
+        const EPROTONOSUPPORT: i32 = 93;
+        const EOPNOTSUPP: i32 = 95;
+        const EAFNOSUPPORT: i32 = 97;
+        let missing = matches!(errno, ENOENT | EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT);
+        let (code, advice) = match (self, errno) {
+            // What the kernel says where disable_ipv6 is set.
+            (_, EACCES) if self.family() == Some(Family::Ipv6) => (Code::NoIpv6, ""),
+            (_, EPERM | EACCES) => (
+                Code::NoPermission,
+                "; the probe needs CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, run it as root or under `unshare -r`",
+            ),
+            (Self::Namespace, EINVAL | ENOSYS) => (
+                Code::NoNetworkNamespace,
+                "; the kernel has no network namespaces",
+            ),
+            _ if self.family() == Some(Family::Ipv6) => (Code::NoIpv6, ""),
+            (Self::Veth, _) if missing => (Code::NoVeth, "; the kernel has no veth module"),
+            (Self::Vxlan(_), _) if missing => (Code::NoVxlan, "; the kernel has no vxlan module"),
+            (Self::Nat(_), _) if missing => (
+                Code::NoNfTables,
+                "; the kernel has no nf_tables NAT, or a module of it is missing",
+            ),
+            (Self::Capture, _) if missing => {
+                (Code::NoPacketSocket, "; the kernel has no packet sockets")
+            }
+            (Self::Offload, _) => (Code::FeatureStuck, ""),
+            _ => (Code::SetupFailed, ""),
+        };
+        let cause = io::Error::from_raw_os_error(errno);
+        Reason {
+            code,
+            text: format!("probe: {}: {cause}{advice}", self.what()),
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Namespace => "create a network namespace",
+            Self::Netlink => "talk to rtnetlink",
+            Self::Veth => "create a veth pair",
+            Self::Underlay(Family::Ipv4) => "give the veth pair an IPv4 address",
+            Self::Underlay(Family::Ipv6) => "give the veth pair an IPv6 address",
+            Self::Vxlan(Family::Ipv4) => "create a VXLAN device over IPv4",
+            Self::Vxlan(Family::Ipv6) => "create a VXLAN device over IPv6",
+            Self::Nat(Family::Ipv4) => "install IPv4 NAT with nf_tables",
+            Self::Nat(Family::Ipv6) => "install IPv6 NAT with nf_tables",
+            Self::Offload => "switch checksum offload",
+            Self::Capture => "open a packet socket",
+        }
+    }
+}
+
+/// The requests for devices and addresses, to be sent to rtnetlink in one go, and the step of each.
+pub fn devices() -> (Requests, Vec<(u32, Step)>) {
+    let mut requests = Requests::default();
+    // The far end first: a device that is set up while its carrier is there can send at once. Given later, the carrier
+    // is noticed by a worker of the kernel, and until then all packets are dropped.
+    let mut steps = vec![
+        (link_setup::veth(&mut requests, UNDERLAY, PEER), Step::Veth),
+        (link_setup::up(&mut requests, PEER.ifindex), Step::Veth),
+        (link_setup::up(&mut requests, UNDERLAY.ifindex), Step::Veth),
+    ];
+    for family in FAMILIES {
+        let prefix_len = if family == Family::Ipv4 { 24 } else { 64 };
+        let local = underlay_address(family, LOCAL);
+        let seq = link_setup::address(&mut requests, UNDERLAY.ifindex, local, prefix_len);
+        steps.push((seq, Step::Underlay(family)));
+    }
+    for (index, (family, outer, device)) in (0u8..).zip(VXLANS) {
+        let vxlan = Vxlan {
+            device,
+            vni: u32::from(index) + 1,
+            underlay: UNDERLAY.ifindex,
+            local: underlay_address(family, LOCAL),
+            remote: underlay_address(family, remote(Nat::None)),
+            dst_port: VXLAN_PORT,
+            src_ports: SRC_PORTS,
+            udp_csum: outer == Outer::Present,
+        };
+        let own = IpAddr::from(inner_address(index, LOCAL));
+        let mut push = |seq| steps.push((seq, Step::Vxlan(family)));
+        push(link_setup::vxlan(&mut requests, &vxlan));
+        push(link_setup::address(&mut requests, device.ifindex, own, 24));
+        // The control goes to the device's default destination; only the others need an entry of their own.
+        for nat in [Nat::Address, Nat::Port] {
+            let host = remote(nat);
+            let mac = [2, 0, 0, 0, 0, host];
+            let inner = IpAddr::from(inner_address(index, host));
+            let outer = underlay_address(family, host);
+            push(link_setup::neighbour(
+                &mut requests,
+                device.ifindex,
+                inner,
+                mac,
+            ));
+            push(link_setup::forwarding(
+                &mut requests,
+                device.ifindex,
+                mac,
+                outer,
+            ));
+        }
+    }
+    (requests, steps)
+}
+
+/// The NAT rules for one family.
+pub fn nat(family: Family) -> Requests {
+    let rule = |nat, rewrite| SourceNat {
+        dst: underlay_address(family, remote(nat)),
+        rewrite,
+    };
+    let other = Rewrite::Address(underlay_address(family, SECOND));
+    nat_setup::source_nat(
+        family == Family::Ipv6,
+        &[
+            rule(Nat::Address, other),
+            rule(Nat::Port, Rewrite::Port(NAT_PORTS)),
+        ],
+    )
+}
+
+/// The half of the matrix with the feature on or off, none of it seen yet.
+pub fn cases(feature_on: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (family, outer_checksum, _) in VXLANS {
+        for nat in NATS {
+            for inner in INNERS {
+                cases.push(Case {
+                    outer_checksum,
+                    feature_on,
+                    family,
+                    nat,
+                    inner,
+                    observed: Observed::Missing(Reason {
+                        code: Code::NoPacket,
+                        text: "probe: no packet was captured".to_owned(),
+                    }),
+                });
+            }
+        }
+    }
+    cases
+}
+
+/// Where a case's inner packet is to be sent.
+pub fn destination(case: &Case) -> SocketAddrV4 {
+    let port = if case.feature_on { PORT_ON } else { PORT_OFF };
+    SocketAddrV4::new(inner_address(device_index(case), remote(case.nat)), port)
+}
+
+/// Whether a captured frame is the packet of this case. Looks at nothing that NAT can change.
+pub fn is_of(case: &Case, frame: &VxlanFrame) -> bool {
+    let protocol = match case.inner {
+        Inner::Udp => PROTOCOL_UDP,
+        Inner::Tcp => PROTOCOL_TCP,
+    };
+    let destination = destination(case);
+    frame.vni == u32::from(device_index(case)) + 1
+        && frame.inner.protocol == protocol
+        && frame.inner.dst == IpAddr::from(*destination.ip())
+        && frame.inner.dst_port == destination.port()
+        && frame.outer.dst == underlay_address(case.family, remote(case.nat))
+}
+
+/// Whether a packet's outer source is another than its device gave it.
+pub fn rewritten(family: Family, outer: &Transport) -> bool {
+    outer.src != underlay_address(family, LOCAL) || !SRC_PORTS.contains(&outer.src_port)
+}
+
+/// The last part of an address: of the sender, and of what NAT makes of it.
+const LOCAL: u8 = 1;
+const SECOND: u8 = 9;
+
+/// The last part of the address that packets with this kind of NAT are sent to, inside and outside.
+fn remote(nat: Nat) -> u8 {
+    match nat {
+        Nat::None => 2,
+        Nat::Address => 3,
+        Nat::Port => 4,
+    }
+}
+
+fn underlay_address(family: Family, host: u8) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::new(192, 0, 2, host).into(),
+        Family::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()).into(),
+    }
+}
+
+/// Every VXLAN device has an inner network of its own.
+fn inner_address(device_index: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, device_index, host)
+}
+
+fn device_index(case: &Case) -> u8 {
+    let family = u8::from(case.family == Family::Ipv6);
+    let outer = u8::from(case.outer_checksum == Outer::Present);
+    family * 2 + outer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_packet_has_a_place_of_its_own() {
+        let cases = [cases(true), cases(false)].concat();
+        assert_eq!(cases.len(), 48);
+        for (n, case) in cases.iter().enumerate() {
+            let protocol = match case.inner {
+                Inner::Udp => PROTOCOL_UDP,
+                Inner::Tcp => PROTOCOL_TCP,
+            };
+            let transport = |dst, protocol, dst_port| Transport {
+                src: dst,
+                dst,
+                protocol,
+                src_port: 1,
+                dst_port,
+                sum: crate::wire::frame::Sum::Right,
+            };
+            let to = destination(case);
+            let remote = underlay_address(case.family, remote(case.nat));
+            let frame = VxlanFrame {
+                outer: transport(remote, PROTOCOL_UDP, VXLAN_PORT),
+                vni: u32::from(device_index(case)) + 1,
+                inner: transport(IpAddr::from(*to.ip()), protocol, to.port()),
+            };
+            let owners: Vec<usize> = (0..cases.len())
+                .filter(|i| is_of(&cases[*i], &frame))
+                .collect();
+            assert_eq!(owners, [n]);
+        }
+    }
+
+    /// The device of a case is the one whose number is in its addresses.
+    #[test]
+    fn devices_are_in_the_order_of_their_numbers() {
+        for case in cases(true) {
+            let (family, outer, _) = VXLANS[usize::from(device_index(&case))];
+            assert_eq!((family, outer), (case.family, case.outer_checksum));
+        }
+    }
+
+    /// A checksum that misses a change, or makes it with the wrong sign, differs from the right one.
+    #[test]
+    fn no_rewrite_is_neutral_to_the_checksum() {
+        for from in SRC_PORTS {
+            assert!(!NAT_PORTS.contains(&from));
+        }
+        assert!(*SRC_PORTS.end() < u16::MAX);
+        // Twice the difference of the addresses is no multiple of 65535.
+        assert!(u32::from(SECOND - LOCAL) * 2 % 65535 != 0);
+    }
+
+    #[test]
+    fn causes_have_codes() {
+        for (step, errno, code) in [
+            (Step::Namespace, 1, Code::NoPermission),
+            (Step::Namespace, 22, Code::NoNetworkNamespace),
+            (Step::Namespace, 28, Code::SetupFailed),
+            (Step::Netlink, 1, Code::NoPermission),
+            (Step::Veth, 95, Code::NoVeth),
+            (Step::Veth, 12, Code::SetupFailed),
+            (Step::Vxlan(Family::Ipv4), 95, Code::NoVxlan),
+            (Step::Vxlan(Family::Ipv6), 95, Code::NoIpv6),
+            (Step::Vxlan(Family::Ipv6), 1, Code::NoPermission),
+            (Step::Nat(Family::Ipv4), 93, Code::NoNfTables),
+            (Step::Nat(Family::Ipv4), 2, Code::NoNfTables),
+            (Step::Nat(Family::Ipv4), 22, Code::SetupFailed),
+            (Step::Nat(Family::Ipv6), 2, Code::NoIpv6),
+            (Step::Underlay(Family::Ipv6), 95, Code::NoIpv6),
+            (Step::Underlay(Family::Ipv6), 13, Code::NoIpv6),
+            (Step::Underlay(Family::Ipv4), 13, Code::NoPermission),
+            (Step::Offload, 95, Code::FeatureStuck),
+            (Step::Capture, 97, Code::NoPacketSocket),
+            (Step::Capture, 1, Code::NoPermission),
+        ] {
+            let reason = step.failed(errno);
+            assert_eq!(reason.code, code, "{step:?} {errno}");
+            assert!(reason.text.contains(&format!("(os error {errno})")));
+        }
+    }
+
+    #[test]
+    fn every_request_is_acknowledged_and_has_its_step() {
+        let (requests, steps) = devices();
+        let seqs: Vec<u32> = steps.iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(seqs, requests.acks);
+        for family in FAMILIES {
+            assert_eq!(nat(family).acks, [2, 3, 4, 5]);
+        }
+    }
+}

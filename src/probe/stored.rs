@@ -1,0 +1,302 @@
+//! A run as JSON, for `/run/vxcsum/probe.json` and for `--json`.
+//!
+//! Owns the written form and its check: a run that was read back is the run that was written, or an error. Pure: may
+//! not open files.
+
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, observe, verdict};
+
+/// Why bytes are not a stored run.
+#[derive(Debug)]
+pub enum StoredError {
+    /// Not JSON, or not of this shape.
+    Json(serde_json::Error),
+    /// Of a shape that this program does not know.
+    Version(u64),
+    /// It contradicts itself: the frames do not show what it says they do, or the results do not follow.
+    Contradiction(&'static str),
+}
+
+impl fmt::Display for StoredError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(error) => write!(f, "not a stored probe run: {error}"),
+            Self::Version(found) => write!(
+                f,
+                "stored probe run has schema version {found}, this program knows {SCHEMA_VERSION}"
+            ),
+            Self::Contradiction(what) => write!(f, "stored probe run contradicts itself: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoredError {}
+
+/// All that is read of a run of another version.
+#[derive(Deserialize)]
+struct Versioned {
+    schema_version: u64,
+}
+
+impl ProbeRun {
+    /// The written form, one line.
+    ///
+    /// # Errors
+    /// None that the types allow.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+
+    /// Reads what [`Self::to_json`] wrote. Every observation is made again from its frame and every result is drawn
+    /// again from the cases; both have to come out as they are written.
+    ///
+    /// # Errors
+    /// [`StoredError`] for anything else.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, StoredError> {
+        let Versioned { schema_version } =
+            serde_json::from_slice(bytes).map_err(StoredError::Json)?;
+        if schema_version != u64::from(SCHEMA_VERSION) {
+            return Err(StoredError::Version(schema_version));
+        }
+        let run: Self = serde_json::from_slice(bytes).map_err(StoredError::Json)?;
+        for case in &run.cases {
+            if let Observed::Frame { frame, .. } = &case.observed {
+                let again = observe(case.family, &frame.0)
+                    .map_err(|_| StoredError::Contradiction("a frame is no VXLAN frame"))?;
+                if again != case.observed {
+                    return Err(StoredError::Contradiction(
+                        "a frame does not show what is said of it",
+                    ));
+                }
+            }
+        }
+        if verdict::results(&run.cases, run.failed.as_ref()) != run.results {
+            return Err(StoredError::Contradiction(
+                "the results do not follow from the cases",
+            ));
+        }
+        Ok(run)
+    }
+}
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |c: u8| {
+            char::from(c)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+        };
+        let pairs = text.as_bytes().chunks(2);
+        pairs
+            .map(|pair| match pair {
+                [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+                _ => None,
+            })
+            .collect::<Option<_>>()
+            .map(Hex)
+            .ok_or_else(|| D::Error::custom("not pairs of hexadecimal digits"))
+    }
+}
+
+/// `BugId` by its stable code.
+pub mod bug_id {
+    use super::{Deserialize, Deserializer, Serializer};
+    use crate::kernel::BugId;
+    use serde::de::Error as _;
+
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde(with) asks for"
+    )]
+    pub fn serialize<S: Serializer>(id: &BugId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(id.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BugId, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        BugId::ALL
+            .into_iter()
+            .find(|id| id.as_str() == code)
+            .ok_or_else(|| D::Error::custom(format!("no such bug: {code:?}")))
+    }
+}
+
+/// A duration in whole microseconds.
+pub mod micros {
+    use core::time::Duration;
+
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::super::{Machine, Outcome};
+    use super::*;
+    use crate::kernel::BugId;
+
+    /// A run on Linux 6.18.44 as it was written.
+    const RUN: &str = include_str!("../../tests/cases/probe-6.18.44.json");
+
+    #[test]
+    fn a_real_run_comes_back_as_it_was() {
+        let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
+        assert_eq!(run.to_json().unwrap(), RUN.trim_end());
+        assert_eq!(run.cases.len(), 48);
+        assert_eq!(run.bug(BugId::NatZeroCsum).outcome, Outcome::NotAffected);
+        assert_eq!(run.bug(BugId::NatZeroCsum).cured, None);
+        assert_eq!(run.bug(BugId::NatLcoCsum).outcome, Outcome::Affected);
+        assert_eq!(run.bug(BugId::NatLcoCsum).cured, Some(true));
+    }
+
+    #[test]
+    fn a_run_is_evidence_for_its_own_boot_and_kernel_only() {
+        let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
+        let own = Machine {
+            release: run.release.clone(),
+            version: run.version.clone(),
+            boot_id: run.boot_id.clone(),
+        };
+        assert!(run.is_of(&own));
+        for change in [
+            |m: &mut Machine| m.release.push('x'),
+            |m: &mut Machine| m.version.push('x'),
+            |m: &mut Machine| m.boot_id.push('x'),
+            |m: &mut Machine| m.boot_id.clear(),
+        ] {
+            let mut other = own.clone();
+            change(&mut other);
+            assert!(!run.is_of(&other));
+        }
+        let nameless = ProbeRun {
+            boot_id: String::new(),
+            ..run
+        };
+        assert!(!nameless.is_of(&Machine {
+            boot_id: String::new(),
+            ..own
+        }));
+    }
+
+    #[test]
+    fn a_failed_run_comes_back_as_it_was() {
+        let reason = crate::probe::plan::Step::Namespace.failed(1);
+        let run = ProbeRun::new(Err(reason.clone()), Machine::default(), Duration::ZERO);
+        let again = ProbeRun::from_json(run.to_json().unwrap().as_bytes()).unwrap();
+        assert_eq!(again, run);
+        assert_eq!(again.results[1].outcome, Outcome::Inconclusive(reason));
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_errors() {
+        let swap = |from: &str, to: &str| {
+            assert!(RUN.contains(from), "{from}");
+            RUN.replacen(from, to, 1)
+        };
+        let first_case = RUN.find("{\"outer_checksum\"").unwrap();
+        let second_case = RUN[first_case + 1..].find("{\"outer_checksum\"").unwrap();
+        for (name, text, message) in [
+            ("empty", String::new(), "not a stored"),
+            ("other", "[]".to_owned(), "not a stored"),
+            (
+                "version",
+                swap("\"schema_version\":1", "\"schema_version\":2"),
+                "schema version 2",
+            ),
+            (
+                "unknown key",
+                swap("\"failed\":null", "\"failed\":null,\"x\":1"),
+                "unknown field",
+            ),
+            (
+                "unknown key in a case",
+                swap("{\"outer_checksum\"", "{\"x\":1,\"outer_checksum\""),
+                "unknown field",
+            ),
+            (
+                "unknown bug",
+                swap("\"id\":\"nat-zero-csum\"", "\"id\":\"nat-more-csum\""),
+                "no such bug",
+            ),
+            (
+                "bugs out of order",
+                swap("\"id\":\"nat-zero-csum\"", "\"id\":\"nat-lco-csum\""),
+                "do not follow",
+            ),
+            (
+                "other outcome",
+                swap("\"outcome\":\"affected\"", "\"outcome\":\"not-affected\""),
+                "do not follow",
+            ),
+            (
+                "other cure",
+                swap("\"cured\":true", "\"cured\":null"),
+                "do not follow",
+            ),
+            (
+                "other observation",
+                swap("\"outer\":\"none\"", "\"outer\":\"right\""),
+                "what is said of it",
+            ),
+            ("odd hex", swap("\"frame\":\"", "\"frame\":\"0"), "pairs"),
+            ("no hex", swap("\"frame\":\"", "\"frame\":\"+1"), "pairs"),
+            (
+                "a case less",
+                format!(
+                    "{}{}",
+                    &RUN[..first_case],
+                    &RUN[first_case + 1 + second_case..]
+                ),
+                "do not follow",
+            ),
+        ] {
+            let error = ProbeRun::from_json(text.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(message), "{name}: {error}");
+        }
+        let end = RUN.trim_end().len();
+        for cut in (0..end).step_by(7) {
+            assert!(ProbeRun::from_json(&RUN.as_bytes()[..cut]).is_err());
+        }
+    }
+
+    /// No digit of a packet that a checksum covers can change unseen.
+    #[test]
+    fn a_changed_frame_is_found() {
+        let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
+        let Observed::Frame { frame, .. } = &run.cases[7].observed else {
+            panic!("no frame");
+        };
+        // From the outer addresses on, everything is under the outer checksum.
+        for at in 26..frame.0.len() {
+            let mut changed = run.clone();
+            let Observed::Frame { frame, .. } = &mut changed.cases[7].observed else {
+                panic!("no frame");
+            };
+            frame.0[at] ^= 0x11;
+            let text = changed.to_json().unwrap();
+            assert!(ProbeRun::from_json(text.as_bytes()).is_err(), "byte {at}");
+        }
+    }
+}

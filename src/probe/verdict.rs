@@ -1,0 +1,437 @@
+//! From the cases of a run to what they say about each bug.
+//!
+//! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
+
+use super::{BugResult, Case, Code, Family, Nat, Observed, Outcome, Outer, Reason, plan};
+use crate::kernel::BugId;
+use crate::wire::frame::Sum;
+
+/// What one case shows.
+enum Shown<'a> {
+    /// A packet as it should be.
+    Intact,
+    /// A packet that a receiver drops.
+    Corrupt,
+    /// Nothing.
+    Nothing(&'a Case, Code),
+}
+
+/// The results for both bugs.
+pub fn results(cases: &[Case], failed: Option<&Reason>) -> [BugResult; 2] {
+    let incomplete = (!complete(cases)).then(|| Reason {
+        code: Code::SetupFailed,
+        text: "probe: not all packets of the matrix were tried".to_owned(),
+    });
+    BugId::ALL.map(|id| match failed.or(incomplete.as_ref()) {
+        Some(reason) => inconclusive(id, reason.clone()),
+        None => result(id, cases),
+    })
+}
+
+/// Whether these are all the cases there are, once each and in order: no case may be missed silently.
+fn complete(cases: &[Case]) -> bool {
+    let key = |c: &Case| (c.outer_checksum, c.feature_on, c.family, c.nat, c.inner);
+    let all = [plan::cases(true), plan::cases(false)].concat();
+    cases.iter().map(key).eq(all.iter().map(key))
+}
+
+fn inconclusive(id: BugId, reason: Reason) -> BugResult {
+    BugResult {
+        id,
+        outcome: Outcome::Inconclusive(reason),
+        cured: None,
+    }
+}
+
+/// A bug is shown by one underlay; that it is not there, by IPv4 and by IPv6 where IPv6 works.
+fn result(id: BugId, cases: &[Case]) -> BugResult {
+    let outer = match id {
+        BugId::NatZeroCsum => Outer::Zero,
+        BugId::NatLcoCsum => Outer::Present,
+    };
+    let of = |family: Family| {
+        let own: Vec<&Case> = cases
+            .iter()
+            .filter(|c| c.outer_checksum == outer && c.family == family)
+            .collect();
+        let controls = own.iter().filter(|c| c.nat == Nat::None);
+        match first_flaw(controls) {
+            Some((case, code)) => Err(reason(case, code)),
+            None => Ok(judge(&own)),
+        }
+    };
+    let (v4, v6) = (of(Family::Ipv4), of(Family::Ipv6));
+    let shown: Vec<Option<bool>> = [&v4, &v6]
+        .into_iter()
+        .flatten()
+        .filter(|(outcome, _)| *outcome == Outcome::Affected)
+        .map(|(_, cured)| *cured)
+        .collect();
+    if shown.is_empty() {
+        return match (v4, v6) {
+            (Err(reason) | Ok((Outcome::Inconclusive(reason), _)), _)
+            | (_, Ok((Outcome::Inconclusive(reason), _))) => inconclusive(id, reason),
+            _ => BugResult {
+                id,
+                outcome: Outcome::NotAffected,
+                cured: None,
+            },
+        };
+    }
+    BugResult {
+        id,
+        outcome: Outcome::Affected,
+        cured: if shown.contains(&Some(false)) {
+            Some(false)
+        } else {
+            shown.into_iter().collect::<Option<Vec<_>>>().map(|_| true)
+        },
+    }
+}
+
+/// The first control that does not show an intact packet.
+fn first_flaw<'a>(controls: impl Iterator<Item = &'a &'a Case>) -> Option<(&'a Case, Code)> {
+    let mut controls = controls.peekable();
+    controls.find_map(|case| match show(case) {
+        Shown::Intact => None,
+        Shown::Corrupt => Some((*case, Code::WrongWithoutNat)),
+        Shown::Nothing(case, code) => Some((case, code)),
+    })
+}
+
+/// What the cases of one bug and one family say, and whether the feature being off is a cure.
+fn judge(cases: &[&Case]) -> (Outcome, Option<bool>) {
+    let half = |feature_on: bool| {
+        let (mut corrupt, mut nothing) = (None, None);
+        for case in cases {
+            if case.nat == Nat::None || case.feature_on != feature_on {
+                continue;
+            }
+            match show(case) {
+                Shown::Intact => {}
+                Shown::Corrupt => corrupt = corrupt.or(Some(*case)),
+                Shown::Nothing(case, code) => nothing = nothing.or(Some(reason(case, code))),
+            }
+        }
+        (corrupt, nothing)
+    };
+    let (corrupt_on, nothing_on) = half(true);
+    let (corrupt_off, nothing_off) = half(false);
+    let outcome = match (corrupt_on, nothing_on, corrupt_off) {
+        (Some(_), _, _) => Outcome::Affected,
+        (None, Some(reason), _) => Outcome::Inconclusive(reason),
+        (None, None, Some(case)) => Outcome::Inconclusive(reason(case, Code::WrongWithFeatureOff)),
+        (None, None, None) => Outcome::NotAffected,
+    };
+    let cured = match (&outcome, corrupt_off, nothing_off) {
+        (Outcome::Affected, Some(_), _) => Some(false),
+        (Outcome::Affected, None, None) => Some(true),
+        _ => None,
+    };
+    (outcome, cured)
+}
+
+fn show(case: &Case) -> Shown<'_> {
+    let (rewritten, outer, inner) = match &case.observed {
+        Observed::Missing(reason) => return Shown::Nothing(case, reason.code),
+        Observed::Frame {
+            rewritten,
+            outer,
+            inner,
+            ..
+        } => (*rewritten, *outer, *inner),
+    };
+    let nothing = |code| Shown::Nothing(case, code);
+    if inner != Sum::Right {
+        // The underlay was to finish all checksums. If the inner one is not right, it did not, and the outer one says
+        // nothing either.
+        return nothing(Code::Unfinished);
+    }
+    match (case.nat, rewritten) {
+        (Nat::None, true) => return nothing(Code::RewrittenWithoutNat),
+        (Nat::Address | Nat::Port, false) => return nothing(Code::NotRewritten),
+        _ => {}
+    }
+    match (case.outer_checksum, outer) {
+        (_, Sum::Wrong { .. }) => Shown::Corrupt,
+        (Outer::Zero, Sum::None) | (Outer::Present, Sum::Right) => Shown::Intact,
+        (Outer::Zero, Sum::Right) | (Outer::Present, Sum::None) => nothing(Code::ModeNotKept),
+    }
+}
+
+fn reason(case: &Case, code: Code) -> Reason {
+    if let Observed::Missing(reason) = &case.observed {
+        return Reason {
+            code: reason.code,
+            text: format!("{} ({})", reason.text, describe(case)),
+        };
+    }
+    let what = match code {
+        Code::Unfinished => "a packet was captured before its checksums were finished",
+        Code::NotRewritten => "NAT left a packet alone that it should have rewritten",
+        Code::RewrittenWithoutNat => "a packet was rewritten that no rule is for",
+        Code::ModeNotKept => "the VXLAN device does not keep to the outer checksum it was told",
+        Code::WrongWithoutNat => "an outer checksum is wrong without any NAT",
+        Code::WrongWithFeatureOff => {
+            "an outer checksum is wrong with tx-checksum-ip-generic off and right with it on"
+        }
+        _ => "nothing was seen",
+    };
+    Reason {
+        code,
+        text: format!("probe: {what} ({})", describe(case)),
+    }
+}
+
+fn describe(case: &Case) -> String {
+    format!(
+        "{:?} underlay, outer checksum {:?}, NAT {:?}, inner {:?}, tx-checksum-ip-generic {}",
+        case.family,
+        case.outer_checksum,
+        case.nat,
+        case.inner,
+        if case.feature_on { "on" } else { "off" }
+    )
+    .to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Hex, Inner};
+    use super::*;
+
+    const WRONG: Sum = Sum::Wrong {
+        found: 1,
+        expected: 2,
+    };
+
+    /// What happens to one packet: nothing arrives, or rewritten, outer and inner checksum.
+    type Seen = Option<(bool, Sum, Sum)>;
+
+    #[allow(clippy::unnecessary_wraps, reason = "one of many of this type")]
+    fn intact(case: &Case) -> Seen {
+        let outer = match case.outer_checksum {
+            Outer::Zero => Sum::None,
+            Outer::Present => Sum::Right,
+        };
+        Some((case.nat != Nat::None, outer, Sum::Right))
+    }
+
+    fn run(seen: impl Fn(&Case) -> Seen) -> Vec<Case> {
+        let mut cases = [plan::cases(true), plan::cases(false)].concat();
+        for case in &mut cases {
+            if let Some((rewritten, outer, inner)) = seen(case) {
+                case.observed = Observed::Frame {
+                    rewritten,
+                    outer,
+                    inner,
+                    frame: Hex(Vec::new()),
+                };
+            }
+        }
+        cases
+    }
+
+    fn short(results: &[BugResult; 2]) -> [String; 2] {
+        results.clone().map(|r| {
+            let outcome = match r.outcome {
+                Outcome::Affected => "affected".to_owned(),
+                Outcome::NotAffected => "not-affected".to_owned(),
+                Outcome::Inconclusive(reason) => format!("{:?}", reason.code),
+            };
+            match r.cured {
+                Some(cured) => format!("{outcome} cured={cured}"),
+                None => outcome,
+            }
+        })
+    }
+
+    /// Name, which packets of an intact run are changed, what becomes of them, and both results.
+    type Row = (
+        &'static str,
+        fn(&Case) -> bool,
+        fn(&Case) -> Seen,
+        [&'static str; 2],
+    );
+
+    #[test]
+    fn what_follows_from_what_was_seen() {
+        let v6 = |c: &Case| c.family == Family::Ipv6;
+        let nat = |c: &Case| c.nat != Nat::None;
+        let present = |c: &Case| c.outer_checksum == Outer::Present;
+        let rows: &[Row] = &[
+            (
+                "nothing wrong",
+                |_| false,
+                intact,
+                ["not-affected", "not-affected"],
+            ),
+            (
+                "the kernels before ea64d8d6c675",
+                |c| c.nat != Nat::None && c.feature_on,
+                |_| Some((true, WRONG, Sum::Right)),
+                ["affected cured=true", "affected cured=true"],
+            ),
+            (
+                "today's kernels",
+                |c| c.nat != Nat::None && c.feature_on && c.outer_checksum == Outer::Present,
+                |_| Some((true, WRONG, Sum::Right)),
+                ["not-affected", "affected cured=true"],
+            ),
+            (
+                "one packet is enough",
+                |c| {
+                    c.feature_on
+                        && (c.outer_checksum, c.family, c.nat, c.inner)
+                            == (Outer::Zero, Family::Ipv6, Nat::Port, Inner::Tcp)
+                },
+                |_| Some((true, WRONG, Sum::Right)),
+                ["affected cured=true", "not-affected"],
+            ),
+            (
+                "no cure",
+                |c| c.nat != Nat::None && c.outer_checksum == Outer::Present,
+                |_| Some((true, WRONG, Sum::Right)),
+                ["not-affected", "affected cured=false"],
+            ),
+            (
+                "cure not seen",
+                |c| c.nat == Nat::Port && c.outer_checksum == Outer::Present,
+                |c| c.feature_on.then_some((true, WRONG, Sum::Right)),
+                ["not-affected", "affected"],
+            ),
+            (
+                "wrong only with the feature off",
+                |c| c.nat == Nat::Port && !c.feature_on,
+                |_| Some((true, WRONG, Sum::Right)),
+                ["WrongWithFeatureOff", "WrongWithFeatureOff"],
+            ),
+            (
+                "wrong without NAT",
+                |c| c.outer_checksum == Outer::Present,
+                |c| Some((c.nat != Nat::None, WRONG, Sum::Right)),
+                ["not-affected", "WrongWithoutNat"],
+            ),
+            (
+                "nothing arrives",
+                |_| true,
+                |_| None,
+                ["NoPacket", "NoPacket"],
+            ),
+            (
+                "one packet lost",
+                |c| c.feature_on && c.nat == Nat::Port && c.inner == Inner::Udp,
+                |_| None,
+                ["NoPacket", "NoPacket"],
+            ),
+            (
+                "one packet lost, another corrupt",
+                |c| c.feature_on && c.nat == Nat::Port,
+                |c| (c.inner == Inner::Udp).then_some((true, WRONG, Sum::Right)),
+                ["affected cured=true", "affected cured=true"],
+            ),
+            (
+                "NAT does not work",
+                |c| c.nat == Nat::Address,
+                |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
+                ["NotRewritten", "NotRewritten"],
+            ),
+            (
+                "a corrupt packet that was not rewritten proves nothing",
+                |c| c.nat == Nat::Address,
+                |_| Some((false, WRONG, Sum::Right)),
+                ["NotRewritten", "NotRewritten"],
+            ),
+            (
+                "NAT of someone else",
+                |c| c.nat == Nat::None,
+                |c| intact(c).map(|(_, outer, inner)| (true, outer, inner)),
+                ["RewrittenWithoutNat", "RewrittenWithoutNat"],
+            ),
+            (
+                "the underlay does not finish checksums",
+                |c| c.feature_on,
+                |c| intact(c).map(|(rewritten, _, _)| (rewritten, WRONG, WRONG)),
+                ["Unfinished", "Unfinished"],
+            ),
+            (
+                "never an outer checksum",
+                |_| true,
+                |c| Some((c.nat != Nat::None, Sum::None, Sum::Right)),
+                ["not-affected", "ModeNotKept"],
+            ),
+            (
+                "always an outer checksum",
+                |_| true,
+                |c| Some((c.nat != Nat::None, Sum::Right, Sum::Right)),
+                ["ModeNotKept", "not-affected"],
+            ),
+            (
+                "no IPv6",
+                |c| c.family == Family::Ipv6,
+                |_| None,
+                ["not-affected", "not-affected"],
+            ),
+            (
+                "IPv6 works and its NAT does not",
+                |c| c.family == Family::Ipv6 && c.nat != Nat::None,
+                |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
+                ["NotRewritten", "NotRewritten"],
+            ),
+            (
+                "only IPv6 works, and is fine",
+                |c| c.family == Family::Ipv4,
+                |_| None,
+                ["NoPacket", "NoPacket"],
+            ),
+            (
+                "only IPv6 works, and is corrupt",
+                |c| c.feature_on || c.family == Family::Ipv4,
+                |c| match (c.family, c.nat) {
+                    (Family::Ipv4, _) => None,
+                    (_, Nat::None) => intact(c),
+                    _ => Some((true, WRONG, Sum::Right)),
+                },
+                ["affected cured=true", "affected cured=true"],
+            ),
+        ];
+        for (name, changed, change, expected) in rows {
+            let cases = run(|c| if changed(c) { change(c) } else { intact(c) });
+            assert_eq!(short(&results(&cases, None)), *expected, "{name}");
+        }
+        // Corrupt over IPv4 and cured there, the cure over IPv6 not seen.
+        let cases = run(|c| match (nat(c) && present(c), c.feature_on, v6(c)) {
+            (true, true, _) => Some((true, WRONG, Sum::Right)),
+            (true, false, true) => None,
+            _ => intact(c),
+        });
+        assert_eq!(short(&results(&cases, None)), ["not-affected", "affected"]);
+    }
+
+    #[test]
+    fn a_run_that_failed_or_is_not_whole_says_nothing() {
+        let reason = Reason {
+            code: Code::NoVxlan,
+            text: "x".to_owned(),
+        };
+        let whole = run(intact);
+        assert_eq!(
+            short(&results(&whole, Some(&reason))),
+            ["NoVxlan", "NoVxlan"]
+        );
+        assert_eq!(short(&results(&[], None)), ["SetupFailed", "SetupFailed"]);
+        for lost in 0..whole.len() {
+            let mut cases = whole.clone();
+            cases.remove(lost);
+            assert_eq!(
+                short(&results(&cases, None)),
+                ["SetupFailed", "SetupFailed"]
+            );
+            cases.insert(lost, whole[(lost + 1) % whole.len()].clone());
+            assert_eq!(
+                short(&results(&cases, None)),
+                ["SetupFailed", "SetupFailed"]
+            );
+        }
+    }
+}

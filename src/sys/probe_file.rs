@@ -1,0 +1,57 @@
+//! `/run/vxcsum/probe.json`: the last probe of this boot.
+//!
+//! Owns reading and replacing the file. What stands in it is checked by `probe`.
+
+use std::io;
+use std::path::Path;
+
+use super::state_file::{read_text, replace, run_dir};
+use crate::probe::{Machine, ProbeRun};
+
+const NAME: &str = "probe.json";
+
+/// The run that was stored on this boot of this kernel, if there is one. `note` gets a sentence about a file that is there
+/// and is not used.
+pub fn load(root: &Path, machine: &Machine, mut note: impl FnMut(String)) -> Option<ProbeRun> {
+    let path = run_dir(root).join(NAME);
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(e) => {
+            note(format!(
+                "read {}: {e}; going on without a measurement",
+                path.display()
+            ));
+            return None;
+        }
+    };
+    match ProbeRun::from_json(text.as_bytes()) {
+        Ok(run) if run.is_of(machine) => Some(run),
+        Ok(_) => {
+            note(format!(
+                "{} is of another boot or kernel; ignored: run vxcsum probe",
+                path.display()
+            ));
+            None
+        }
+        Err(e) => {
+            note(format!(
+                "{}: {e}; ignored: run vxcsum probe",
+                path.display()
+            ));
+            None
+        }
+    }
+}
+
+/// Replaces the file in one step.
+///
+/// # Errors
+/// One sentence.
+pub fn save(root: &Path, run: &ProbeRun) -> Result<(), String> {
+    let dir = run_dir(root);
+    run.to_json()
+        .map_err(io::Error::from)
+        .and_then(|text| replace(&dir, NAME, text.as_bytes()))
+        .map_err(|e| format!("write {}: {e}", dir.join(NAME).display()))
+}

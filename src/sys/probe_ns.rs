@@ -1,0 +1,328 @@
+//! The probe's network namespace: building it, sending into it, capturing what comes out.
+//!
+//! Owns the thread that the namespace lives in. May not judge what it captures. Everything happens in a thread of its
+//! own that leaves the host's network namespace before anything else and never comes back: the namespace and all that
+//! is in it belong to that thread and its sockets, and the kernel removes them with the last of them, however the
+//! process ends. Nothing gets a name outside, and no file is written.
+//!
+//! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), nfnetlink, `nf_tables`, its `nat`
+//! chain and expression (`nft_chain_nat`, `nft_nat`, `nf_nat`, `nf_conntrack`), `af_packet`. They stay loaded.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv,
+    send, socket_with,
+};
+
+use super::{ioctl, state_file};
+use crate::facts::IfName;
+use crate::probe::plan::{self, Step};
+use crate::probe::{
+    Case, Code, Family, Inner, Limits, Machine, Observed, ProbeRun, Reason, observe,
+};
+use crate::wire::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::wire::nat_setup::{Requests, acks};
+
+/// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1613>
+const ETHTOOL_GTXCSUM: u32 = 0x16;
+const ETHTOOL_STXCSUM: u32 = 0x17;
+
+/// What the machine calls itself: uname(2) and the boot id.
+pub fn machine() -> Machine {
+    let uname = rustix::system::uname();
+    Machine {
+        release: uname.release().to_string_lossy().into_owned(),
+        version: uname.version().to_string_lossy().into_owned(),
+        boot_id: state_file::boot_id(),
+    }
+}
+
+/// Runs the probe. Never fails: what went wrong is in the result.
+///
+/// A run that is out of time leaves its thread behind, which waits for the kernel; it ends with the process at the
+/// latest.
+pub fn run(limits: &Limits) -> ProbeRun {
+    let begun = Instant::now();
+    let limits = *limits;
+    let (sender, receiver) = mpsc::channel();
+    let measured = thread::Builder::new()
+        .name("vxcsum-probe".to_owned())
+        .spawn(move || {
+            let measured = measure(begun + limits.total, limits.packets);
+            // Nobody listens any more if the time is up.
+            let _ = sender.send(measured);
+        })
+        .map_err(|error| failed(Step::Namespace, errno_of(&error)))
+        .and_then(|thread| match receiver.recv_timeout(limits.total) {
+            Ok(measured) => {
+                // Its sockets are closed; with the thread gone the namespace is gone as well.
+                let _ = thread.join();
+                measured
+            }
+            Err(RecvTimeoutError::Timeout) => Err(timeout()),
+            Err(RecvTimeoutError::Disconnected) => Err(Reason {
+                code: Code::SetupFailed,
+                text: "probe: its thread ended without a result".to_owned(),
+            }),
+        });
+    ProbeRun::new(measured, machine(), begun.elapsed())
+}
+
+fn measure(deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
+    ioctl::unshare_network().map_err(|e| failed(Step::Namespace, e))?;
+    let unusable = furnish(deadline)?;
+    let switches = ioctl::Socket::open().map_err(|e| failed(Step::Offload, e))?;
+    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .map_err(|e| failed(Step::Offload, errno_of(&e)))?;
+    for end in [plan::UNDERLAY, plan::PEER] {
+        switch(&switches, end.name, false)?;
+    }
+    let capture = Capture::open()?;
+    let mut cases = Vec::new();
+    for feature_on in [true, false] {
+        for (family, _, device) in plan::VXLANS {
+            if family == Family::Ipv4 || unusable.is_none() {
+                switch(&switches, device.name, feature_on)?;
+            }
+        }
+        let mut half = plan::cases(feature_on);
+        if let Some(reason) = &unusable {
+            for case in half.iter_mut().filter(|c| c.family == Family::Ipv6) {
+                case.observed = Observed::Missing(reason.clone());
+            }
+        }
+        let _connections = send_all(&udp, &mut half);
+        capture.collect(&mut half, deadline.min(Instant::now() + patience))?;
+        cases.append(&mut half);
+    }
+    Ok(cases)
+}
+
+/// Builds devices and NAT. Returns why an IPv6 underlay cannot be had, if it cannot.
+fn furnish(deadline: Instant) -> Result<Option<Reason>, Reason> {
+    let mut unusable = None;
+    let mut note = |reason: Reason, family| {
+        if family == Some(Family::Ipv6) {
+            unusable.get_or_insert(reason);
+            Ok(())
+        } else {
+            Err(reason)
+        }
+    };
+    let (requests, steps) = plan::devices();
+    for (seq, errno) in exchange(None, &requests, Step::Netlink, deadline)? {
+        let step = steps.iter().find(|(s, _)| *s == seq);
+        let step = step.map_or(Step::Netlink, |(_, step)| *step);
+        if errno != 0 {
+            note(step.failed(errno), step.family())?;
+        }
+    }
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let step = Step::Nat(family);
+        let answers = exchange(Some(netlink::NETFILTER), &plan::nat(family), step, deadline)?;
+        if let Some((_, errno)) = answers.iter().find(|(_, errno)| *errno != 0) {
+            note(step.failed(*errno), step.family())?;
+        }
+    }
+    Ok(unusable)
+}
+
+/// Sends requests and waits for the answers to all of them. A batch of `nf_tables` that fails is not answered in full:
+/// its first error ends the wait.
+fn exchange(
+    protocol: Option<Protocol>,
+    requests: &Requests,
+    step: Step,
+    deadline: Instant,
+) -> Result<Vec<(u32, i32)>, Reason> {
+    let fail = |errno: Errno| step.failed(errno.raw_os_error());
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        protocol,
+    )
+    .map_err(fail)?;
+    send(&socket, requests.bytes(), SendFlags::empty()).map_err(fail)?;
+    let mut answers = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while answers.len() < requests.acks.len() {
+        if protocol.is_some() && answers.iter().any(|(_, errno)| *errno != 0) {
+            break;
+        }
+        match recv(&socket, &mut buffer[..], RecvFlags::empty()) {
+            Ok((len, _)) => answers.append(&mut acks(&buffer[..len])),
+            Err(Errno::AGAIN) => {
+                if !await_input(&[socket.as_fd()], deadline) {
+                    return Err(timeout());
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(fail(errno)),
+        }
+    }
+    Ok(answers)
+}
+
+/// Turns `tx-checksum-ip-generic` on or off and makes sure of it. Uses the oldest of ethtool's commands, which all
+/// kernels have: on a VXLAN device it is about no other feature.
+fn switch(socket: &ioctl::Socket, device: &str, on: bool) -> Result<(), Reason> {
+    let fail = |errno: Errno| Reason {
+        text: format!(
+            "probe: {device}: switch checksum offload: {}",
+            io::Error::from(errno)
+        ),
+        ..failed(Step::Offload, errno)
+    };
+    let name = IfName::new(device.as_bytes()).ok_or_else(|| fail(Errno::INVAL))?;
+    socket
+        .ethtool_value(&name, ETHTOOL_STXCSUM, on.into())
+        .map_err(fail)?;
+    let active = socket
+        .ethtool_value(&name, ETHTOOL_GTXCSUM, 0)
+        .map_err(fail)?;
+    if (active != 0) == on {
+        return Ok(());
+    }
+    Err(Reason {
+        code: Code::FeatureStuck,
+        text: format!(
+            "probe: {device}: checksum offload does not turn {}",
+            if on { "on" } else { "off" }
+        ),
+    })
+}
+
+/// Sends every packet of these cases that can be sent. The answer keeps half-open connections from being reset.
+fn send_all(udp: &UdpSocket, cases: &mut [Case]) -> Vec<OwnedFd> {
+    let mut connections = Vec::new();
+    for case in cases {
+        let Observed::Missing(Reason {
+            code: Code::NoPacket,
+            ..
+        }) = case.observed
+        else {
+            continue;
+        };
+        let to = plan::destination(case);
+        let sent = match case.inner {
+            Inner::Udp => udp.send_to(b"vxcsum probe", to).map(|_| ()),
+            Inner::Tcp => syn(to, &mut connections).map_err(io::Error::from),
+        };
+        if let Err(error) = sent {
+            case.observed = Observed::Missing(Reason {
+                code: Code::NoPacket,
+                text: format!("probe: send a packet: {error}"),
+            });
+        }
+    }
+    connections
+}
+
+fn syn(to: SocketAddrV4, connections: &mut Vec<OwnedFd>) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => {
+            connections.push(socket);
+            Ok(())
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Packet sockets for IPv4 and IPv6 frames. A socket for one protocol sees what a device receives and not what one
+/// sends, which here leaves only the far end of the veth pair.
+struct Capture([OwnedFd; 2]);
+
+impl Capture {
+    fn open() -> Result<Self, Reason> {
+        let open = |ethertype: u16| {
+            socket_with(
+                AddressFamily::PACKET,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                NonZeroU32::new(ethertype.to_be().into()).map(Protocol::from_raw),
+            )
+            .map_err(|errno| Step::Capture.failed(errno.raw_os_error()))
+        };
+        Ok(Self([open(ETHERTYPE_IPV4)?, open(ETHERTYPE_IPV6)?]))
+    }
+
+    /// Fills in what arrives until every packet that was sent is there or the deadline has passed.
+    fn collect(&self, cases: &mut [Case], deadline: Instant) -> Result<(), Reason> {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut open = cases.iter().filter(|c| awaited(c)).count();
+        while open > 0 {
+            let mut idle = true;
+            for socket in &self.0 {
+                let len = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
+                    Ok((len, _)) => len,
+                    Err(Errno::AGAIN | Errno::INTR) => continue,
+                    Err(errno) => return Err(Step::Capture.failed(errno.raw_os_error())),
+                };
+                idle = false;
+                let bytes = &buffer[..len];
+                // Whatever else the kernel sends, such as router solicitations, is no VXLAN frame of any case.
+                let Ok(parsed) = frame::parse(bytes) else {
+                    continue;
+                };
+                let owner = cases.iter_mut().find(|c| plan::is_of(c, &parsed));
+                if let Some(case) = owner.filter(|c| awaited(c))
+                    && let Ok(observed) = observe(case.family, bytes)
+                {
+                    case.observed = observed;
+                    open -= 1;
+                }
+            }
+            if idle && !await_input(&[self.0[0].as_fd(), self.0[1].as_fd()], deadline) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn awaited(case: &Case) -> bool {
+    matches!(&case.observed, Observed::Missing(reason) if reason.code == Code::NoPacket)
+}
+
+/// Waits until one of the sockets can be read. False if the deadline has passed.
+fn await_input(sockets: &[BorrowedFd], deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Ok(timeout) = left.try_into() else {
+        return false;
+    };
+    let mut fds: Vec<PollFd> = sockets
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(ready) => ready > 0,
+        Err(errno) => errno == Errno::INTR && !left.is_zero(),
+    }
+}
+
+fn failed(step: Step, errno: Errno) -> Reason {
+    step.failed(errno.raw_os_error())
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn timeout() -> Reason {
+    Reason {
+        code: Code::Timeout,
+        text: "probe: out of time before the kernel had answered".to_owned(),
+    }
+}

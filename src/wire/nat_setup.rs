@@ -1,0 +1,416 @@
+//! Requests that give a network namespace source NAT, as `nf_tables` takes them over netlink.
+//!
+//! Owns the bytes of a batch with one table, one postrouting chain and its rules, and the numbering of requests.
+//! Pure: may not send anything. Values and layout: `linux/netfilter/nf_tables.h`,
+//! <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/netfilter/nf_tables.h>.
+
+use core::net::IpAddr;
+use core::ops::RangeInclusive;
+
+use super::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer, acknowledgement, is_acknowledgement,
+};
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_NEWRULE: u16 = 6;
+
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
+const NFTA_NAT_FLAGS: u16 = 7;
+
+const NFT_REG_1: u32 = 1;
+const NFT_REG_2: u32 = 2;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_CMP_EQ: u32 = 0;
+const NFT_NAT_SNAT: u32 = 0;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED | NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const PORT_FULLY_RANDOM: u32 = 1 << 1 | 1 << 4;
+const NF_INET_POST_ROUTING: u32 = 4;
+/// `NF_IP_PRI_NAT_SRC`.
+const PRIORITY_NAT_SRC: u32 = 100;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+
+const TABLE: &[u8] = b"vxcsum-probe\0";
+const CHAIN: &[u8] = b"postrouting\0";
+
+/// What a rule makes of the source of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    /// Another address, of the family of the rule's destination; the port stays where it is free.
+    Address(IpAddr),
+    /// A port out of this range, drawn as `random-fully` does; the address stays.
+    Port(RangeInclusive<u16>),
+}
+
+/// Source NAT for all packets to one destination address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceNat {
+    /// Which packets.
+    pub dst: IpAddr,
+    /// What becomes of them.
+    pub rewrite: Rewrite,
+}
+
+/// Netlink messages to be sent in one go; each has its own sequence number, counted from 1.
+#[derive(Debug, Default)]
+pub struct Requests {
+    writer: Writer,
+    /// The sequence numbers that the kernel has to acknowledge, in order.
+    pub acks: Vec<u32>,
+    last_seq: u32,
+}
+
+impl Requests {
+    /// The messages.
+    pub fn bytes(&self) -> &[u8] {
+        self.writer.bytes()
+    }
+
+    /// Appends one message; its sequence number is returned.
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Writer),
+    ) -> u32 {
+        self.last_seq += 1;
+        let open = self.writer.message(kind, flags, self.last_seq, header);
+        body(&mut self.writer);
+        self.writer.end_message(&open);
+        self.last_seq
+    }
+
+    /// Appends one message that has to be acknowledged.
+    pub fn acked(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Writer),
+    ) -> u32 {
+        let seq = self.message(kind, flags | NLM_F_ACK, header, body);
+        self.acks.push(seq);
+        seq
+    }
+}
+
+/// The answers in what a netlink socket received: sequence number and errno, which is 0 for an acknowledgement. What
+/// cannot be read is no answer.
+pub fn acks(datagram: &[u8]) -> Vec<(u32, i32)> {
+    super::messages(datagram)
+        .flatten()
+        .filter(is_acknowledgement)
+        .filter_map(|message| {
+            let errno = match acknowledgement(&message).ok()? {
+                Ok(()) => 0,
+                Err(e) => e.errno,
+            };
+            Some((message.seq, errno))
+        })
+        .collect()
+}
+
+/// A batch that creates a table, a postrouting chain of type `nat` and these rules in it. The destinations have to be of
+/// one family, which is IPv6 if `ipv6` is set. Needs `nf_tables` with its `nat` chain type and expression.
+pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
+    let family = if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
+    // struct nfgenmsg: family, version, resource id in network byte order.
+    let header = [family, 0, 0, 0];
+    let batch = [0, 0, 0, NFNL_SUBSYS_NFTABLES.to_be_bytes()[1]];
+    let kind = |message: u16| NFNL_SUBSYS_NFTABLES << 8 | message;
+    let mut requests = Requests::default();
+    // Whoever fails answers without being asked to; an acknowledged BEGIN would be answered twice.
+    requests.message(NFNL_MSG_BATCH_BEGIN, 0, &batch, |_| {});
+    requests.acked(
+        kind(NFT_MSG_NEWTABLE),
+        NLM_F_CREATE | NLM_F_EXCL,
+        &header,
+        |b| {
+            b.put(NFTA_TABLE_NAME, TABLE);
+        },
+    );
+    requests.acked(
+        kind(NFT_MSG_NEWCHAIN),
+        NLM_F_CREATE | NLM_F_EXCL,
+        &header,
+        |b| {
+            b.put(NFTA_CHAIN_TABLE, TABLE);
+            b.put(NFTA_CHAIN_NAME, CHAIN);
+            b.put_nest(NFTA_CHAIN_HOOK, |b| {
+                put_be32(b, NFTA_HOOK_HOOKNUM, NF_INET_POST_ROUTING);
+                put_be32(b, NFTA_HOOK_PRIORITY, PRIORITY_NAT_SRC);
+            });
+            b.put(NFTA_CHAIN_TYPE, b"nat\0");
+        },
+    );
+    for rule in rules {
+        requests.acked(
+            kind(NFT_MSG_NEWRULE),
+            NLM_F_CREATE | NLM_F_APPEND,
+            &header,
+            |b| {
+                b.put(NFTA_RULE_TABLE, TABLE);
+                b.put(NFTA_RULE_CHAIN, CHAIN);
+                b.put_nest(NFTA_RULE_EXPRESSIONS, |b| expressions(b, family, rule));
+            },
+        );
+    }
+    requests.message(NFNL_MSG_BATCH_END, 0, &batch, |_| {});
+    requests
+}
+
+fn expressions(buf: &mut Writer, family: u8, rule: &SourceNat) {
+    // Where the destination address is in the IP header, and how long it is.
+    let (offset, dst) = match rule.dst {
+        IpAddr::V4(a) => (16, a.octets().to_vec()),
+        IpAddr::V6(a) => (24, a.octets().to_vec()),
+    };
+    expression(buf, b"payload\0", |b| {
+        put_be32(b, NFTA_PAYLOAD_DREG, NFT_REG_1);
+        put_be32(b, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
+        put_be32(b, NFTA_PAYLOAD_OFFSET, offset);
+        put_be32(b, NFTA_PAYLOAD_LEN, if offset == 16 { 4 } else { 16 });
+    });
+    expression(buf, b"cmp\0", |b| {
+        put_be32(b, NFTA_CMP_SREG, NFT_REG_1);
+        put_be32(b, NFTA_CMP_OP, NFT_CMP_EQ);
+        b.put_nest(NFTA_CMP_DATA, |b| b.put(NFTA_DATA_VALUE, &dst));
+    });
+    match &rule.rewrite {
+        Rewrite::Address(IpAddr::V4(a)) => immediate(buf, NFT_REG_1, &a.octets()),
+        Rewrite::Address(IpAddr::V6(a)) => immediate(buf, NFT_REG_1, &a.octets()),
+        Rewrite::Port(range) => {
+            immediate(buf, NFT_REG_1, &range.start().to_be_bytes());
+            immediate(buf, NFT_REG_2, &range.end().to_be_bytes());
+        }
+    }
+    expression(buf, b"nat\0", |b| {
+        put_be32(b, NFTA_NAT_TYPE, NFT_NAT_SNAT);
+        put_be32(b, NFTA_NAT_FAMILY, family.into());
+        match rule.rewrite {
+            Rewrite::Address(_) => put_be32(b, NFTA_NAT_REG_ADDR_MIN, NFT_REG_1),
+            Rewrite::Port(_) => {
+                put_be32(b, NFTA_NAT_REG_PROTO_MIN, NFT_REG_1);
+                put_be32(b, NFTA_NAT_REG_PROTO_MAX, NFT_REG_2);
+                put_be32(b, NFTA_NAT_FLAGS, PORT_FULLY_RANDOM);
+            }
+        }
+    });
+}
+
+fn expression(buf: &mut Writer, name: &[u8], data: impl FnOnce(&mut Writer)) {
+    buf.put_nest(NFTA_LIST_ELEM, |b| {
+        b.put(NFTA_EXPR_NAME, name);
+        b.put_nest(NFTA_EXPR_DATA, data);
+    });
+}
+
+fn immediate(buf: &mut Writer, register: u32, value: &[u8]) {
+    expression(buf, b"immediate\0", |b| {
+        put_be32(b, NFTA_IMMEDIATE_DREG, register);
+        b.put_nest(NFTA_IMMEDIATE_DATA, |b| b.put(NFTA_DATA_VALUE, value));
+    });
+}
+
+fn put_be32(buf: &mut Writer, kind: u16, value: u32) {
+    buf.put(kind, &value.to_be_bytes());
+}
+
+/// Netlink messages as text, for the tests of whoever writes them.
+#[cfg(test)]
+pub mod text {
+    use std::fmt::Write as _;
+
+    /// One line a message: kind, flags, sequence number, header, attributes, those that hold attributes in brackets.
+    /// `skip` says how much of an attribute comes before the attributes in it, by the kinds on the way to it.
+    ///
+    /// # Panics
+    /// Where a length or the padding is not as netlink has it.
+    pub fn messages(mut bytes: &[u8], header_len: usize, skip: fn(&[u16]) -> usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        while !bytes.is_empty() {
+            let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+            let len = usize::from(u16_at(0));
+            let (kind, flags, seq) = (u16_at(4), u16_at(6), u16_at(8));
+            assert!(len % 4 == 0 && bytes[2..4] == [0, 0] && bytes[10..16] == [0; 6]);
+            let start = 16 + header_len;
+            let mut line = format!("{kind:x} {flags:x} #{seq} {}", hex(&bytes[16..start]));
+            attributes(&bytes[start..len], &mut Vec::new(), skip, &mut line);
+            lines.push(line);
+            bytes = &bytes[len..];
+        }
+        lines
+    }
+
+    fn attributes(
+        mut bytes: &[u8],
+        path: &mut Vec<u16>,
+        skip: fn(&[u16]) -> usize,
+        out: &mut String,
+    ) {
+        while !bytes.is_empty() {
+            let len = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+            let kind = u16::from_ne_bytes([bytes[2], bytes[3]]);
+            let padded = len.next_multiple_of(4);
+            assert!(bytes[len..padded].iter().all(|b| *b == 0));
+            if kind & crate::wire::NLA_F_NESTED == 0 {
+                let _ = write!(out, " {kind}={}", hex(&bytes[4..len]));
+            } else {
+                let kind = kind & !crate::wire::NLA_F_NESTED;
+                path.push(kind);
+                let start = 4 + skip(path);
+                let _ = write!(out, " {kind}[{}", hex(&bytes[4..start]));
+                attributes(&bytes[start..len], path, skip, out);
+                out.push_str(" ]");
+                path.pop();
+            }
+            bytes = &bytes[padded..];
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::new(), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
+    }
+}
+
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+
+    /// As nft 1.0 sends `add table`, `add chain ... { type nat hook postrouting priority 100; }`,
+    /// `add rule ... ip daddr 192.0.2.3 snat to 192.0.2.9` and, less its match of the protocol,
+    /// `add rule ... ip daddr 192.0.2.4 ip protocol udp snat to :20000-29999 fully-random`.
+    #[test]
+    fn a_batch() {
+        let rules = [
+            SourceNat {
+                dst: "192.0.2.3".parse().unwrap(),
+                rewrite: Rewrite::Address("192.0.2.9".parse().unwrap()),
+            },
+            SourceNat {
+                dst: "192.0.2.4".parse().unwrap(),
+                rewrite: Rewrite::Port(20_000..=29_999),
+            },
+        ];
+        let requests = source_nat(false, &rules);
+        let table = "76786373756d2d70726f626500";
+        let chain = "706f7374726f7574696e6700";
+        let payload = "1[ 1=7061796c6f616400 2[ 1=00000001 2=00000001 3=00000010 4=00000004 ] ]";
+        let cmp =
+            |address: &str| format!("1[ 1=636d7000 2[ 1=00000001 2=00000000 3[ 1={address} ] ] ]");
+        let immediate = |register: u8, value: &str| {
+            format!("1[ 1=696d6d65646961746500 2[ 1=0000000{register} 2[ 1={value} ] ] ]")
+        };
+        let nat = |rest: &str| format!("1[ 1=6e617400 2[ 1=00000000 2=00000002 {rest} ] ]");
+        let rule = |seq: u8, expressions: [String; 3]| {
+            format!(
+                "a06 c05 #{seq} 02000000 1={table} 2={chain} 4[ {payload} {} ]",
+                expressions.join(" ")
+            )
+        };
+        assert_eq!(
+            text::messages(requests.bytes(), 4, |_| 0),
+            [
+                "10 1 #1 0000000a".to_owned(),
+                format!("a00 605 #2 02000000 1={table}"),
+                format!(
+                    "a03 605 #3 02000000 1={table} 3={chain} 4[ 1=00000004 2=00000064 ] 7=6e617400"
+                ),
+                rule(
+                    4,
+                    [cmp("c0000203"), immediate(1, "c0000209"), nat("3=00000001"),]
+                ),
+                rule(
+                    5,
+                    [
+                        cmp("c0000204"),
+                        format!("{} {}", immediate(1, "4e20"), immediate(2, "752f")),
+                        nat("5=00000001 6=00000002 7=00000012"),
+                    ]
+                ),
+                "11 1 #6 0000000a".to_owned(),
+            ]
+        );
+        assert_eq!(requests.acks, [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn ipv6_addresses_are_further_back_and_longer() {
+        let rule = SourceNat {
+            dst: "2001:db8::3".parse().unwrap(),
+            rewrite: Rewrite::Address("2001:db8::9".parse().unwrap()),
+        };
+        let lines = text::messages(source_nat(true, &[rule]).bytes(), 4, |_| 0);
+        for part in [
+            "a06 c05 #4 0a000000",
+            "3=00000018 4=00000010",
+            "1=20010db8000000000000000000000003",
+            "1=20010db8000000000000000000000009",
+            "2=0000000a 3=00000001",
+        ] {
+            assert!(lines[3].contains(part), "{part} not in {}", lines[3]);
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let answer = |kind: u8, seq: u8, code: i32| {
+            let mut message = vec![36, 0, 0, 0, kind, 0, 0, 0, seq, 0, 0, 0, 0, 0, 0, 0];
+            message.extend_from_slice(&code.to_ne_bytes());
+            message.resize(36, 0);
+            message
+        };
+        let two = [answer(2, 7, 0), answer(2, 8, -95)].concat();
+        assert_eq!(acks(&two), [(7, 0), (8, 95)]);
+        assert_eq!(
+            acks(&[answer(3, 1, -1), answer(2, 2, 0)].concat()),
+            [(2, 0)]
+        );
+        assert_eq!(acks(&answer(2, 1, i32::MIN)), [(1, i32::MAX)]);
+        // Cut off, or with lengths that lead nowhere.
+        for len in 0..36 {
+            assert_eq!(acks(&two[..len]), []);
+            assert_eq!(acks(&two[..36 + len]), [(7, 0)]);
+        }
+        for len in [0, 15, 16, 19] {
+            let mut message = answer(2, 1, -1);
+            message[0] = len;
+            assert_eq!(acks(&message), [], "length {len}");
+        }
+    }
+}

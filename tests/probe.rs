@@ -1,0 +1,352 @@
+//! The probe on the running kernel: what it finds, that others find the same, and that nothing is left.
+//!
+//! Needs root, tcpdump(8), setpriv(1) and unshare(1); fails without them. Everything happens in namespaces of its own.
+//! Needs a kernel with VXLAN, veth and `nf_tables` NAT.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vxcsum::kernel::BugId;
+use vxcsum::probe::{Code, Limits, Nat, Observed, Outcome, Outer, ProbeRun};
+use vxcsum::sys::probe_ns::{machine, run};
+use vxcsum::wire::frame::Sum;
+
+/// Where [`child`] writes its result; the presence of the variable is what makes it a child.
+const OUT: &str = "VXCSUM_TEST_PROBE_OUT";
+
+/// What the others run in a process of its own, with other rights. Holds nothing afterwards that it did not before.
+#[test]
+#[ignore = "run by the other tests"]
+fn child() {
+    let out = std::env::var_os(OUT).expect("only to be run by the other tests");
+    let files = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let (files_before, namespaces_before) = (files(), namespaces_of("self"));
+    let run = run(&Limits::default());
+    assert_eq!(files(), files_before);
+    // The kernel needs a moment to bury a thread that has ended.
+    let begun = Instant::now();
+    while namespaces_of("self") != namespaces_before {
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+    fs::write(out, run.to_json().unwrap()).unwrap();
+}
+
+/// A command that runs [`child`] by way of `wrapper`.
+fn child_command(wrapper: &[&str], out: &Path) -> Command {
+    let exe = std::env::current_exe().unwrap();
+    let mut words = wrapper.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    words.push(exe.to_str().unwrap().to_owned());
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(OUT, out)
+        .stdout(Stdio::null());
+    command
+}
+
+/// The result of [`child`] run by way of `wrapper`.
+fn run_child(wrapper: &[&str]) -> ProbeRun {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run.json");
+    let status = child_command(wrapper, &out).status();
+    let status = status.unwrap_or_else(|e| panic!("{wrapper:?}: {e}"));
+    assert!(status.success(), "{wrapper:?}: {status}");
+    ProbeRun::from_json(&fs::read(out).unwrap()).unwrap()
+}
+
+fn codes(run: &ProbeRun) -> Vec<Option<Code>> {
+    let code = |id| match &run.bug(id).outcome {
+        Outcome::Inconclusive(reason) => Some(reason.code),
+        Outcome::Affected | Outcome::NotAffected => None,
+    };
+    BugId::ALL.map(code).to_vec()
+}
+
+/// Both bugs have an answer, every packet was seen, and the feature off is a cure for whatever there is.
+fn assert_conclusive(run: &ProbeRun) {
+    for result in &run.results {
+        match (&result.outcome, result.cured) {
+            (Outcome::NotAffected, None) | (Outcome::Affected, Some(true)) => {}
+            other => panic!("{}: {other:?} ({:?})", result.id.as_str(), run.failed),
+        }
+    }
+    for case in &run.cases {
+        let Observed::Frame { outer, inner, .. } = &case.observed else {
+            panic!("nothing captured: {case:?}");
+        };
+        assert_eq!(*inner, Sum::Right, "{case:?}");
+        if case.nat == Nat::None || !case.feature_on {
+            let expected = match case.outer_checksum {
+                Outer::Zero => Sum::None,
+                Outer::Present => Sum::Right,
+            };
+            assert_eq!(*outer, expected, "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn the_running_kernel() {
+    let run = run(&Limits::default());
+    assert_conclusive(&run);
+    assert!(run.is_of(&machine()));
+    let text = run.to_json().unwrap();
+    let again = ProbeRun::from_json(text.as_bytes()).unwrap();
+    assert_eq!(again.to_json().unwrap(), text);
+}
+
+/// tcpdump reads the same frames and has the last word on every checksum.
+#[test]
+fn tcpdump_agrees() {
+    let run = run(&Limits::default());
+    assert_conclusive(&run);
+    // <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>: LINKTYPE_ETHERNET is 1.
+    let mut pcap = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 0xffff, 1] {
+        pcap.extend_from_slice(&word.to_ne_bytes());
+    }
+    let mut seen = Vec::new();
+    for case in &run.cases {
+        let Observed::Frame {
+            outer,
+            inner,
+            frame,
+            ..
+        } = &case.observed
+        else {
+            panic!("nothing captured: {case:?}");
+        };
+        let len = u32::try_from(frame.0.len()).unwrap();
+        for word in [0, 0, len, len] {
+            pcap.extend_from_slice(&word.to_ne_bytes());
+        }
+        pcap.extend_from_slice(&frame.0);
+        seen.push((*outer, *inner));
+    }
+    let mut tcpdump = Command::new("tcpdump")
+        .args(["-nn", "-vv", "-t", "-r", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run tcpdump");
+    tcpdump.stdin.take().unwrap().write_all(&pcap).unwrap();
+    let mut text = String::new();
+    let mut stdout = tcpdump.stdout.take().unwrap();
+    stdout.read_to_string(&mut text).unwrap();
+    assert!(tcpdump.wait().unwrap().success());
+    // The words before "VXLAN" are about the outer packet, those behind about the inner one.
+    let packets = records(&text);
+    assert_eq!(packets.len(), seen.len(), "{text}");
+    for (packet, (outer, inner)) in packets.iter().zip(seen) {
+        let (before, after) = packet.split_once("VXLAN").expect(packet);
+        assert_eq!(said(before), outer, "{packet}");
+        assert_eq!(said(after), inner, "{packet}");
+    }
+}
+
+/// tcpdump's text, one string a packet. Only a packet's first line begins with its protocol and is followed by others;
+/// the inner packet begins like that as well, and its line comes after the one with "VXLAN".
+fn records(text: &str) -> Vec<String> {
+    let mut records: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        let header = line.starts_with("IP ") || line.starts_with("IP6 ");
+        if header && !inside {
+            records.push(String::new());
+        }
+        if header {
+            inside = false;
+        }
+        inside |= line.contains("VXLAN");
+        let record = records.last_mut().expect("text before the first packet");
+        record.push_str(line);
+        record.push('\n');
+    }
+    records
+}
+
+/// What tcpdump says of the checksum of one packet.
+fn said(text: &str) -> Sum {
+    let hex = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+    let words: Vec<&str> = text
+        .split([' ', ',', '\n', '[', ']', '(', ')', '!'])
+        .collect();
+    let at = |run: &[&str]| words.windows(run.len()).position(|w| w == run);
+    if at(&["no", "cksum"]).is_some() {
+        return Sum::None;
+    }
+    // UDP: "[bad udp cksum 0x1234 -> 0x5678!]"; TCP: "cksum 0x1234 (incorrect -> 0x5678)".
+    if let Some(at) = at(&["bad", "udp", "cksum"]) {
+        // tcpdump does not know that tunnels over IPv6 may go without (RFC 6935).
+        return match hex(words[at + 3]) {
+            0 if text.starts_with("IP6") => Sum::None,
+            found => Sum::Wrong {
+                found,
+                expected: hex(words[at + 5]),
+            },
+        };
+    }
+    assert!(
+        at(&["udp", "sum", "ok"]).is_some() || at(&["correct"]).is_some(),
+        "no checksum in {text}"
+    );
+    Sum::Right
+}
+
+/// The network namespaces that processes, threads and open files of this machine are in.
+fn namespaces_of(pid: &str) -> HashSet<u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let net = tasks.map(|task| task.path().join("ns/net"));
+    let files = fs::read_dir(format!("/proc/{pid}/fd"));
+    let files = files.into_iter().flatten().flatten().map(|fd| fd.path());
+    net.chain(files.filter(|fd| fs::read_link(fd).is_ok_and(|to| to.starts_with("net:"))))
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|meta| meta.ino())
+        .collect()
+}
+
+fn assert_no_device() {
+    let devices = fs::read_to_string("/proc/net/dev").unwrap();
+    assert!(!devices.contains("vxprobe"), "{devices}");
+}
+
+#[test]
+fn nothing_is_left() {
+    // The child looks at itself.
+    assert_conclusive(&run_child(&["setpriv"]));
+    assert_no_device();
+}
+
+/// Kills the process at moments all over a run; whatever the moment, no namespace and no device stays.
+#[test]
+fn killed_at_any_moment() {
+    let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+    let dir = tempfile::tempdir().unwrap();
+    let mut private = 0;
+    for step in 0..24 {
+        let mut child = child_command(&["setpriv"], &dir.path().join("run.json"))
+            .spawn()
+            .unwrap();
+        let namespace = await_namespace(&mut child, own);
+        thread::sleep(Duration::from_millis(step));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let Some(namespace) = namespace else {
+            continue;
+        };
+        private += 1;
+        assert_gone(namespace);
+        assert_no_device();
+    }
+    assert!(
+        private > 12,
+        "only {private} runs were seen in their namespace"
+    );
+}
+
+/// The namespace that a thread of the child is in and this process is not; none if the child was faster.
+fn await_namespace(child: &mut Child, own: u64) -> Option<u64> {
+    let pid = child.id().to_string();
+    while child.try_wait().unwrap().is_none() {
+        if let Some(other) = namespaces_of(&pid).into_iter().find(|ns| *ns != own) {
+            return Some(other);
+        }
+    }
+    None
+}
+
+/// No process, thread or mount holds this namespace. Its number may be given to a namespace of somebody else, but not
+/// forever.
+fn assert_gone(namespace: u64) {
+    let begun = Instant::now();
+    loop {
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        let holder = pids
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+            .find(|pid| namespaces_of(pid).contains(&namespace));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = mounts.contains(&format!("net:[{namespace}]"));
+        if holder.is_none() && !mounted {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "namespace {namespace} is still held by {holder:?}"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn many_at_once() {
+    let runs: Vec<_> = (0..4)
+        .map(|_| thread::spawn(|| run(&Limits::default())))
+        .collect();
+    let mut outcomes = HashSet::new();
+    for run in runs {
+        let run = run.join().unwrap();
+        assert_conclusive(&run);
+        outcomes.insert(format!("{:?}", run.results));
+    }
+    assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+}
+
+#[test]
+fn without_a_capability() {
+    for capability in ["sys_admin", "net_admin", "net_raw"] {
+        let drop = format!("--bounding-set=-{capability}");
+        let inherit = format!("--inh-caps=-{capability}");
+        let run = run_child(&["setpriv", &inherit, &drop]);
+        assert_eq!(codes(&run), [Some(Code::NoPermission); 2], "{capability}");
+        let reason = run.failed.unwrap();
+        assert!(reason.text.contains("CAP_SYS_ADMIN"), "{reason}");
+        assert!(run.cases.is_empty());
+    }
+}
+
+/// Root of a user namespace that has no rights outside measures the same.
+#[test]
+fn in_a_user_namespace() {
+    let own = run(&Limits::default());
+    let run = run_child(&["unshare", "--user", "--map-root-user"]);
+    assert_conclusive(&run);
+    assert_eq!(run.results, own.results);
+}
+
+#[test]
+fn no_more_namespaces_allowed() {
+    let script = "echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\"";
+    let run = run_child(&[
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]);
+    assert_eq!(codes(&run), [Some(Code::SetupFailed); 2]);
+    let reason = run.failed.unwrap();
+    assert!(reason.text.contains("(os error 28)"), "{reason}");
+}
+
+#[test]
+fn out_of_time() {
+    let begun = Instant::now();
+    let run = run(&Limits {
+        total: Duration::from_millis(1),
+        packets: Duration::from_millis(1),
+    });
+    assert_eq!(codes(&run), [Some(Code::Timeout); 2]);
+    assert!(begun.elapsed() < Duration::from_millis(500));
+}
