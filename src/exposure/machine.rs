@@ -1,0 +1,633 @@
+//! Runs the rules on a packet of which only some is known, and collects what may happen to it.
+//!
+//! Owns the abstract interpretation: every path that a packet may take is taken, a test of the mark splits it, and where paths
+//! meet again they are merged. Whatever is not understood may do anything, so a result errs towards "can be rewritten". Pure.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_tables_core.c#L248> (`nft_do_chain`)
+//! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L919> (`nf_nat_inet_fn`: the first nat chain that
+//! rewrites ends the others)
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::bits::{Byte, Mark, Tri, between};
+use super::packet::{Packet, find};
+use super::registers::{Origin, Registers, compare, fill, word};
+use super::rules::{
+    Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Op, Verdict,
+};
+
+/// A packet's state on one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    /// Its mark.
+    pub mark: Mark,
+    /// Bits that tests on this path asked for.
+    pub relied: u32,
+    /// `notrack`.
+    pub untracked: bool,
+    /// A nat chain of this hook has decided.
+    pub translated: bool,
+}
+
+impl State {
+    /// A packet with this mark at the beginning.
+    pub fn new(mark: Mark) -> Self {
+        Self {
+            mark,
+            relied: 0,
+            untracked: false,
+            translated: false,
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.mark.covers(other.mark)
+            && (self.relied, self.untracked, self.translated)
+                == (other.relied, other.untracked, other.translated)
+    }
+}
+
+/// More states than this at one place become one that covers them.
+const MOST_STATES: usize = 32;
+
+/// Adds a state unless another covers it.
+pub fn add(states: &mut Vec<State>, s: State) {
+    if states.iter().any(|t| t.covers(&s)) {
+        return;
+    }
+    states.retain(|t| !s.covers(t));
+    states.push(s);
+    if states.len() > MOST_STATES {
+        let mut merged: Vec<State> = Vec::new();
+        for s in states.drain(..) {
+            match merged
+                .iter_mut()
+                .find(|t| (t.untracked, t.translated) == (s.untracked, s.translated))
+            {
+                Some(t) => {
+                    t.mark = t.mark.join(s.mark);
+                    t.relied |= s.relied;
+                }
+                None => merged.push(s),
+            }
+        }
+        *states = merged;
+    }
+}
+
+/// Where a rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the table.
+    pub table: usize,
+    /// Index of the chain in it.
+    pub chain: u32,
+    /// Index of the rule in it.
+    pub rule: usize,
+}
+
+/// A NAT statement with what is known of its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The statement; no addresses if they are not known.
+    pub nat: Nat,
+    /// It has addresses that are not known.
+    pub hidden: bool,
+}
+
+/// Something that a packet may meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A NAT statement, reached with these mark bits asked for.
+    Nat(Translation, u32),
+    /// Something in a nat chain that is not understood.
+    Opaque(String),
+}
+
+/// The rules are too many or too tangled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
+
+/// How often a rule may be looked at for one packet.
+const MOST_STEPS: u64 = 20_000_000;
+/// The kernel allows 16 jumps in `nf_tables`; xtables allows more, bounded by its own check for loops.
+const MOST_DEPTH: u32 = 128;
+/// Chains at one hook and priority, whose order is not known.
+const MOST_PEERS: usize = 8;
+
+/// Where packets go from a chain.
+#[derive(Debug, Default)]
+struct Outcome {
+    through: Vec<State>,
+    accepted: Vec<State>,
+}
+
+/// The interpreter for one packet.
+pub struct Machine<'a> {
+    rules: &'a NatRules,
+    packet: &'a Packet<'a>,
+    base: Base,
+    memo: HashMap<(usize, u32, State), Rc<Outcome>>,
+    steps: u64,
+    /// What was met, once per place.
+    pub events: Vec<(Place, Event)>,
+}
+
+impl<'a> Machine<'a> {
+    /// A machine that has not run.
+    pub fn new(rules: &'a NatRules, packet: &'a Packet<'a>) -> Self {
+        Self {
+            rules,
+            packet,
+            base: Base {
+                hook: Hook::Other,
+                priority: 0,
+                nat: false,
+                drops: false,
+            },
+            memo: HashMap::new(),
+            steps: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Everything at one hook, in the order of priorities; returns the states in which the packet leaves it.
+    pub fn hook(&mut self, hook: Hook, states: &[State]) -> Result<Vec<State>, TooMuch> {
+        let family = if self.packet.v6 {
+            Family::Ip6
+        } else {
+            Family::Ip
+        };
+        let mut chains: Vec<(i32, i32, usize, u32)> = Vec::new();
+        for (t, table) in self.rules.tables.iter().enumerate() {
+            if table.family != family && table.family != Family::Inet {
+                continue;
+            }
+            for (c, chain) in (0u32..).zip(&table.chains) {
+                if let Some(base) = chain.base.filter(|b| b.hook == hook)
+                    && matters(self.rules, t, c)
+                {
+                    // All nat chains run at the place of NAT, among themselves by their own priority.
+                    let main = match (base.nat, hook) {
+                        (false, _) => base.priority,
+                        (true, Hook::Output | Hook::Prerouting) => -100,
+                        (true, _) => 100,
+                    };
+                    chains.push((main, base.priority, t, c));
+                }
+            }
+        }
+        chains.sort_unstable();
+        let mut live: Vec<State> = Vec::new();
+        for s in states {
+            add(
+                &mut live,
+                State {
+                    translated: false,
+                    ..*s
+                },
+            );
+        }
+        for peers in chains.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            live = self.peers(peers, &live)?;
+        }
+        Ok(live)
+    }
+
+    /// Chains of equal priority run in the order in which they were made, which is not known: all orders are tried, as paths
+    /// through the sets of chains already run.
+    fn peers(
+        &mut self,
+        peers: &[(i32, i32, usize, u32)],
+        states: &[State],
+    ) -> Result<Vec<State>, TooMuch> {
+        if peers.len() > MOST_PEERS {
+            return Err(TooMuch);
+        }
+        let full = (1usize << peers.len()) - 1;
+        let mut at: Vec<Vec<State>> = vec![Vec::new(); full + 1];
+        at[0] = states.to_vec();
+        for done in 0..full {
+            let here = std::mem::take(&mut at[done]);
+            for (n, &(_, _, table, chain)) in peers.iter().enumerate() {
+                if done >> n & 1 == 1 {
+                    continue;
+                }
+                for &s in &here {
+                    for t in self.base_chain(table, chain, s)? {
+                        add(&mut at[done | 1 << n], t);
+                    }
+                }
+            }
+        }
+        Ok(at.swap_remove(full))
+    }
+
+    fn base_chain(&mut self, table: usize, chain: u32, s: State) -> Result<Vec<State>, TooMuch> {
+        let Some(base) = self.rules.tables[table].chains[chain as usize].base else {
+            return Ok(vec![s]);
+        };
+        if base.nat && (s.untracked || s.translated) {
+            return Ok(vec![s]);
+        }
+        if self.base != base {
+            self.base = base;
+            self.memo.clear();
+        }
+        let out = self.chain(table, chain, s, 0)?;
+        let mut left = out.accepted.clone();
+        if !base.drops {
+            for &s in &out.through {
+                add(&mut left, s);
+            }
+        }
+        Ok(left)
+    }
+
+    fn chain(
+        &mut self,
+        table: usize,
+        chain: u32,
+        s: State,
+        depth: u32,
+    ) -> Result<Rc<Outcome>, TooMuch> {
+        if let Some(known) = self.memo.get(&(table, chain, s)) {
+            return Ok(Rc::clone(known));
+        }
+        if depth > MOST_DEPTH {
+            return Err(TooMuch);
+        }
+        let rules = self.rules;
+        let mut out = Outcome::default();
+        let mut live = vec![s];
+        let mut next = Vec::new();
+        let body = rules.tables[table]
+            .chains
+            .get(chain as usize)
+            .ok_or(TooMuch)?;
+        for rule in 0..body.rules.len() {
+            if live.is_empty() {
+                break;
+            }
+            let place = Place { table, chain, rule };
+            for s in live.drain(..) {
+                self.steps += 1;
+                if self.steps > MOST_STEPS {
+                    return Err(TooMuch);
+                }
+                self.rule(place, s, &mut next, &mut out, depth)?;
+            }
+            std::mem::swap(&mut live, &mut next);
+        }
+        for s in live {
+            add(&mut out.through, s);
+        }
+        let out = Rc::new(out);
+        self.memo.insert((table, chain, s), Rc::clone(&out));
+        Ok(out)
+    }
+
+    fn met(&mut self, place: Place, event: Event) {
+        if !self.events.iter().any(|(p, e)| *p == place && *e == event) {
+            self.events.push((place, event));
+        }
+    }
+
+    fn verdict(
+        &mut self,
+        place: Place,
+        v: Verdict,
+        s: State,
+        next: &mut Vec<State>,
+        out: &mut Outcome,
+        depth: u32,
+    ) -> Result<(), TooMuch> {
+        match v {
+            Verdict::Accept => add(&mut out.accepted, s),
+            Verdict::Drop => {}
+            Verdict::Return => add(&mut out.through, s),
+            Verdict::Continue => add(next, s),
+            Verdict::Jump(to) | Verdict::Goto(to) => {
+                let called = self.chain(place.table, to, s, depth + 1)?;
+                for &s in &called.accepted {
+                    add(&mut out.accepted, s);
+                }
+                for &s in &called.through {
+                    if matches!(v, Verdict::Jump(_)) {
+                        add(next, s);
+                    } else {
+                        add(&mut out.through, s);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One rule in one state: what does not match goes to `next`, as does what runs off its end.
+    fn rule(
+        &mut self,
+        place: Place,
+        mut s: State,
+        next: &mut Vec<State>,
+        out: &mut Outcome,
+        depth: u32,
+    ) -> Result<(), TooMuch> {
+        let rules = self.rules;
+        let table = &rules.tables[place.table];
+        let mut regs = Registers::new();
+        for e in &table.chains[place.chain as usize].rules[place.rule].exprs {
+            let holds = match e {
+                Expr::Match(Match::Mark {
+                    value,
+                    mask,
+                    invert,
+                }) => {
+                    if test(&mut s, *value, *mask, *invert, next) {
+                        continue;
+                    }
+                    return Ok(());
+                }
+                Expr::Match(m) => self.packet.holds(m, rules, !s.untracked),
+                Expr::Verdict(v) => return self.verdict(place, *v, s, next, out, depth),
+                Expr::Mark { value, mask } => {
+                    s.mark = s.mark.and_xor(!mask, *value);
+                    continue;
+                }
+                Expr::Connmark(Connmark::Restore { ctmask, mask }) => {
+                    let kept = s.mark.and_xor(!mask, 0);
+                    let open = Mark::only(self.packet.ct_bits & ctmask);
+                    s.mark = Mark {
+                        known: kept.known & open.known,
+                        value: kept.value & open.known,
+                    };
+                    continue;
+                }
+                Expr::Connmark(_) | Expr::Neutral(_) => continue,
+                Expr::Untrack => {
+                    // Later than connection tracking it does nothing.
+                    s.untracked |= self.base.priority < -200;
+                    continue;
+                }
+                Expr::Nat(nat) => {
+                    let translation = Translation {
+                        nat: nat.clone(),
+                        hidden: false,
+                    };
+                    self.met(place, Event::Nat(translation, s.relied));
+                    s.translated = true;
+                    add(&mut out.accepted, s);
+                    return Ok(());
+                }
+                Expr::NatRegs(nat) => {
+                    let translation = translation(nat, &regs);
+                    self.met(place, Event::Nat(translation, s.relied));
+                    s.translated = true;
+                    add(&mut out.accepted, s);
+                    return Ok(());
+                }
+                Expr::Opaque(name) => {
+                    if self.base.nat {
+                        self.met(place, Event::Opaque(name.to_string()));
+                    }
+                    add(next, s);
+                    s.mark = Mark::ANY;
+                    add(&mut out.accepted, s);
+                    regs = Registers::new();
+                    continue;
+                }
+                Expr::Maybe(_) => {
+                    regs = Registers::new();
+                    Tri::Maybe
+                }
+                Expr::Load { .. } | Expr::Immediate { .. } | Expr::Bitwise { .. } => {
+                    fill(&mut regs, self.packet, s, e);
+                    continue;
+                }
+                Expr::Write(what) => {
+                    self.met(place, Event::Opaque(what.to_string()));
+                    continue;
+                }
+                Expr::Compare { from, op, data } => match (regs.origin(*from), op, word(data)) {
+                    (Origin::Mark(and, xor), Op::Eq | Op::Ne, Some(d)) => {
+                        // A bit that the mask clears is what xor says.
+                        let possible = (d ^ xor) & !and == 0;
+                        let (value, mask) = if possible {
+                            ((d ^ xor) & and, and)
+                        } else {
+                            (1, 0)
+                        };
+                        if test(&mut s, value, mask, *op == Op::Ne, next) {
+                            continue;
+                        }
+                        return Ok(());
+                    }
+                    (Origin::Loaded(source), Op::Eq, _) if self.packet.never(source, data) => {
+                        Tri::No
+                    }
+                    (Origin::Loaded(source), Op::Ne, _) if self.packet.never(source, data) => {
+                        Tri::Yes
+                    }
+                    _ => compare(regs.get(*from, data.len()), *op, data),
+                },
+                Expr::Range {
+                    from,
+                    invert,
+                    low,
+                    high,
+                } => between(regs.get(*from, low.len()), low, high).flip(*invert),
+                Expr::Lookup {
+                    from,
+                    set,
+                    to,
+                    invert,
+                } => {
+                    let set = set.and_then(|n| table.sets.get(n as usize));
+                    let Some((set, elements)) = set.and_then(|s| Some((s, s.elements.as_ref()?)))
+                    else {
+                        match to {
+                            MapTo::Verdict if self.base.nat => {
+                                self.met(place, Event::Opaque("a map that was not read".into()));
+                            }
+                            MapTo::Reg(r) => {
+                                regs.set(*r, 16, Origin::Unknown);
+                            }
+                            _ => {}
+                        }
+                        add(next, s);
+                        if *to == MapTo::Verdict {
+                            s.mark = Mark::ANY;
+                            add(&mut out.accepted, s);
+                            add(next, s);
+                            return Ok(());
+                        }
+                        continue;
+                    };
+                    let (found, holds) = find(set, elements, regs.get(*from, set.key_len as usize));
+                    match to {
+                        MapTo::Nothing => {}
+                        MapTo::Reg(r) => {
+                            let value = match &found[..] {
+                                [one] if !set.dynamic => Some(&one.data),
+                                _ => None,
+                            };
+                            let len = if let Some(Data::Value(v)) = value {
+                                v.len()
+                            } else {
+                                16
+                            };
+                            let slot = regs.set(*r, len, Origin::Unknown);
+                            if let Some(Data::Value(v)) = value {
+                                for (b, &v) in slot.iter_mut().zip(v) {
+                                    *b = Byte::exact(v);
+                                }
+                            }
+                        }
+                        MapTo::Verdict => {
+                            if holds != Tri::Yes {
+                                add(next, s);
+                            }
+                            let mut seen: Vec<Verdict> = Vec::new();
+                            for e in found {
+                                if let Data::Verdict(v) = e.data
+                                    && !seen.contains(&v)
+                                {
+                                    seen.push(v);
+                                    self.verdict(place, v, s, next, out, depth)?;
+                                }
+                            }
+                            return Ok(());
+                        }
+                    }
+                    holds.flip(*invert)
+                }
+                Expr::SetMark { from } => {
+                    s.mark = regs.as_mark(*from, s.mark);
+                    regs.forget_mark();
+                    continue;
+                }
+            };
+            match holds {
+                Tri::No => {
+                    add(next, s);
+                    return Ok(());
+                }
+                Tri::Maybe => add(next, s),
+                Tri::Yes => {}
+            }
+        }
+        add(next, s);
+        Ok(())
+    }
+}
+
+/// Splits on a test of the mark: what fails it goes to `next`; true if something is left, and `s` is what is left.
+fn test(s: &mut State, value: u32, mask: u32, invert: bool, next: &mut Vec<State>) -> bool {
+    let before = *s;
+    // The bits that are set on a path are what it relies on.
+    let on = |mark: Mark| State {
+        mark,
+        relied: before.relied | mark.value & mask,
+        ..before
+    };
+    let yes = before.mark.assume(value, mask).map(on);
+    let no = before.mark.assume_not(value, mask).map(on);
+    let (pass, fail) = if invert { (no, yes) } else { (yes, no) };
+    if let Some(fail) = fail {
+        add(next, fail);
+    }
+    if let Some(pass) = pass {
+        *s = pass;
+    }
+    pass.is_some()
+}
+
+fn translation(nat: &NatRegs, regs: &Registers) -> Translation {
+    let v6 = nat.family == 10;
+    let addresses = nat
+        .address
+        .and_then(|(low, high)| regs.address(low, v6).zip(regs.address(high, v6)));
+    Translation {
+        hidden: nat.address.is_some() && addresses.is_none(),
+        nat: Nat {
+            kind: nat.kind,
+            flags: nat.flags,
+            addresses,
+            // The numbers do not matter: a given port is a new port.
+            ports: nat.port.map(|_| (0, 0)),
+        },
+    }
+}
+
+/// Whether a base chain, or a chain that it can reach, can change a mark, the tracking or an address.
+fn matters(rules: &NatRules, table: usize, chain: u32) -> bool {
+    let mut found = false;
+    reach(
+        rules,
+        table,
+        chain,
+        &mut vec![false; rules.tables[table].chains.len()],
+        &mut |e| {
+            found |= matches!(
+                e,
+                Expr::Mark { .. }
+                    | Expr::SetMark { .. }
+                    | Expr::Connmark(Connmark::Restore { .. })
+                    | Expr::Nat(_)
+                    | Expr::NatRegs(_)
+                    | Expr::Untrack
+                    | Expr::Write(_)
+                    | Expr::Opaque(_)
+            );
+        },
+    );
+    found
+}
+
+/// Every expression that a chain can reach, each chain once.
+pub(super) fn reach(
+    rules: &NatRules,
+    table: usize,
+    chain: u32,
+    seen: &mut [bool],
+    visit: &mut dyn FnMut(&Expr),
+) {
+    let mut todo = vec![chain];
+    while let Some(chain) = todo.pop() {
+        match seen.get_mut(chain as usize) {
+            Some(s) if !*s => *s = true,
+            _ => continue,
+        }
+        let t = &rules.tables[table];
+        let mut go = |v: &Verdict| {
+            if let Verdict::Jump(to) | Verdict::Goto(to) = v {
+                todo.push(*to);
+            }
+        };
+        for e in t.chains[chain as usize].rules.iter().flat_map(|r| &r.exprs) {
+            visit(e);
+            match e {
+                Expr::Verdict(v) => go(v),
+                Expr::Lookup {
+                    set,
+                    to: MapTo::Verdict,
+                    ..
+                } => match set
+                    .and_then(|n| t.sets.get(n as usize))
+                    .map(|s| &s.elements)
+                {
+                    Some(Some(elements)) => {
+                        for e in elements {
+                            if let Data::Verdict(v) = &e.data {
+                                go(v);
+                            }
+                        }
+                    }
+                    _ => visit(&Expr::Opaque("map".into())),
+                },
+                _ => {}
+            }
+        }
+    }
+}

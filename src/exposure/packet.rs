@@ -1,0 +1,415 @@
+//! What is known of a packet at a hook, and whether a condition of a rule holds for it.
+//!
+//! Owns the conditions that do not look at the mark; those that do are the machine's. Pure.
+
+use core::net::IpAddr;
+
+use super::bits::{Byte, Tri, between, equal};
+use super::rules::{Element, IpSet, Match, Member, NatRules, Set, Side, Source};
+
+/// `RTN_LOCAL`.
+const RTN_LOCAL: u32 = 2;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`, the same bit in xtables.
+const NEW: u16 = 8;
+
+/// A packet, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Packet<'a> {
+    /// IPv6.
+    pub v6: bool,
+    /// The outgoing device's name.
+    pub oif: Option<&'a [u8]>,
+    /// Its ifindex.
+    pub oif_index: Option<u32>,
+    /// The source address.
+    pub source: Option<IpAddr>,
+    /// Every destination that it can have; empty if not known.
+    pub destinations: Vec<IpAddr>,
+    /// It is an outer packet: UDP, from an address of this machine to another machine, first of its connection.
+    pub outer: bool,
+    /// The destination port of an outer packet.
+    pub port: Option<u16>,
+    /// Bits that the mark of a connection can have.
+    pub ct_bits: u32,
+}
+
+impl Packet<'_> {
+    fn protocol(&self) -> Option<u8> {
+        self.outer.then_some(17)
+    }
+
+    /// The bytes that `nf_tables` would load, and what is known of them. Marks are not here.
+    pub fn load(&self, source: Source, tracked: bool, out: &mut [Byte]) {
+        out.fill(Byte::ANY);
+        let mut put = |at: usize, bytes: &[u8]| {
+            for (slot, &b) in out.iter_mut().skip(at).zip(bytes) {
+                *slot = Byte::exact(b);
+            }
+        };
+        match source {
+            Source::Meta(15) => put(0, &[if self.v6 { 10 } else { 2 }]),
+            Source::Meta(1) => put(0, if self.v6 { &[0x86, 0xdd] } else { &[8, 0] }),
+            Source::Meta(16) if self.outer => put(0, &[17]),
+            Source::Meta(5) => {
+                if let Some(n) = self.oif_index {
+                    put(0, &n.to_ne_bytes());
+                }
+            }
+            Source::Meta(7) => {
+                if let Some(name) = self.oif {
+                    put(0, &[0; 16]);
+                    put(0, name);
+                }
+            }
+            Source::Ct(0) if self.outer && tracked => put(0, &u32::from(NEW).to_ne_bytes()),
+            // IPS_DST_NAT: a destination that a rule changed is reported where it was changed.
+            Source::Ct(2) if self.outer && tracked => {
+                for (slot, bit) in out.iter_mut().zip(32u32.to_ne_bytes()) {
+                    slot.known = bit;
+                }
+            }
+            Source::Ct(3) => {
+                for (n, slot) in out.iter_mut().take(4).enumerate() {
+                    *slot = Byte {
+                        known: !self.ct_bits.to_ne_bytes()[n],
+                        value: 0,
+                    };
+                }
+            }
+            Source::Network(at) => {
+                let header = self.header();
+                for (n, slot) in out.iter_mut().enumerate() {
+                    *slot = header
+                        .get(usize::from(at) + n)
+                        .copied()
+                        .unwrap_or(Byte::ANY);
+                }
+            }
+            Source::Transport(at) => {
+                if let Some(port) = self.port.filter(|_| self.outer) {
+                    for (n, slot) in out.iter_mut().enumerate() {
+                        match usize::from(at) + n {
+                            2 => *slot = Byte::exact(port.to_be_bytes()[0]),
+                            3 => *slot = Byte::exact(port.to_be_bytes()[1]),
+                            _ => {}
+                        }
+                    }
+                }
+            }
+            Source::SourceType if self.outer => put(0, &RTN_LOCAL.to_ne_bytes()),
+            _ => {}
+        }
+    }
+
+    /// Whether a loaded value is known to be something other than this.
+    pub fn never(&self, source: Source, data: &[u8]) -> bool {
+        self.outer && source == Source::DestinationType && data == RTN_LOCAL.to_ne_bytes()
+    }
+
+    fn header(&self) -> [Byte; 40] {
+        let mut out = [Byte::ANY; 40];
+        let (at_protocol, at_source) = if self.v6 { (6, 8) } else { (9, 12) };
+        // An IPv6 extension header would hide the protocol; an outer packet has none.
+        if let Some(p) = self.protocol() {
+            out[at_protocol] = Byte::exact(p);
+        }
+        let mut put = |bytes: &[u8]| {
+            for (n, &b) in bytes.iter().enumerate() {
+                out[at_source + n] = Byte::exact(b);
+            }
+        };
+        match self.source {
+            Some(IpAddr::V4(a)) if !self.v6 => put(&a.octets()),
+            Some(IpAddr::V6(a)) if self.v6 => put(&a.octets()),
+            _ => {}
+        }
+        let at = if self.v6 { 24 } else { 16 };
+        for (k, a) in self.destinations.iter().enumerate() {
+            let octets = match a {
+                IpAddr::V4(a) => a.octets().to_vec(),
+                IpAddr::V6(a) => a.octets().to_vec(),
+            };
+            for (slot, b) in out[at..].iter_mut().zip(octets) {
+                let b = Byte::exact(b);
+                *slot = if k == 0 { b } else { slot.join(b) };
+            }
+        }
+        out
+    }
+
+    /// Whether all of its destinations, or none, are of this kind.
+    fn all_destinations(&self, of: impl Fn(IpAddr) -> bool) -> Tri {
+        let n = self.destinations.iter().filter(|&&a| of(a)).count();
+        match n {
+            _ if self.destinations.is_empty() => Tri::Maybe,
+            0 => Tri::No,
+            n if n == self.destinations.len() => Tri::Yes,
+            _ => Tri::Maybe,
+        }
+    }
+
+    /// Whether an iptables condition holds. [`Match::Mark`] is not asked here.
+    pub fn holds(&self, m: &Match, rules: &NatRules, tracked: bool) -> Tri {
+        match m {
+            Match::Comment(_) => Tri::Yes,
+            Match::Address {
+                side,
+                address,
+                mask,
+                invert,
+            } => match (side, self.source) {
+                _ if mask.is_unspecified() => Tri::Yes.flip(*invert),
+                (Side::Source, Some(a)) => {
+                    Tri::known(masked(a, *mask) == masked(*address, *mask)).flip(*invert)
+                }
+                (Side::Source, None) => Tri::Maybe,
+                (Side::Destination, _) => self
+                    .all_destinations(|a| masked(a, *mask) == masked(*address, *mask))
+                    .flip(*invert),
+            },
+            Match::Interface {
+                side: Side::Destination,
+                prefix,
+                invert,
+            } => match self.oif {
+                Some(name) => {
+                    let holds = name.iter().chain(&[0]).take(prefix.len()).eq(prefix.iter());
+                    Tri::known(holds).flip(*invert)
+                }
+                None => Tri::Maybe,
+            },
+            Match::Protocol { number, invert } => match self.protocol() {
+                Some(p) => Tri::known(p == *number).flip(*invert),
+                None => Tri::Maybe,
+            },
+            Match::Ports {
+                protocol,
+                source,
+                destination,
+                invert_source,
+                invert_destination,
+                more,
+            } => {
+                let Some(p) = self.protocol() else {
+                    return Tri::Maybe;
+                };
+                let far = self.port_in(*destination).flip(*invert_destination);
+                let near = any_port(*source).flip(*invert_source);
+                Tri::known(p == *protocol).and(far).and(near).and(if *more {
+                    Tri::Maybe
+                } else {
+                    Tri::Yes
+                })
+            }
+            Match::Multiport {
+                side: Some(Side::Destination),
+                ranges,
+                invert,
+            } if self.outer && self.port.is_some() => {
+                let any = ranges.iter().any(|&r| self.port_in(r) == Tri::Yes);
+                Tri::known(any).flip(*invert)
+            }
+            Match::Addrtype {
+                source,
+                destination,
+                invert_source,
+                invert_destination,
+                limit,
+            } if self.outer => {
+                let near = match source {
+                    0 => Tri::Yes,
+                    mask if limit.is_none() => {
+                        Tri::known(mask >> RTN_LOCAL & 1 == 1).flip(*invert_source)
+                    }
+                    _ => Tri::Maybe,
+                };
+                let far = match destination {
+                    0 => Tri::Yes,
+                    // The other machine is not this machine; what else it is, is open.
+                    mask if *mask == 1 << RTN_LOCAL => Tri::No.flip(*invert_destination),
+                    _ => Tri::Maybe,
+                };
+                near.and(far)
+            }
+            Match::State { states, invert } if self.outer && tracked => {
+                Tri::known(states & NEW != 0).flip(*invert)
+            }
+            Match::Set {
+                index,
+                sides,
+                invert,
+                more,
+            } => match rules.ipsets.iter().find(|s| s.index == *index) {
+                Some(set) if rules.ipsets_known && !more => self.in_ipset(set, sides).flip(*invert),
+                _ => Tri::Maybe,
+            },
+            _ => Tri::Maybe,
+        }
+    }
+
+    fn port_in(&self, (low, high): (u16, u16)) -> Tri {
+        match self.port {
+            _ if low == 0 && high == u16::MAX => Tri::Yes,
+            Some(p) if self.outer => Tri::known((low..=high).contains(&p)),
+            _ => Tri::Maybe,
+        }
+    }
+
+    fn in_ipset(&self, set: &IpSet, sides: &[Side]) -> Tri {
+        let Some((_, kinds)) = set.kind.split_once(':') else {
+            return Tri::Maybe;
+        };
+        if set.kind.starts_with("list:") {
+            return Tri::Maybe;
+        }
+        let mut out = Tri::No;
+        let partly = set.members.iter().any(|m| m.excluded);
+        for member in set.members.iter().filter(|m| !m.excluded) {
+            match self.is_member(member, kinds, sides) {
+                Tri::No => {}
+                Tri::Yes if !partly => return Tri::Yes,
+                _ => out = Tri::Maybe,
+            }
+        }
+        out
+    }
+
+    fn is_member(&self, member: &Member, kinds: &str, sides: &[Side]) -> Tri {
+        // kube-proxy's loopback set: pods of this node, each with itself. What leaves through a tunnel is not for such a pod.
+        if !self.outer
+            && member.ip.is_some()
+            && member.ip == member.ip2
+            && sides.contains(&Side::Source)
+            && sides.contains(&Side::Destination)
+            && member.ip.is_some_and(|(low, high)| low == high)
+        {
+            return Tri::No;
+        }
+        let mut out = Tri::Yes;
+        let mut addresses = [member.ip, member.ip2].into_iter();
+        let mut sides = sides.iter();
+        for kind in kinds.split(',') {
+            let side = sides.next();
+            let part = match (kind, side) {
+                ("ip" | "net", Some(Side::Source)) => match (addresses.next(), self.source) {
+                    (Some(Some((low, high))), Some(a)) => Tri::known(low <= a && a <= high),
+                    _ => Tri::Maybe,
+                },
+                ("ip" | "net", _) => match addresses.next() {
+                    Some(Some((low, high))) => self.all_destinations(|a| low <= a && a <= high),
+                    _ => Tri::Maybe,
+                },
+                ("port", Some(side)) => {
+                    let protocol = match (member.protocol, self.protocol()) {
+                        (Some(p), Some(q)) => Tri::known(p == q),
+                        _ => Tri::Maybe,
+                    };
+                    let port = match (side, member.port) {
+                        (Side::Destination, Some(range)) => self.port_in(range),
+                        _ => Tri::Maybe,
+                    };
+                    protocol.and(port)
+                }
+                _ => Tri::Maybe,
+            };
+            out = out.and(part);
+        }
+        out
+    }
+}
+
+fn any_port((low, high): (u16, u16)) -> Tri {
+    if low == 0 && high == u16::MAX {
+        Tri::Yes
+    } else {
+        Tri::Maybe
+    }
+}
+
+fn masked(a: IpAddr, mask: IpAddr) -> Option<IpAddr> {
+    match (a, mask) {
+        (IpAddr::V4(a), IpAddr::V4(m)) => Some((a & m).into()),
+        (IpAddr::V6(a), IpAddr::V6(m)) => Some((a & m).into()),
+        _ => None,
+    }
+}
+
+/// The elements that a key may be, and whether it is surely one of them.
+pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s Element>, Tri) {
+    let mut found = Vec::new();
+    let mut out = Tri::No;
+    let mut add = |e: &'s Element, t: Tri| {
+        if t != Tri::No {
+            found.push(e);
+            if out != Tri::Yes {
+                out = t;
+            }
+        }
+    };
+    let plain = |e: &&Element| e.key_end.is_none() && !e.key.is_empty();
+    for e in elements {
+        match &e.key_end {
+            // The catch-all takes what no other element does.
+            None if e.key.is_empty() && !e.interval_end => add(e, Tri::Maybe),
+            None => {}
+            Some(end) => add(e, in_fields(set, key, &e.key, end)),
+        }
+    }
+    if set.interval {
+        let mut sorted: Vec<&Element> = elements.iter().filter(plain).collect();
+        sorted.sort_by(|a, b| (&a.key, !a.interval_end).cmp(&(&b.key, !b.interval_end)));
+        for (n, e) in sorted.iter().enumerate() {
+            if e.interval_end {
+                continue;
+            }
+            let t = match sorted.get(n + 1).map(|next| before(&next.key)) {
+                Some(Some(last)) => between(key, &e.key, &last),
+                Some(None) => Tri::Maybe,
+                None => between(key, &e.key, &vec![255; e.key.len()]),
+            };
+            add(e, t);
+        }
+    } else {
+        for e in elements.iter().filter(plain) {
+            add(e, equal(key, &e.key));
+        }
+    }
+    if set.dynamic && out == Tri::No {
+        out = Tri::Maybe;
+    }
+    (found, out)
+}
+
+/// The key before this one.
+fn before(key: &[u8]) -> Option<Vec<u8>> {
+    let mut out = key.to_vec();
+    for b in out.iter_mut().rev() {
+        if *b > 0 {
+            *b -= 1;
+            return Some(out);
+        }
+        *b = 255;
+    }
+    None
+}
+
+/// A concatenated range holds field by field; a field takes whole registers of four bytes.
+fn in_fields(set: &Set, key: &[Byte], low: &[u8], high: &[u8]) -> Tri {
+    if set.fields.is_empty() {
+        return between(key, low, high);
+    }
+    let mut at = 0usize;
+    let mut out = Tri::Yes;
+    for &len in &set.fields {
+        let len = len as usize;
+        let part = at..at.saturating_add(len);
+        out = out.and(
+            match (key.get(part.clone()), low.get(part.clone()), high.get(part)) {
+                (Some(k), Some(l), Some(h)) => between(k, l, h),
+                _ => Tri::Maybe,
+            },
+        );
+        at = at.saturating_add(len.next_multiple_of(4));
+    }
+    out
+}

@@ -1,0 +1,375 @@
+//! Decisions on rules written as values: what cannot be installed in a test, and what the decision must not depend on.
+
+use super::rules::*;
+use super::*;
+
+/// flannel's device on a physical NIC.
+pub(crate) fn flow() -> OuterFlow {
+    OuterFlow {
+        device: IfName::new(b"flannel.1").unwrap(),
+        ifindex: 9,
+        enslaved: false,
+        underlay: IfName::new(b"eth0"),
+        underlay_ifindex: Some(2),
+        underlay_driver: Some("ixgbe".into()),
+        underlay_addresses: vec!["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        local: Some("192.0.2.1".parse().unwrap()),
+        remotes: vec!["192.0.2.2".parse().unwrap()],
+        dst_port: Some(8472),
+        vni: Some(1),
+    }
+}
+
+fn masquerade(flags: u32) -> Expr {
+    Expr::Nat(Nat {
+        kind: NatKind::Masquerade,
+        flags,
+        addresses: None,
+        ports: None,
+    })
+}
+
+fn rules_at(hook: Hook, nat: bool, bodies: &[&[Expr]]) -> NatRules {
+    let rules = bodies
+        .iter()
+        .map(|b| Rule {
+            exprs: (*b).into(),
+            comment: None,
+        })
+        .collect();
+    NatRules {
+        tables: vec![Table {
+            backend: Backend::Legacy,
+            family: Family::Ip,
+            name: b"nat"[..].into(),
+            chains: vec![Chain {
+                name: b"POSTROUTING"[..].into(),
+                base: Some(Base {
+                    hook,
+                    priority: 100,
+                    nat,
+                    drops: false,
+                }),
+                rules,
+            }],
+            sets: Vec::new(),
+        }],
+        ..NatRules::default()
+    }
+}
+
+fn word(e: &Exposure) -> &'static str {
+    match e {
+        Exposure::Exposed { .. } => "exposed",
+        Exposure::NotExposed { .. } => "not-exposed",
+        Exposure::Unknown { .. } => "unknown",
+    }
+}
+
+#[test]
+fn what_is_known_of_the_device_decides_a_bare_masquerade() {
+    let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(0)]]);
+    let two = vec!["192.0.2.1".parse().unwrap(), "192.0.2.3".parse().unwrap()];
+    for (change, want) in [
+        (flow(), "not-exposed"),
+        (
+            OuterFlow {
+                local: None,
+                ..flow()
+            },
+            "exposed",
+        ),
+        (
+            OuterFlow {
+                underlay_addresses: vec![],
+                ..flow()
+            },
+            "exposed",
+        ),
+        (
+            OuterFlow {
+                underlay_addresses: two,
+                ..flow()
+            },
+            "exposed",
+        ),
+        (
+            OuterFlow {
+                local: Some("192.0.2.9".parse().unwrap()),
+                ..flow()
+            },
+            "exposed",
+        ),
+        // The rule is IPv4's, the outer packets are not.
+        (
+            OuterFlow {
+                local: Some("2001:db8::1".parse().unwrap()),
+                ..flow()
+            },
+            "not-exposed",
+        ),
+    ] {
+        assert_eq!(word(&analyze(&rules, &change)), want, "{change:?}");
+    }
+}
+
+#[test]
+fn an_underlay_that_may_hand_packets_on_unfinished_is_never_shown_harmless() {
+    let rules = NatRules::default();
+    for (driver, want) in [
+        (Some("ixgbe"), "not-exposed"),
+        (Some("virtio_net"), "not-exposed"),
+        (Some("veth"), "unknown"),
+        (Some("bridge"), "unknown"),
+        (Some("802.1Q VLAN Support"), "unknown"),
+        (Some("bonding"), "unknown"),
+        (Some("macvlan"), "unknown"),
+        (Some("tun"), "unknown"),
+        (None, "unknown"),
+    ] {
+        let device = OuterFlow {
+            underlay_driver: driver.map(String::from),
+            ..flow()
+        };
+        let got = analyze(&rules, &device);
+        assert_eq!(word(&got), want, "{driver:?}");
+        if let Exposure::Unknown { why, .. } = got {
+            assert!(why.contains("NAT beyond the namespace"), "{why}");
+        }
+    }
+    assert_eq!(
+        word(&analyze(
+            &rules,
+            &OuterFlow {
+                underlay: None,
+                ..flow()
+            }
+        )),
+        "unknown"
+    );
+}
+
+#[test]
+fn what_was_not_read_or_not_understood_is_unknown() {
+    let unread = NatRules {
+        unread: vec![Unread {
+            what: "nf_tables".into(),
+            why: "EPERM".into(),
+        }],
+        ..NatRules::default()
+    };
+    let got = analyze(&unread, &flow());
+    assert_eq!(
+        got,
+        Exposure::Unknown {
+            rule: None,
+            why: "read nf_tables: EPERM".into()
+        }
+    );
+    let opaque = rules_at(
+        Hook::Postrouting,
+        true,
+        &[&[Expr::Opaque("FULLCONENAT".into())]],
+    );
+    let got = analyze(&opaque, &flow());
+    assert_eq!(
+        got,
+        Exposure::Unknown {
+            rule: Some("-A POSTROUTING -j FULLCONENAT".into()),
+            why: "the outer packet can meet `FULLCONENAT`, which is not understood".into()
+        }
+    );
+    // Elsewhere it cannot rewrite.
+    let elsewhere = rules_at(
+        Hook::Postrouting,
+        false,
+        &[&[Expr::Opaque("FULLCONENAT".into())]],
+    );
+    assert_eq!(word(&analyze(&elsewhere, &flow())), "not-exposed");
+    // A rule that was read and rewrites decides, whatever else was not read.
+    let mut both = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
+    both.unread = unread.unread;
+    assert_eq!(word(&analyze(&both, &flow())), "exposed");
+}
+
+#[test]
+fn marks_from_elsewhere() {
+    let wants = |value| {
+        Expr::Match(Match::Mark {
+            value,
+            mask: value,
+            invert: false,
+        })
+    };
+    let sets = |value| Expr::Mark { value, mask: value };
+    let random = masquerade(NAT_RANDOM_FULLY);
+    for (what, exprs, want) in [
+        (
+            "no rule sets it, so a socket may",
+            vec![vec![wants(8), random.clone()]],
+            "exposed",
+        ),
+        (
+            "a rule sets it",
+            vec![vec![sets(8)], vec![wants(8), random.clone()]],
+            "exposed",
+        ),
+        (
+            "taken back before",
+            vec![
+                vec![Expr::Mark { value: 0, mask: 8 }],
+                vec![wants(8), random.clone()],
+            ],
+            "not-exposed",
+        ),
+    ] {
+        let bodies: Vec<&[Expr]> = exprs.iter().map(Vec::as_slice).collect();
+        let rules = rules_at(Hook::Postrouting, true, &bodies);
+        assert_eq!(word(&analyze(&rules, &flow())), want, "{what}");
+    }
+}
+
+#[test]
+fn a_hostile_name_does_not_reach_a_terminal() {
+    let comment = Expr::Match(Match::Comment(b"\x1b[2J\n-A fake \"x".as_slice().into()));
+    let mut rules = rules_at(
+        Hook::Postrouting,
+        true,
+        &[&[comment, masquerade(NAT_RANDOM)]],
+    );
+    rules.tables[0].name = b"n\x07at"[..].into();
+    let Exposure::Exposed { rule, table, .. } = analyze(&rules, &flow()) else {
+        panic!("not exposed");
+    };
+    assert_eq!(
+        rule,
+        r#"-A POSTROUTING -m comment --comment "\x1b[2J\x0a-A fake \"x" -j MASQUERADE --random"#
+    );
+    assert_eq!(table, r"ip n\x07at (xtables)");
+}
+
+#[test]
+fn a_loop_or_a_maze_ends() {
+    let jump = |n| Rule {
+        exprs: [
+            Expr::Match(Match::Other("x".into())),
+            Expr::Verdict(Verdict::Jump(n)),
+        ]
+        .into(),
+        comment: None,
+    };
+    let mut rules = rules_at(Hook::Postrouting, true, &[]);
+    let first = rules.tables[0].chains[0].clone();
+    // Every chain calls the next one twice: without memory that is 2^100 ways.
+    rules.tables[0].chains = (0..100)
+        .map(|n| Chain {
+            name: b"c"[..].into(),
+            base: first.base.filter(|_| n == 0),
+            rules: if n < 99 {
+                vec![jump(n + 1), jump(n + 1)]
+            } else {
+                vec![Rule {
+                    exprs: [masquerade(0)].into(),
+                    comment: None,
+                }]
+            },
+        })
+        .collect();
+    assert_eq!(word(&analyze(&rules, &flow())), "not-exposed");
+    rules.tables[0].chains[99].rules = vec![
+        jump(0),
+        Rule {
+            exprs: [masquerade(0)].into(),
+            comment: None,
+        },
+    ];
+    assert_eq!(word(&analyze(&rules, &flow())), "unknown");
+}
+
+#[test]
+fn inner_packets_of_a_bridge_port_leave_through_the_bridge() {
+    let out = |name: &[u8]| {
+        Expr::Match(Match::Interface {
+            side: Side::Destination,
+            prefix: name.into(),
+            invert: false,
+        })
+    };
+    let marked = |invert| {
+        Expr::Match(Match::Mark {
+            value: 0x4000,
+            mask: 0x4000,
+            invert,
+        })
+    };
+    // A masquerade for br0 comes before the mark is taken back.
+    let bodies: [&[Expr]; 4] = [
+        &[out(b"br0\0"), masquerade(0)],
+        &[marked(true), Expr::Verdict(Verdict::Return)],
+        &[Expr::Mark {
+            value: 0x4000,
+            mask: 0,
+        }],
+        &[masquerade(NAT_RANDOM_FULLY)],
+    ];
+    let rules = rules_at(Hook::Postrouting, true, &bodies);
+    assert_eq!(word(&analyze(&rules, &flow())), "not-exposed");
+    assert_eq!(
+        word(&analyze(
+            &rules,
+            &OuterFlow {
+                enslaved: true,
+                ..flow()
+            }
+        )),
+        "exposed"
+    );
+}
+
+#[test]
+fn every_order_of_chains_of_the_same_priority_counts() {
+    let wants = Expr::Match(Match::Mark {
+        value: 4,
+        mask: 4,
+        invert: false,
+    });
+    let unmarks: &[&[Expr]] = &[&[
+        wants.clone(),
+        Expr::Mark { value: 0, mask: 4 },
+        masquerade(NAT_RANDOM_FULLY),
+    ]];
+    let keeps: &[&[Expr]] = &[&[wants, masquerade(0)]];
+    for (first, second, want) in [
+        (unmarks, unmarks, "not-exposed"),
+        (unmarks, keeps, "exposed"),
+        (keeps, unmarks, "exposed"),
+    ] {
+        let mut rules = rules_at(Hook::Postrouting, true, first);
+        rules
+            .tables
+            .extend(rules_at(Hook::Postrouting, true, second).tables);
+        rules.tables.extend(
+            rules_at(
+                Hook::Output,
+                true,
+                &[&[
+                    Expr::Match(Match::Protocol {
+                        number: 6,
+                        invert: false,
+                    }),
+                    Expr::Mark { value: 4, mask: 4 },
+                ]],
+            )
+            .tables,
+        );
+        assert_eq!(word(&analyze(&rules, &flow())), want);
+    }
+    // Too many of them are not followed.
+    let mut rules = NatRules::default();
+    for _ in 0..9 {
+        rules
+            .tables
+            .extend(rules_at(Hook::Postrouting, true, unmarks).tables);
+    }
+    assert_eq!(word(&analyze(&rules, &flow())), "unknown");
+}

@@ -1,0 +1,131 @@
+//! Sets and maps of `nf_tables`, and ipsets.
+//!
+//! Owns the layout of their elements. Pure.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::expr::verdict;
+use super::{Fields, Message, Names, TableKey, attrs};
+use crate::exposure::rules::{Data, Element, IpSet, Member, Set};
+use crate::wire::Malformed;
+
+/// A set without its elements, and the table it is in.
+pub fn set(msg: &Message<'_>) -> Result<(TableKey, Set), Malformed> {
+    const BAD: Malformed = Malformed("set");
+    let (family, body) = msg.body()?;
+    let f = Fields::<20>::read(body)?;
+    let flags = f.be32(3).unwrap_or(0);
+    let mut fields = Vec::new();
+    if let Some(desc) = f.bytes(9) {
+        let d = Fields::<3>::read(desc)?;
+        for field in attrs(d.bytes(2).unwrap_or(&[])) {
+            let field = Fields::<2>::read(field?.payload)?;
+            fields.push(field.be32(1).ok_or(BAD)?);
+        }
+    }
+    let name = f.name(1).ok_or(BAD)?.into();
+    Ok((
+        TableKey { family, name },
+        Set {
+            name: f.name(2).ok_or(BAD)?.into(),
+            anonymous: flags & 1 != 0,
+            interval: flags & 4 != 0,
+            dynamic: flags & 0x30 != 0,
+            key_len: f.be32(5).ok_or(BAD)?,
+            fields: fields.into(),
+            elements: None,
+        },
+    ))
+}
+
+/// The elements in one message of the dump of a set.
+pub fn elements(
+    msg: &Message<'_>,
+    names: &impl Names,
+    out: &mut Vec<Element>,
+) -> Result<(), Malformed> {
+    let (_, body) = msg.body()?;
+    let f = Fields::<5>::read(body)?;
+    for elem in attrs(f.bytes(3).unwrap_or(&[])) {
+        let e = Fields::<12>::read(elem?.payload)?;
+        let data = match e.bytes(2) {
+            None => Data::Nothing,
+            Some(d) => {
+                let d = Fields::<3>::read(d)?;
+                match (d.bytes(1), d.bytes(2)) {
+                    (Some(v), _) => Data::Value(v.into()),
+                    (None, Some(v)) => {
+                        Data::Verdict(verdict(v, names).ok_or(Malformed("verdict of an element"))?)
+                    }
+                    (None, None) => Data::Nothing,
+                }
+            }
+        };
+        out.push(Element {
+            key: e.value(1).unwrap_or_default(),
+            key_end: e.value(10),
+            interval_end: e.be32(3).is_some_and(|n| n & 1 != 0),
+            data,
+        });
+    }
+    Ok(())
+}
+
+/// One message of the list of ipsets: a large set comes in several, each with the set's name.
+pub fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
+    const BAD: Malformed = Malformed("ipset");
+    let (_, body) = msg.body()?;
+    let f = Fields::<12>::read(body)?;
+    let mut set = IpSet {
+        // An old kernel does not tell: then no rule finds this set and each counts as one that may match.
+        index: f.be16(11).unwrap_or(u16::MAX),
+        name: f.name(2).ok_or(BAD)?.into(),
+        kind: String::from_utf8_lossy(f.name(3).unwrap_or_default()).into(),
+        members: Vec::new(),
+    };
+    for entry in attrs(f.bytes(8).unwrap_or(&[])) {
+        let e = Fields::<28>::read(entry?.payload)?;
+        set.members.push(Member {
+            ip: range(&e, 1, 2, 3)?,
+            ip2: range(&e, 20, 22, 21)?,
+            port: e.be16(4).map(|low| (low, e.be16(5).unwrap_or(low))),
+            protocol: e.byte(7),
+            excluded: e.be32(8).is_some_and(|n| n & 4 != 0),
+        });
+    }
+    Ok(set)
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, Malformed> {
+    let a = Fields::<3>::read(bytes)?;
+    let v4 = |b: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(b).ok()?).into());
+    let v6 = |b: &[u8]| Some(Ipv6Addr::from(<[u8; 16]>::try_from(b).ok()?).into());
+    a.bytes(1)
+        .and_then(v4)
+        .or_else(|| a.bytes(2).and_then(v6))
+        .ok_or(Malformed("address of an ipset"))
+}
+
+/// First and last address of a member: with an end, with a prefix length, or alone.
+fn range(
+    e: &Fields<'_, 28>,
+    from: usize,
+    to: usize,
+    cidr: usize,
+) -> Result<Option<(IpAddr, IpAddr)>, Malformed> {
+    let Some(low) = e.bytes(from) else {
+        return Ok(None);
+    };
+    let low = address(low)?;
+    let high = match (e.bytes(to), e.byte(cidr), low) {
+        (Some(high), _, _) => address(high)?,
+        (None, Some(n @ 0..32), IpAddr::V4(a)) => {
+            Ipv4Addr::from_bits(a.to_bits() | u32::MAX >> n).into()
+        }
+        (None, Some(n @ 0..128), IpAddr::V6(a)) => {
+            Ipv6Addr::from_bits(a.to_bits() | u128::MAX >> n).into()
+        }
+        _ => low,
+    };
+    Ok(Some((low, high)))
+}

@@ -1,0 +1,738 @@
+//! Real rules in real namespaces: what the analysis decides, and what happens to packets. Needs root, iptables (legacy and nft),
+//! nft, ipset and ethtool.
+//!
+//! Two namespaces are two nodes, joined by a veth pair that finishes checksums; a third and a fourth are pods. Each case is a
+//! file of tests/cases/exposure: comments at its top say what is expected, the rest is what the named tools load.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vxcsum::exposure::{Exposure, OuterFlow, analyze};
+use vxcsum::facts::IfName;
+use vxcsum::sys::nat_rules;
+
+/// Four namespaces, deleted when this goes.
+struct Lab {
+    tag: String,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for ns in ["a", "b", "pa", "pb", "h"] {
+            let _ = Command::new("ip")
+                .args(["netns", "del", &self.ns(ns)])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str], input: &str) {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("run {program}: {e}"));
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}\n{input}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+impl Lab {
+    fn new(name: &str) -> Self {
+        Self::over(name, "192.168.77.", 24)
+    }
+
+    /// Nodes whose addresses begin so.
+    fn over(name: &str, net: &str, len: u8) -> Self {
+        let lab = Self {
+            tag: format!("vxe{}{name}", std::process::id()),
+        };
+        for ns in ["a", "b", "pa", "pb"] {
+            run("ip", &["netns", "add", &lab.ns(ns)], "");
+        }
+        let (a, b, pa, pb) = (lab.ns("a"), lab.ns("b"), lab.ns("pa"), lab.ns("pb"));
+        run(
+            "ip",
+            &["-batch", "-"],
+            &format!(
+                "link add eth0 netns {a} type veth peer name eth0 netns {b}\n\
+                 link add cni0 netns {a} type veth peer name eth0 netns {pa}\n\
+                 link add cni0 netns {b} type veth peer name eth0 netns {pb}\n"
+            ),
+        );
+        for (node, pod, me, other) in [("a", "pa", 1, 2), ("b", "pb", 2, 1)] {
+            let (mine, theirs) = (me - 1, other - 1);
+            run(
+                "ip",
+                &["-n", &lab.ns(node), "-batch", "-"],
+                &format!(
+                    "link set lo up\n\
+                     addr add 192.168.77.{me}/24 dev eth0\n\
+                     addr replace {net}{me}/{len} dev eth0 nodad\n\
+                     link set eth0 up\n\
+                     addr add 10.244.{mine}.1/24 dev cni0\n\
+                     link set cni0 up\n\
+                     link add flannel.1 type vxlan id 1 local {net}{me} dev eth0 dstport 8472 nolearning udpcsum\n\
+                     link set flannel.1 address 02:00:00:00:00:0{me}\n\
+                     addr add 10.244.{mine}.0/32 dev flannel.1\n\
+                     link set flannel.1 up\n\
+                     route add default via 192.168.77.{other}\n\
+                     route add 10.244.{theirs}.0/24 via 10.244.{theirs}.0 dev flannel.1 onlink\n\
+                     neigh add 10.244.{theirs}.0 lladdr 02:00:00:00:00:0{other} dev flannel.1 nud permanent\n"
+                ),
+            );
+            let fdb = format!("fdb append 02:00:00:00:00:0{other} dev flannel.1 dst {net}{other}");
+            run("bridge", &["-n", &lab.ns(node), "-batch", "-"], &fdb);
+            run(
+                "ip",
+                &["-n", &lab.ns(pod), "-batch", "-"],
+                &format!(
+                    "link set lo up\naddr add 10.244.{mine}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.244.{mine}.1\n"
+                ),
+            );
+            let off = [
+                "netns",
+                "exec",
+                &lab.ns(node),
+                "ethtool",
+                "-K",
+                "eth0",
+                "tx",
+                "off",
+            ];
+            run("ip", &off, "");
+            lab.within(node, || {
+                fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            });
+        }
+        lab
+    }
+
+    /// Puts node a into a container: its underlay is a veth that finishes nothing, and behind it a host masquerades.
+    fn contain(&self) {
+        let h = self.ns("h");
+        run("ip", &["netns", "add", &h], "");
+        let batch = |ns: &str, text: &str| run("ip", &["-n", &self.ns(ns), "-batch", "-"], text);
+        batch(
+            "b",
+            &format!(
+                "link set eth0 netns {h} name va\nlink add eth0 type veth peer name vb netns {h}\n"
+            ),
+        );
+        batch(
+            "h",
+            "addr add 192.168.77.254/24 dev va\nlink set va up\naddr add 192.168.78.254/24 dev vb\nlink set vb up\n",
+        );
+        batch(
+            "b",
+            "addr add 192.168.78.2/24 dev eth0\nlink set eth0 up\nroute replace default via 192.168.78.254\n\
+             link add flannel.1 type vxlan id 1 local 192.168.78.2 dev eth0 dstport 8472 nolearning udpcsum\n\
+             link set flannel.1 address 02:00:00:00:00:02\naddr add 10.244.1.0/32 dev flannel.1\nlink set flannel.1 up\n\
+             route add 10.244.0.0/24 via 10.244.0.0 dev flannel.1 onlink\n\
+             neigh add 10.244.0.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent\n",
+        );
+        batch("a", "route replace default via 192.168.77.254\n");
+        let fdb = |ns: &str, text: &str| run("bridge", &["-n", &self.ns(ns), "-batch", "-"], text);
+        fdb(
+            "a",
+            "fdb replace 02:00:00:00:00:02 dev flannel.1 dst 192.168.78.2\n",
+        );
+        fdb(
+            "b",
+            "fdb append 02:00:00:00:00:01 dev flannel.1 dst 192.168.77.1\n",
+        );
+        self.within("h", || {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            run("ethtool", &["-K", "vb", "tx", "off"], "");
+            run(
+                "iptables-nft-restore",
+                &[],
+                "*nat\n-A POSTROUTING -o vb -j MASQUERADE\nCOMMIT\n",
+            );
+        });
+        self.within("a", || run("ethtool", &["-K", "eth0", "tx", "on"], ""));
+        self.within("b", || run("ethtool", &["-K", "eth0", "tx", "off"], ""));
+    }
+
+    fn ns(&self, name: &str) -> String {
+        format!("{}{name}", self.tag)
+    }
+
+    /// Runs a closure in a thread that is in one of the namespaces.
+    fn within<T: Send>(&self, name: &str, f: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
+        thread::scope(|s| {
+            s.spawn(|| {
+                rustix::thread::move_into_link_name_space(
+                    std::os::fd::AsFd::as_fd(&file),
+                    Some(rustix::thread::LinkNameSpaceType::Network),
+                )
+                .unwrap();
+                f()
+            })
+            .join()
+            .unwrap()
+        })
+    }
+
+    /// Of UDP over both families.
+    fn checksum_errors(&self, node: &str) -> u64 {
+        let read =
+            |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+        let (v4, v6) = self.within(node, || (read("snmp"), read("snmp6")));
+        let mut lines = v4.lines().filter(|l| l.starts_with("Udp: "));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut found = names.split(' ').zip(values.split(' '));
+        let v4 = found.find(|(n, _)| *n == "InCsumErrors").unwrap().1;
+        let v6 = v6
+            .lines()
+            .find_map(|l| l.strip_prefix("Udp6InCsumErrors"))
+            .unwrap();
+        v4.parse::<u64>().unwrap() + v6.trim().parse::<u64>().unwrap()
+    }
+
+    /// Sends what a node sends and says what became of it: corrupt, lost, or fine.
+    fn packets(&self) -> &'static str {
+        let before = self.checksum_errors("a") + self.checksum_errors("b");
+        let listener = self.within("pb", || TcpListener::bind("0.0.0.0:80").unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let connect = |from: &str, to: &str| -> bool {
+            let to: SocketAddr = to.parse().unwrap();
+            self.within(from, || {
+                let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_millis(400))
+                else {
+                    return false;
+                };
+                // A second packet, which meets no nat rule itself.
+                stream
+                    .set_read_timeout(Some(Duration::from_millis(400)))
+                    .unwrap();
+                let _ = stream.write_all(b"x");
+                if let Ok((mut other, _)) = listener.accept() {
+                    other.set_nonblocking(false).unwrap();
+                    other
+                        .set_read_timeout(Some(Duration::from_millis(400)))
+                        .unwrap();
+                    let _ = other.read(&mut [0]);
+                }
+                true
+            })
+        };
+        // The service exists only where a rule makes it; the pod itself always answers if nothing is broken.
+        for from in ["a", "pa"] {
+            connect(from, "10.96.0.10:80");
+        }
+        let mut fine = true;
+        for from in ["a", "pa"] {
+            fine &= connect(from, "10.244.1.2:80");
+        }
+        self.within("a", || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let _ = socket.send_to(b"x", "10.244.1.2:53");
+        });
+        thread::sleep(Duration::from_millis(20));
+        let after = self.checksum_errors("a") + self.checksum_errors("b");
+        match (after - before, fine) {
+            (0, true) => "fine",
+            (0, false) => "lost",
+            _ => "corrupt",
+        }
+    }
+}
+
+fn device(driver: &str) -> OuterFlow {
+    OuterFlow {
+        device: IfName::new(b"flannel.1").unwrap(),
+        ifindex: 99,
+        enslaved: false,
+        underlay: IfName::new(b"eth0"),
+        underlay_ifindex: Some(2),
+        underlay_driver: Some(driver.into()),
+        underlay_addresses: vec![IpAddr::from([192, 168, 77, 1])],
+        local: Some(IpAddr::from([192, 168, 77, 1])),
+        remotes: vec![IpAddr::from([192, 168, 77, 2])],
+        dst_port: Some(8472),
+        vni: Some(1),
+    }
+}
+
+fn word(exposure: &Exposure) -> &'static str {
+    match exposure {
+        Exposure::Exposed { .. } => "exposed",
+        Exposure::NotExposed { .. } => "not-exposed",
+        Exposure::Unknown { .. } => "unknown",
+    }
+}
+
+/// The same over IPv6.
+fn device_v6(driver: &str) -> OuterFlow {
+    OuterFlow {
+        underlay_addresses: vec![
+            "192.168.77.1".parse().unwrap(),
+            "fd00:77::1".parse().unwrap(),
+            "fe80::1".parse().unwrap(),
+        ],
+        local: Some("fd00:77::1".parse().unwrap()),
+        remotes: vec!["fd00:77::2".parse().unwrap()],
+        ..device(driver)
+    }
+}
+
+struct Case {
+    name: String,
+    text: String,
+}
+
+impl Case {
+    fn all() -> Vec<Self> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/exposure");
+        let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "rules"))
+            .collect();
+        paths.sort();
+        assert!(!paths.is_empty());
+        paths
+            .iter()
+            .map(|p| Self {
+                name: p.file_stem().unwrap().to_string_lossy().into(),
+                text: fs::read_to_string(p).unwrap(),
+            })
+            .collect()
+    }
+
+    fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        let lines = self.text.lines().filter_map(|l| l.strip_prefix("# "));
+        lines.filter_map(move |l| l.strip_prefix(key)?.strip_prefix(": "))
+    }
+
+    fn value<'a>(&'a self, key: &'a str) -> Option<&'a str> {
+        self.values(key).next()
+    }
+
+    /// With `inner`, another case's rules for the inner packets, by the same tool for IPv4.
+    fn install(&self, lab: &Lab, tool: &str) {
+        if let Some(inner) = self.value("inner") {
+            let all = Self::all();
+            let inner = all.iter().find(|c| c.name == inner).unwrap();
+            inner.install(lab, &tool.replacen("ip6", "ip", 1));
+        }
+        lab.within("a", || {
+            let sets: Vec<&str> = self.values("ipset").collect();
+            if !sets.is_empty() {
+                run("ipset", &["restore"], &(sets.join("\n") + "\n"));
+            }
+            match tool {
+                "nft" => run("nft", &["-f", "-"], &self.text),
+                _ => run(&format!("{tool}-restore"), &[], &self.text),
+            }
+        });
+    }
+}
+
+#[test]
+fn decisions_agree_with_packets() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let cases = Case::all();
+    let jobs: Vec<(&Case, &str)> = cases
+        .iter()
+        .flat_map(|case| {
+            let tools = case.value("tools").unwrap().split(' ');
+            tools.map(move |tool| (case, tool))
+        })
+        .collect();
+    assert!(jobs.len() > 60, "only {} rule sets", jobs.len());
+    // Most of the time goes into waiting for packets that do not come.
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|s| {
+        for worker in 0..4 {
+            let (jobs, next, outcomes) = (&jobs, &next, &outcomes);
+            s.spawn(move || {
+                while let Some((case, tool)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = compare(case, tool, &format!("m{worker}"));
+                    outcomes.lock().unwrap().push(outcome);
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap();
+    outcomes.sort();
+    println!("{:26} {:16} {:12} packets", "case", "tool", "decision");
+    for (line, _) in &outcomes {
+        println!("{line}");
+    }
+    let wrong: Vec<String> = outcomes.into_iter().flat_map(|(_, wrong)| wrong).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Installs one rule set and compares the decision with what packets do: a line of the matrix, and what is wrong.
+fn compare(case: &Case, tool: &str, lab: &str) -> (String, Vec<String>) {
+    let want = case.value("expect").unwrap();
+    let want_packets = case.value("packets").unwrap();
+    let v6 = case.value("underlay") == Some("ip6");
+    let (lab, device): (_, fn(&str) -> OuterFlow) = if v6 {
+        (Lab::over(lab, "fd00:77::", 64), device_v6)
+    } else {
+        (Lab::new(lab), device)
+    };
+    case.install(&lab, tool);
+    let rules = lab.within("a", nat_rules::read);
+    let got = analyze(&rules, &device("virtio_net"));
+    let packets = lab.packets();
+    let mut wrong = Vec::new();
+    let mut fail = |what: &str| wrong.push(format!("{} {tool}: {what}: {got:?}", case.name));
+    if word(&got) != want {
+        fail(&format!("decision is not {want}"));
+    }
+    if packets != want_packets && want_packets != "any" {
+        fail(&format!("packets are {packets}, not {want_packets}"));
+    }
+    if packets != "fine" && word(&got) == "not-exposed" {
+        fail("MISSED");
+    }
+    if let (Some(rule), Exposure::Exposed { rule: quoted, .. }) = (case.value("rule"), &got)
+        && rule != quoted
+    {
+        fail(&format!("rule is quoted as {quoted:?}"));
+    }
+    // Over a veth the same rules never show the device harmless.
+    let over_veth = analyze(&rules, &device("veth"));
+    if word(&over_veth) == "not-exposed" {
+        fail("not exposed over veth");
+    }
+    let line = format!("{:26} {tool:16} {:12} {packets}", case.name, word(&got));
+    (line, wrong)
+}
+
+/// The quoted rule is what the tool itself prints, give or take nothing.
+#[test]
+fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    for case in Case::all() {
+        for tool in case
+            .value("tools")
+            .unwrap()
+            .split(' ')
+            .filter(|t| *t != "nft")
+        {
+            let lab = Lab::new("q");
+            case.install(&lab, tool);
+            let (rules, saved) = lab.within("a", || {
+                let save = |t: &str| {
+                    String::from_utf8(Command::new(format!("{t}-save")).output().unwrap().stdout)
+                        .unwrap()
+                };
+                (
+                    nat_rules::read(),
+                    save(&tool.replacen("ip6", "ip", 1))
+                        + &save(&tool.replacen("ip6", "ip", 1).replacen("ip", "ip6", 1)),
+                )
+            });
+            assert!(rules.unread.is_empty(), "{:?}", rules.unread);
+            let mut theirs: Vec<&str> = saved.lines().filter(|l| l.starts_with("-A ")).collect();
+            let mut ours = vxcsum::exposure::quoted(&rules);
+            theirs.sort_unstable();
+            ours.sort_unstable();
+            assert_eq!(ours, theirs, "{} {tool}", case.name);
+        }
+    }
+}
+
+#[test]
+fn fifty_thousand_rules() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let mut text = String::from(
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n",
+    );
+    for n in 0..10_000 {
+        let _ = writeln!(text, ":KUBE-SVC-{n} - [0:0]");
+    }
+    text += "-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+             -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+             -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+             -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
+             -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n";
+    for n in 0..10_000 {
+        let ip = format!("10.{}.{}.{}/32", 96 + n / 65536, n / 256 % 256, n % 256);
+        let pod = format!("10.244.{}.{}", n / 256 % 256, n % 256);
+        let _ = write!(
+            text,
+            "-A KUBE-SERVICES ! -s 10.244.0.0/16 -d {ip} -p udp -m comment --comment \"ns/service-{n} cluster IP\" -m udp --dport 53 -j KUBE-MARK-MASQ\n\
+             -A KUBE-SERVICES -d {ip} -p udp -m comment --comment \"ns/service-{n} cluster IP\" -m udp --dport 53 -j KUBE-SVC-{n}\n\
+             -A KUBE-SVC-{n} -s {pod}/32 -m comment --comment \"ns/service-{n}\" -j KUBE-MARK-MASQ\n\
+             -A KUBE-SVC-{n} -m statistic --mode random --probability 0.5 -j RETURN\n\
+             -A KUBE-SVC-{n} -p udp -m comment --comment \"ns/service-{n}\" -m udp -j DNAT --to-destination {pod}:53\n"
+        );
+    }
+    text += "COMMIT\n";
+    for tool in ["iptables-legacy", "iptables-nft"] {
+        let lab = Lab::new("k");
+        lab.within("a", || run(&format!("{tool}-restore"), &[], &text));
+        let before = resident();
+        let start = Instant::now();
+        let rules = lab.within("a", nat_rules::read);
+        let read = start.elapsed();
+        let start = Instant::now();
+        let got = analyze(&rules, &device("virtio_net"));
+        println!(
+            "{tool}: read {read:?}, analyze {:?}, {} KiB more resident",
+            start.elapsed(),
+            resident().saturating_sub(before)
+        );
+        assert_eq!(word(&got), "not-exposed", "{got:?}");
+        assert!(read < Duration::from_secs(60) && start.elapsed() < Duration::from_secs(10));
+    }
+}
+
+fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// While others change the rules, a read is whole or says that it could not be.
+#[test]
+fn rules_that_change_while_they_are_read() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let lab = Lab::new("c");
+    // The two rules are always both there or both not, in tables that are dumped far apart.
+    let on = "table ip t0 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t0 c\n\
+              table ip t9 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t9 c\n\
+              add rule ip t0 c udp dport 1 masquerade\nadd rule ip t9 c udp dport 1 masquerade\n";
+    let off = "flush chain ip t0 c\nflush chain ip t9 c\n";
+    lab.within("a", || run("nft", &["-f", "-"], on));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut whole, mut refused) = (0, 0);
+    thread::scope(|s| {
+        s.spawn(|| {
+            lab.within("a", || {
+                while !stop.load(Ordering::Relaxed) {
+                    run("nft", &["-f", "-"], off);
+                    run("nft", &["-f", "-"], on);
+                }
+            });
+        });
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            let rules = lab.within("a", nat_rules::read);
+            if rules.unread.is_empty() {
+                let counts: Vec<usize> = rules
+                    .tables
+                    .iter()
+                    .map(|t| t.chains.iter().map(|c| c.rules.len()).sum())
+                    .collect();
+                assert!(counts == [0, 0] || counts == [1, 1], "{counts:?}");
+                whole += 1;
+            } else {
+                assert_eq!(word(&analyze(&rules, &device("virtio_net"))), "unknown");
+                refused += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("{whole} whole reads, {refused} refused");
+    assert!(whole > 0);
+}
+
+/// Numbers that are the same in every run (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).unwrap()
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.roll(from.len())]
+    }
+
+    fn conditions(&mut self) -> String {
+        const SOME: [&str; 20] = [
+            "-m mark --mark 0x4000/0x4000",
+            "-m mark ! --mark 0x4000/0x4000",
+            "-m mark --mark 0x1/0x1",
+            "-m mark ! --mark 0x1/0x1",
+            "-m mark --mark 0x4001/0x4001",
+            "-m mark --mark 0x4000",
+            "-m mark --mark 0x0/0x4001",
+            "-o eth0",
+            "! -o eth0",
+            "-o flannel.1",
+            "! -o flannel.1",
+            "-s 192.168.77.0/24",
+            "! -s 192.168.77.0/24",
+            "-d 192.168.77.2",
+            "-d 10.244.0.0/16",
+            "-p tcp",
+            "-p udp -m udp --dport 8472",
+            "-m addrtype --src-type LOCAL",
+            "-m statistic --mode nth --every 2 --packet 0",
+            "-m conntrack --ctstate NEW",
+        ];
+        let count = self.roll(3);
+        (0..count)
+            .map(|_| self.pick(&SOME))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    fn rule(&mut self, chain: &str, nat: bool, calls: &str) -> String {
+        const MARKS: [&str; 7] = [
+            "MARK --or-mark 0x4000",
+            "MARK --xor-mark 0x4000",
+            "MARK --and-mark 0xffffbfff",
+            "MARK --or-mark 0x1",
+            "MARK --xor-mark 0x4001",
+            "MARK --set-mark 0x0",
+            "MARK --set-mark 0x4000",
+        ];
+        const ENDS: [&str; 4] = [
+            "RETURN",
+            "ACCEPT",
+            "MASQUERADE",
+            "MASQUERADE --random-fully",
+        ];
+        const CONN: [&str; 3] = ["CONNMARK --save-mark", "CONNMARK --restore-mark", "RETURN"];
+        let what = match (self.roll(6), nat) {
+            (0..=2, _) => self.pick(&MARKS),
+            (3, _) if !calls.is_empty() => calls,
+            (_, true) if !chain.starts_with("OUT") => self.pick(&ENDS),
+            (_, true) => "RETURN",
+            (_, false) => self.pick(&CONN),
+        };
+        // A match given twice is not accepted; iptables wants -p before what needs it.
+        loop {
+            let when = self.conditions();
+            let flags: Vec<&str> = when
+                .split(' ')
+                .filter(|w| w.starts_with('-') && w.len() == 2 && *w != "-m")
+                .collect();
+            let mut once = flags.clone();
+            once.sort_unstable();
+            once.dedup();
+            if once.len() == flags.len() && !(chain.contains("IN") && when.contains("-o ")) {
+                return format!("-A {chain} {when} -j {what}\n");
+            }
+        }
+    }
+
+    fn table(&mut self) -> String {
+        let mut out = String::from("*mangle\n");
+        for chain in ["OUTPUT", "POSTROUTING"] {
+            if self.roll(4) == 0 {
+                out += &self.rule(chain, false, "");
+            }
+        }
+        out += "COMMIT\n*nat\n:R - [0:0]\n:S - [0:0]\n-A OUTPUT -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+                -A OUTPUT -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n\
+                -A PREROUTING -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+                -A PREROUTING -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n";
+        for (chain, calls, most) in [
+            ("OUTPUT", "", 2),
+            ("POSTROUTING", "R", 4),
+            ("R", "S", 4),
+            ("S", "", 4),
+        ] {
+            for _ in 0..self.roll(most + 1) {
+                out += &self.rule(chain, true, calls);
+            }
+        }
+        out + "COMMIT\n"
+    }
+}
+
+/// Rules that nobody would write. `VXCSUM_RANDOM_RULES` says how many sets of them.
+#[test]
+fn random_rules_are_never_wrongly_harmless() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let count = std::env::var("VXCSUM_RANDOM_RULES").map_or(10, |n| n.parse().unwrap());
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut seen = std::collections::BTreeMap::<(&str, &str), u32>::new();
+    let mut missed = Vec::new();
+    for n in 0..count {
+        let text = dice.table();
+        let tool = ["iptables-legacy", "iptables-nft"][n % 2];
+        let lab = Lab::new("r");
+        lab.within("a", || run(&format!("{tool}-restore"), &[], &text));
+        let rules = lab.within("a", nat_rules::read);
+        let got = analyze(&rules, &device("virtio_net"));
+        let packets = lab.packets();
+        *seen.entry((word(&got), packets)).or_default() += 1;
+        if word(&got) == "not-exposed" && packets == "corrupt" {
+            missed.push(format!("{tool}\n{text}{got:?}"));
+        }
+    }
+    println!("{seen:?}");
+    assert!(missed.is_empty(), "{}", missed.join("\n\n"));
+}
+
+/// Without `CAP_NET_ADMIN` nothing is shown harmless.
+#[test]
+fn without_permission_it_is_unknown() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let lab = Lab::new("p");
+    lab.within("a", || {
+        run("iptables-legacy-restore", &[], "*nat\nCOMMIT\n");
+        let none = rustix::thread::CapabilitySet::empty();
+        let sets = rustix::thread::CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let rules = nat_rules::read();
+        let what: Vec<&str> = rules.unread.iter().map(|u| &*u.what).collect();
+        assert_eq!(
+            what,
+            ["nf_tables", "legacy ip table nat"],
+            "{:?}",
+            rules.unread
+        );
+        let Exposure::Unknown { why, .. } = analyze(&rules, &device("virtio_net")) else {
+            panic!("not unknown");
+        };
+        assert_eq!(why, "read nf_tables: not permitted (needs CAP_NET_ADMIN)");
+    });
+}
+
+/// The NAT that breaks the packets is in another namespace, where no rule is to be seen from here.
+#[test]
+fn a_node_in_a_container_is_unknown() {
+    assert!(rustix::process::geteuid().is_root(), "not root");
+    let lab = Lab::new("n");
+    lab.contain();
+    let rules = lab.within("a", nat_rules::read);
+    let Exposure::Unknown { rule: None, why } = analyze(&rules, &device("veth")) else {
+        panic!("not unknown");
+    };
+    assert!(
+        why.contains("NAT beyond the namespace cannot be seen"),
+        "{why}"
+    );
+    assert_eq!(lab.packets(), "corrupt");
+}
