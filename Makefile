@@ -23,7 +23,7 @@ BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle lib.sh nat-delay.sh)
 
-.PHONY: all build demo test check fmt clippy deny shellcheck bench install clean
+.PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
 all: build
 
@@ -39,8 +39,13 @@ demo: build
 
 # Every test; those on real devices need root, and make network namespaces of their own.
 test:
-	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables nft jq
+	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables ipset nft jq
 	$(CARGO) test --locked
+
+# The analysis of NAT rules against packets once more, with many more sets of random rules.
+test-nat:
+	@tests/needs root cargo gcc ip ethtool iptables ipset nft
+	VXCSUM_RANDOM_RULES=150 $(CARGO) test --locked --test exposure -- --nocapture random
 
 check: fmt clippy shellcheck deny test
 

@@ -49,7 +49,7 @@ pub struct Common {
     /// Which interface of the kernel to use.
     #[arg(long, global = true, value_enum, default_value_t = BackendArg::Auto, value_name = "WHICH")]
     pub backend: BackendArg,
-    /// Read policy, os-release and version_signature below this directory.
+    /// Read policy, os-release, version_signature and what other programs set up below this directory, and keep /run/vxcsum there.
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
 }
@@ -88,6 +88,10 @@ pub enum Command {
     Status(Status),
     /// Show what a decision was made of, and how to change it.
     Explain(Explain),
+    /// Measure whether this kernel corrupts packets: in a network namespace of its own, on devices of its own.
+    Probe,
+    /// Diagnose this node: NAT rules, kernel, offload, the evidence, and what to do.
+    Doctor(Doctor),
     /// Check or show the policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -185,6 +189,14 @@ pub struct Explain {
     /// A copy of that machine's /etc/os-release.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub os_release: Option<PathBuf>,
+}
+
+/// `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Also say how the counters change during so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
 }
 
 /// `policy`.

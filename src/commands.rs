@@ -10,18 +10,20 @@ use std::path::Path;
 use clap::{CommandFactory, Parser};
 use log::{error, warn};
 
-use crate::cli::{Apply, Cli, Command, Common, Explain, PolicyCommand, Revert, Status};
+use crate::cli::{Apply, Cli, Command, Common, Doctor, Explain, PolicyCommand, Revert, Status};
 use crate::discover::Which;
 use crate::docs;
+use crate::doctor;
 use crate::error::Error;
 use crate::facts::{Facts, FeatureTable, IfName, KernelFacts, escape};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
-use crate::node::{Node, Options, load_policy, require_net_admin};
+use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};
 use crate::plan::{self, Action, Plan};
+use crate::probe::Limits;
 use crate::render::{self, Explanation, RuleOutcome};
 use crate::report::{ExitCode, KernelReport, Report};
-use crate::sys::{files, journal};
+use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
 use crate::watch;
 
 /// So often at most `apply --if-exists` looks again for devices that were created during the run.
@@ -111,6 +113,8 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
         Some(Command::Watch) => watch::run(common.into()),
         Some(Command::Status(args)) => run_status(common, &args),
         Some(Command::Explain(args)) => run_explain(common, &args),
+        Some(Command::Probe) => run_probe(common),
+        Some(Command::Doctor(args)) => run_doctor(common, &args),
         Some(Command::Policy(PolicyCommand::Check { file })) => {
             check_policy(common, file.as_deref())
         }
@@ -214,6 +218,7 @@ fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<E
 fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let which = which(&args.devices);
     let mut node = Node::open(common.into())?;
+    node.ignore_rules();
     let backend = node.backend();
     if args.dry_run {
         let facts = node.look(which)?;
@@ -249,12 +254,14 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     if let Some(device) = &args.device {
         return explain_device(common, device);
     }
-    let kernel = match &args.kernel {
-        Some(release) => named_kernel(release, args)?,
-        None => files::kernel_facts(&common.root, |note| warn!("{note}")),
-    };
     let policy = load_policy(&common.root, common.policy.as_deref())?;
-    let verdict = judge(&kernel, &policy.kernels);
+    let (kernel, probe) = if let Some(release) = &args.kernel {
+        (named_kernel(release, args)?, None)
+    } else {
+        let kernel = files::kernel_facts(&common.root, |note| warn!("{note}"));
+        (kernel, load_probe(&common.root))
+    };
+    let verdict = judge(&kernel, &policy.kernels, probe.as_ref());
     let table = FeatureTable::default();
     let nothing = Plan {
         table: &table,
@@ -312,6 +319,60 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let explanation = Explanation { report, rules };
     print(common, &explanation, |out, color| {
         render::explain_device(out, &explanation, facts, &node.policy, color)
+    })?;
+    Ok(code)
+}
+
+fn run_probe(common: &Common) -> Result<ExitCode, Error> {
+    let run = probe_ns::run(&Limits::default());
+    let kept = probe_file::save(&common.root, &run);
+    if let Err(e) = &kept {
+        warn!("{e}; apply and status will not know of this run");
+    }
+    print(common, &run, |out, color| {
+        render::probe(out, &run, kept.is_ok(), color)
+    })?;
+    Ok(run.exit_code())
+}
+
+fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
+    let mut node = Node::open(common.into())?;
+    let before = node_evidence::counters();
+    let facts = node.look_at_all()?;
+    let plan = node.plan(&facts);
+    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    let code = report.exit_code(false);
+    let names: Vec<IfName> = facts
+        .devices
+        .iter()
+        .map(|device| device.link.name)
+        .collect();
+    let ports: Vec<u16> = facts
+        .devices
+        .iter()
+        .filter_map(|device| device.link.dst_port)
+        .collect();
+    let counters = args.watch.map_or_else(
+        || doctor::Counters::new(before.clone(), None),
+        |seconds| {
+            std::thread::sleep(std::time::Duration::from_secs(seconds.into()));
+            let after = node_evidence::counters();
+            doctor::Counters::new(before.clone(), Some((seconds, after)))
+        },
+    );
+    let diagnosis = doctor::Diagnosis::new(
+        report,
+        doctor::Findings {
+            table: judge(&node.kernel, &[], None),
+            probe: node.probe.as_ref(),
+            rules: node.rules.as_ref(),
+            counters,
+            flows: node_evidence::rewritten_flows(&ports),
+            managers: node_evidence::managers(&common.root, &names),
+        },
+    );
+    print(common, &diagnosis, |out, color| {
+        render::doctor(out, &diagnosis, color)
     })?;
     Ok(code)
 }

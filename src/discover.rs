@@ -3,11 +3,13 @@
 //! Owns the order of the questions: links, underlays, features. May not decide what to do with a device.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
 
 use crate::error::{Error, Fault};
+use crate::exposure::OuterFlow;
 use crate::facts::{
     Device, Exposure, FeatureTable, Features, IfName, Past, Underlay, UnderlayLink, VxlanLink,
 };
@@ -88,6 +90,7 @@ impl Discovery {
             names: backend.feature_names(&any.name)?,
         };
         let features = read_features(backend, &links, &table);
+        let not_asked = Rc::new(Exposure::not_asked());
         let devices =
             links
                 .into_iter()
@@ -97,10 +100,49 @@ impl Discovery {
                     link,
                     underlay,
                     features,
-                    exposure: Exposure::Unknown,
+                    exposure: Rc::clone(&not_asked),
                     past: Past::default(),
                 });
         Ok((table, devices.collect()))
+    }
+
+    /// What of each device decides which NAT rules its outer packets meet, in their order. Where those packets go is left
+    /// open: nodes that join later are destinations as well.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<OuterFlow>, Fault> {
+        let addresses = self.addresses()?;
+        Ok(devices
+            .iter()
+            .map(|device| {
+                let underlay = device.underlay.as_deref();
+                let owned = |(_, ifindex): &&(IpAddr, u32)| {
+                    underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
+                };
+                OuterFlow {
+                    device: device.link.name,
+                    ifindex: device.link.ifindex,
+                    enslaved: device.link.enslaved,
+                    underlay: underlay.map(|underlay| underlay.name),
+                    underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
+                    underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
+                    underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
+                    local: device.link.local,
+                    remotes: Vec::new(),
+                    dst_port: device.link.dst_port,
+                    vni: device.link.vni,
+                }
+            })
+            .collect())
+    }
+
+    fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, Fault> {
+        self.route.dump(
+            "list the addresses",
+            rtnl::dump_addresses,
+            rtnl::owner_of_address,
+        )
     }
 
     /// One answer a request: a link of any kind, or why there is none.
@@ -151,14 +193,7 @@ impl Discovery {
         let by_address =
             |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
         let owners: HashMap<_, _> = if links.iter().any(by_address) {
-            self.route
-                .dump(
-                    "list the addresses",
-                    rtnl::dump_addresses,
-                    rtnl::owner_of_address,
-                )?
-                .into_iter()
-                .collect()
+            self.addresses()?.into_iter().collect()
         } else {
             HashMap::new()
         };

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde::{Serialize, Serializer};
 
 use crate::error::Fault;
+pub use crate::exposure::Exposure;
 
 /// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
 ///
@@ -164,6 +165,8 @@ pub struct VxlanLink {
     pub udp_zero_csum6_rx: bool,
     /// Where its packets leave.
     pub underlay: UnderlayLink,
+    /// It is a port of a bridge or another master (`IFLA_MASTER`).
+    pub enslaved: bool,
 }
 
 /// How the underlay of a VXLAN device is known.
@@ -308,8 +311,8 @@ pub struct Device {
     pub underlay: Option<Rc<Underlay>>,
     /// From the backend: a device whose features could not be read is still reported.
     pub features: Result<Features, Fault>,
-    /// From the NAT rules.
-    pub exposure: Exposure,
+    /// From the NAT rules; the same for many devices.
+    pub exposure: Rc<Exposure>,
     /// What the record of this boot says.
     pub past: Past,
 }
@@ -332,14 +335,6 @@ pub struct Facts {
     pub table: FeatureTable,
     /// The VXLAN devices, by ifindex.
     pub devices: Vec<Device>,
-}
-
-/// Whether NAT on this node can rewrite a device's outer packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Exposure {
-    /// Not known, which counts as exposed.
-    Unknown,
 }
 
 #[cfg(test)]

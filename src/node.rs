@@ -12,17 +12,20 @@ use log::warn;
 use crate::apply::apply;
 use crate::discover::{Discovery, Which};
 use crate::error::Error;
-use crate::facts::{Facts, FeatureTable, KernelFacts, Past};
+use crate::exposure::analyze;
+use crate::exposure::rules::{self, NatRules};
+use crate::facts::{Device, Facts, FeatureTable, KernelFacts, Past};
 use crate::kernel::KernelVerdict;
 use crate::kernel::verdict::judge;
-use crate::plan::{Action, Plan, ReasonCode, decide, state};
+use crate::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
 use crate::policy::Policy;
+use crate::probe::ProbeRun;
 use crate::report::{Change, KernelReport, Outcome};
 use crate::state::{State, Turned};
 use crate::sys::features::{Backend, Choice};
 use crate::sys::policy_files::{self, Wanted};
 use crate::sys::state_file::{self, Lock, StateFile};
-use crate::sys::{files, journal};
+use crate::sys::{files, journal, nat_rules, probe_file, probe_ns};
 
 /// What a process works with.
 #[derive(Clone, Debug)]
@@ -44,6 +47,14 @@ pub struct Node {
     pub kernel: KernelFacts,
     /// What is known of it.
     pub verdict: KernelVerdict,
+    /// What was measured of it on this boot.
+    pub probe: Option<ProbeRun>,
+    /// The NAT rules, once they were read for a decision.
+    pub rules: Option<NatRules>,
+    /// Whether a decision of the last looks depends on the NAT rules.
+    pub rules_matter: bool,
+    keep_rules: bool,
+    ignore_rules: bool,
     backend: Backend,
     discovery: Discovery,
     record: StateFile,
@@ -64,7 +75,8 @@ impl Node {
     pub fn open(options: Options) -> Result<Self, Error> {
         let policy = load_policy(&options.root, options.policy.as_deref())?;
         let kernel = files::kernel_facts(&options.root, |note| warn!("{note}"));
-        let verdict = judge(&kernel, &policy.kernels);
+        let probe = load_probe(&options.root);
+        let verdict = judge(&kernel, &policy.kernels, probe.as_ref());
         let backend = Backend::open(options.backend)?;
         let discovery = Discovery::open()?;
         let record = StateFile::new(&options.root);
@@ -73,6 +85,11 @@ impl Node {
             policy,
             kernel,
             verdict,
+            probe,
+            rules: None,
+            rules_matter: false,
+            keep_rules: false,
+            ignore_rules: false,
             backend,
             discovery,
             record,
@@ -80,13 +97,38 @@ impl Node {
         })
     }
 
-    /// Reads the policy anew.
+    /// From now on the NAT rules are read again only once they are forgotten: somebody listens for their changes.
+    pub fn keep_rules(&mut self) {
+        self.keep_rules = true;
+    }
+
+    /// Nothing that this process decides depends on the NAT rules.
+    pub fn ignore_rules(&mut self) {
+        self.ignore_rules = true;
+    }
+
+    /// They may have changed.
+    pub fn forget_rules(&mut self) {
+        self.rules = None;
+    }
+
+    /// Whether some of the NAT rules are those of iptables-legacy, whose changes nobody announces.
+    pub fn has_legacy_rules(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| {
+            let legacy = |table: &rules::Table| table.backend == rules::Backend::Legacy;
+            rules.tables.iter().any(legacy)
+        })
+    }
+
+    /// Reads the policy, and what was measured, anew.
     ///
     /// # Errors
     /// The policy is not valid: then the old one stays.
     pub fn reload(&mut self) -> Result<(), Error> {
         self.policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
-        self.verdict = judge(&self.kernel, &self.policy.kernels);
+        self.probe = load_probe(&self.options.root);
+        self.verdict = judge(&self.kernel, &self.policy.kernels, self.probe.as_ref());
+        self.forget_rules();
         Ok(())
     }
 
@@ -106,7 +148,16 @@ impl Node {
     /// The kernel cannot be asked, or a named device is not a VXLAN device.
     pub fn look(&mut self, which: Which<'_>) -> Result<Facts, Error> {
         let state = self.record.load(None);
-        self.facts(which, &state)
+        self.facts(which, &state, false)
+    }
+
+    /// Looks at everything, also at what no decision depends on.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub fn look_at_all(&mut self) -> Result<Facts, Error> {
+        let state = self.record.load(None);
+        self.facts(Which::All, &state, true)
     }
 
     /// Waits until no other vxcsum process changes anything.
@@ -124,7 +175,7 @@ impl Node {
     /// # Errors
     /// As [`Self::look`].
     pub fn look_in_turn(&mut self, which: Which<'_>, turn: &Turn) -> Result<Facts, Error> {
-        self.facts(which, &turn.state)
+        self.facts(which, &turn.state, false)
     }
 
     /// The decision of every run but `revert`.
@@ -132,7 +183,7 @@ impl Node {
         decide(&self.policy, facts, &self.verdict)
     }
 
-    fn facts(&mut self, which: Which<'_>, state: &State) -> Result<Facts, Error> {
+    fn facts(&mut self, which: Which<'_>, state: &State, rules: bool) -> Result<Facts, Error> {
         let (table, mut devices) = self.discovery.devices(&mut self.backend, which)?;
         let now = state_file::now();
         for device in &mut devices {
@@ -142,11 +193,31 @@ impl Node {
                 contested: state.contested(self.netns, ifindex, now),
             };
         }
+        // Many rules take seconds to read.
+        let matter =
+            !self.ignore_rules && depends_on_exposure(&self.policy, &devices, &self.verdict);
+        self.rules_matter = matter || (self.rules_matter && !matches!(which, Which::All));
+        if matter || rules {
+            self.expose(&mut devices)?;
+        }
         Ok(Facts {
             kernel: self.kernel.clone(),
             table,
             devices,
         })
+    }
+
+    /// Fills in the exposure of these devices.
+    fn expose(&mut self, devices: &mut [Device]) -> Result<(), Error> {
+        if !self.keep_rules {
+            self.rules = None;
+        }
+        let rules = self.rules.get_or_insert_with(nat_rules::read);
+        let flows = self.discovery.outer_flows(devices)?;
+        for (device, flow) in devices.iter_mut().zip(&flows) {
+            device.exposure = Rc::new(analyze(rules, flow));
+        }
+        Ok(())
     }
 
     /// Carries out a plan and keeps the record true: what is about to be turned off is written down before it is, so that
@@ -251,6 +322,11 @@ impl Node {
 
 fn is_off(device: &crate::facts::Device, table: &FeatureTable) -> bool {
     state(device, table).is_some_and(crate::facts::FeatureState::off)
+}
+
+/// What was measured on this boot; a file that is not used is warned of.
+pub fn load_probe(root: &Path) -> Option<ProbeRun> {
+    probe_file::load(root, &probe_ns::machine(), |note| warn!("{note}"))
 }
 
 /// Reads the policy of this machine.

@@ -43,7 +43,11 @@ pub enum ReasonCode {
     KernelAffected,
     /// It is not known whether the kernel has the bug, and the policy counts that as affected.
     KernelUnknown,
-    /// As one of the above, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
+    /// As one of the above, and NAT on this node can rewrite the outer packets.
+    Exposed,
+    /// The kernel has or may have the bug, and NAT on this node cannot rewrite the outer packets: it is latent.
+    NotExposed,
+    /// As one of the first two, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
     ExposureUnknown,
     /// A rule says `always`.
     RuleAlways,
@@ -79,6 +83,8 @@ impl ReasonCode {
         match self {
             Self::KernelAffected => "kernel-affected",
             Self::KernelUnknown => "kernel-unknown",
+            Self::Exposed => "exposed",
+            Self::NotExposed => "not-exposed",
             Self::ExposureUnknown => "exposure-unknown",
             Self::RuleAlways => "rule-always",
             Self::RuleNever => "rule-never",
@@ -180,7 +186,7 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             .iter()
             .position(|known| known.is_of(rule, device))
             .unwrap_or_else(|| {
-                judged.push(judge(policy, rule, device, kernel));
+                judged.push(judge(policy, rule, device, &device.exposure, kernel));
                 judged.len() - 1
             });
         let judged = &judged[known];
@@ -216,7 +222,7 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
 struct Judged<'a> {
     rule: Option<&'a Rule>,
     outer_checksum: OuterChecksum,
-    exposure: Exposure,
+    exposure: Rc<Exposure>,
     verdict: DeviceVerdict,
     must_be_off: bool,
     reason: Reason,
@@ -225,12 +231,7 @@ struct Judged<'a> {
 
 impl Judged<'_> {
     fn is_of(&self, rule: Option<&Rule>, device: &Device) -> bool {
-        let same_rule = match (self.rule, rule) {
-            (Some(a), Some(b)) => std::ptr::eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        same_rule
+        same_rule(self.rule, rule)
             && self.outer_checksum == device.link.outer_checksum
             && self.exposure == device.exposure
     }
@@ -240,19 +241,20 @@ fn judge<'a>(
     policy: &Policy,
     rule: Option<&'a Rule>,
     device: &Device,
+    exposure: &Rc<Exposure>,
     kernel: &KernelVerdict,
 ) -> Judged<'a> {
     let outer_checksum = device.link.outer_checksum;
     let verdict = verdict(outer_checksum, kernel);
     let (must_be_off, reason) = match rule {
-        Some(rule) => by_rule(policy, rule, verdict, device.exposure),
-        None => by_bugs(policy, device, kernel),
+        Some(rule) => by_rule(policy, rule, verdict, exposure),
+        None => by_bugs(policy, outer_checksum, exposure, kernel),
     };
     let label = rule.map(|rule| format!("{} ({})", rule.name, rule.origin).into());
     Judged {
         rule,
         outer_checksum,
-        exposure: device.exposure,
+        exposure: Rc::clone(exposure),
         verdict,
         must_be_off,
         reason,
@@ -333,7 +335,7 @@ fn by_rule(
     policy: &Policy,
     rule: &Rule,
     verdict: DeviceVerdict,
-    exposure: Exposure,
+    exposure: &Exposure,
 ) -> (bool, Reason) {
     let rule_says = |code, text: &str| Reason {
         code,
@@ -357,23 +359,70 @@ fn by_rule(
 }
 
 /// Without a rule each bug has its own condition; the first that asks for the feature to be off decides.
-fn by_bugs(policy: &Policy, device: &Device, kernel: &KernelVerdict) -> (bool, Reason) {
-    let mut judged = susceptible(device.link.outer_checksum).iter().map(|bug| {
+fn by_bugs(
+    policy: &Policy,
+    outer_checksum: OuterChecksum,
+    exposure: &Exposure,
+    kernel: &KernelVerdict,
+) -> (bool, Reason) {
+    let judged = susceptible(outer_checksum).iter().map(|bug| {
         by_status(
             policy,
             policy.bug(*bug).value,
             kernel.bug(*bug).status,
             Some(*bug),
-            device.exposure,
+            exposure,
         )
     });
-    let first = judged
-        .next()
-        .expect("every outer checksum is susceptible to a bug");
-    if first.0 {
-        first
-    } else {
-        judged.find(|(off, _)| *off).unwrap_or(first)
+    let telling = |(off, reason): &(bool, Reason)| match (off, reason.code) {
+        (true, _) => 2,
+        // That it is latent says more than that another bug is not there.
+        (false, ReasonCode::NotExposed) => 1,
+        (false, _) => 0,
+    };
+    judged
+        .reduce(|first, next| {
+            if telling(&next) > telling(&first) {
+                next
+            } else {
+                first
+            }
+        })
+        .expect("every outer checksum is susceptible to a bug")
+}
+
+/// Whether a decision comes out differently if NAT can rewrite the outer packets of a device and if it cannot: only then the
+/// rules need to be read.
+pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelVerdict) -> bool {
+    let (exposed, not_exposed) = (
+        Rc::new(Exposure::Exposed {
+            rule: String::new(),
+            table: String::new(),
+            family: "ip",
+            why: String::new(),
+        }),
+        Rc::new(Exposure::NotExposed { why: String::new() }),
+    );
+    let mut seen: Vec<(Option<&Rule>, OuterChecksum)> = Vec::new();
+    devices.iter().any(|device| {
+        let rule = policy.deciding_rule(&subject(device));
+        let kind = (rule, device.link.outer_checksum);
+        let same =
+            |known: &(Option<&Rule>, OuterChecksum)| same_rule(known.0, rule) && known.1 == kind.1;
+        if seen.iter().any(same) {
+            return false;
+        }
+        seen.push(kind);
+        let off = |exposure| judge(policy, rule, device, exposure, kernel).must_be_off;
+        off(&exposed) != off(&not_exposed)
+    })
+}
+
+fn same_rule(a: Option<&Rule>, b: Option<&Rule>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => std::ptr::eq(a, b),
+        (None, None) => true,
+        _ => false,
     }
 }
 
@@ -382,7 +431,7 @@ fn by_status(
     when: When,
     status: Status,
     bug: Option<BugId>,
-    exposure: Exposure,
+    exposure: &Exposure,
 ) -> (bool, Reason) {
     let bug = bug.map_or("both bugs", BugId::as_str);
     let reason = |code, text: String| Reason {
@@ -417,18 +466,24 @@ fn by_status(
         ),
         (Status::Affected, _) => (ReasonCode::KernelAffected, format!("this kernel has {bug}")),
     };
-    match (when, exposure) {
-        (When::Exposed, Exposure::Unknown) => (
-            true,
-            reason(
-                ReasonCode::ExposureUnknown,
-                format!(
-                    "{}, and whether NAT on this node rewrites the outer packets is not known",
-                    counts.1
-                ),
-            ),
-        ),
-        _ => (true, reason(counts.0, counts.1)),
+    if when != When::Exposed {
+        return (true, reason(counts.0, counts.1));
+    }
+    let text = |what: &str| format!("{}, {what}: {}", counts.1, exposure.text());
+    match exposure {
+        Exposure::Exposed { .. } => {
+            let what = text("and NAT on this node can rewrite the outer packets");
+            (true, reason(ReasonCode::Exposed, what))
+        }
+        Exposure::NotExposed { .. } => {
+            let what =
+                text("but it is latent, for NAT on this node cannot rewrite the outer packets");
+            (false, reason(ReasonCode::NotExposed, what))
+        }
+        Exposure::Unknown { .. } => {
+            let what = text("and whether NAT on this node rewrites the outer packets is not known");
+            (true, reason(ReasonCode::ExposureUnknown, what))
+        }
     }
 }
 

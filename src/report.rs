@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use crate::error::Fault;
 use crate::facts::{
-    BackendName, Exposure, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF,
-    Underlay,
+    BackendName, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay,
 };
 use crate::kernel::{BugVerdict, KernelVerdict};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
@@ -128,8 +127,14 @@ pub struct DeviceReport<'a> {
     pub feature: Option<FeatureState>,
     /// What the kernel's bugs mean for it.
     pub verdict: &'a DeviceVerdict,
-    /// Whether NAT can rewrite its outer packets.
-    pub exposure: Exposure,
+    /// Whether NAT can rewrite its outer packets: `exposed`, `not-exposed`, `unknown`.
+    pub exposure: &'static str,
+    /// Why.
+    pub exposure_text: String,
+    /// The NAT rule that this is about, as iptables-save(8) or nft(8) prints it; null if it is about none.
+    pub exposure_rule: Option<&'a str>,
+    /// The table that it is in, such as `ip nat (nf_tables)`; null unless it rewrites the packets.
+    pub exposure_table: Option<&'a str>,
     /// What is to be done.
     pub action: Action,
     /// Why.
@@ -263,7 +268,10 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         underlay: plan.device.underlay.as_deref(),
         feature: change.feature,
         verdict: &plan.verdict,
-        exposure: plan.device.exposure,
+        exposure: plan.device.exposure.as_str(),
+        exposure_text: plan.device.exposure.text(),
+        exposure_rule: plan.device.exposure.rule(),
+        exposure_table: plan.device.exposure.table(),
         action: plan.action,
         reason: &plan.reason,
         rule: plan.rule.as_deref(),

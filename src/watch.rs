@@ -26,6 +26,7 @@ use crate::report::{ExitCode, Outcome, Report};
 use crate::state::TRUCE;
 use crate::sys::journal;
 use crate::sys::link_events::{Heard, LinkEvents};
+use crate::sys::nft_events::NftEvents;
 
 /// More devices than this at once are looked at with one dump.
 const FEW: usize = 64;
@@ -33,6 +34,12 @@ const FEW: usize = 64;
 const MANY: usize = 256;
 /// What was in the way (the lock, a list that kept changing) is gone by then, and it is too seldom to be a load.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
+/// NAT rules that change all the time are read again no more often than this.
+const RULES_APART: Duration = Duration::from_secs(10);
+/// How long a change of rules may take to be complete: an agent commits several times.
+const RULES_SETTLE: Duration = Duration::from_millis(500);
+/// How often rules of iptables-legacy are read again, whose changes nobody announces.
+const LEGACY_RULES: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -48,10 +55,16 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     let mut node = Node::open(options)?;
     let mut handled = Handled::default();
     handled.look_at_all(&mut node);
+    let mut rules = Rules::default();
+    rules.follow(&mut node);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
     loop {
-        match wait(&events, &signals, sooner(watchdog.left(), handled.left())) {
+        let timeout = [watchdog.left(), handled.left(), rules.left()]
+            .into_iter()
+            .flatten()
+            .min();
+        match wait(&events, rules.listening(), &signals, timeout) {
             Ok(woken) => {
                 if woken.signal {
                     match signals.take() {
@@ -66,10 +79,19 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                 if woken.event {
                     react(&mut node, &mut events, &mut handled);
                 }
-                if handled.left().is_some_and(|left| left.is_zero()) {
+                if woken.rules {
+                    rules.heard();
+                }
+                let rules_due = rules.due();
+                if rules_due {
+                    rules.read_again();
+                    node.forget_rules();
+                }
+                if rules_due || handled.left().is_some_and(|left| left.is_zero()) {
                     handled.look_at_all(&mut node);
                     tell(&handled.status());
                 }
+                rules.follow(&mut node);
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
         }
@@ -131,6 +153,85 @@ fn reload(node: &mut Node, handled: &mut Handled) {
         ),
     }
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
+}
+
+/// The NAT rules, as long as a decision depends on them: when to read them again.
+#[derive(Default)]
+struct Rules {
+    events: Option<NftEvents>,
+    /// Whether there are no such events to be had.
+    deaf: bool,
+    /// Whether the last decisions depend on the rules.
+    matter: bool,
+    /// Whether some of the rules change unannounced.
+    unannounced: bool,
+    due: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Rules {
+    /// After each look: listens from when the rules matter on, and reads them once more then, for they may have changed
+    /// before there was somebody to hear it.
+    fn follow(&mut self, node: &mut Node) {
+        self.matter = node.rules_matter;
+        if self.matter && self.events.is_none() && !self.deaf {
+            match NftEvents::open() {
+                Ok(events) => {
+                    self.events = Some(events);
+                    self.due = Some(Instant::now() + RULES_SETTLE);
+                    self.last = Some(Instant::now());
+                    node.keep_rules();
+                }
+                Err(e) => {
+                    self.deaf = true;
+                    let fault = Fault::kernel("listen for changes of nf_tables", e, None);
+                    warn!("{fault}; NAT rules are read again only when a device changes");
+                }
+            }
+        }
+        self.unannounced = self.matter && node.has_legacy_rules();
+    }
+
+    /// What to wait for: nothing once a change is known, so that further ones wake nobody.
+    fn listening(&self) -> Option<&NftEvents> {
+        self.events
+            .as_ref()
+            .filter(|_| self.matter && self.due.is_none())
+    }
+
+    fn heard(&mut self) {
+        let now = Instant::now();
+        let rested = self.last.map_or(now, |last| last + RULES_APART);
+        self.due = Some(rested.max(now + RULES_SETTLE));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let timer = self.last.filter(|_| self.unannounced);
+        let timer = timer.map(|last| last + LEGACY_RULES);
+        [self.due, timer]
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|_| self.matter)
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.next()
+            .map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    fn due(&self) -> bool {
+        self.next().is_some_and(|at| at <= Instant::now())
+    }
+
+    fn read_again(&mut self) {
+        // First listen, then look: what is announced from here on is another change.
+        if let Some(events) = &mut self.events {
+            events.drain();
+        }
+        self.due = None;
+        self.last = Some(Instant::now());
+    }
 }
 
 /// What has come of the devices so far.
@@ -221,21 +322,25 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool
         .any(|device| device.reason.code == ReasonCode::Contested))
 }
 
-fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    a.into_iter().chain(b).min()
-}
-
 struct Woken {
     event: bool,
+    rules: bool,
     signal: bool,
 }
 
-fn wait(events: &LinkEvents, signals: &Signals, timeout: Option<Duration>) -> Result<Woken, Errno> {
-    let events = events.as_fd();
-    let mut fds = [
-        PollFd::from_borrowed_fd(events, PollFlags::IN),
+fn wait(
+    events: &LinkEvents,
+    rules: Option<&NftEvents>,
+    signals: &Signals,
+    timeout: Option<Duration>,
+) -> Result<Woken, Errno> {
+    let mut fds = vec![
+        PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(signals.receiver.as_fd(), PollFlags::IN),
     ];
+    if let Some(rules) = rules {
+        fds.push(PollFd::from_borrowed_fd(rules.as_fd(), PollFlags::IN));
+    }
     let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {
@@ -244,6 +349,7 @@ fn wait(events: &LinkEvents, signals: &Signals, timeout: Option<Duration>) -> Re
             Ok(Woken {
                 event,
                 signal: !fds[1].revents().is_empty(),
+                rules: fds.get(2).is_some_and(|fd| !fd.revents().is_empty()),
             })
         }
         Err(e) => Err(e),

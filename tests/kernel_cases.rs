@@ -80,7 +80,7 @@ fn every_case_is_judged_as_it_says() {
     let mut wrong = Vec::new();
     for (name, case) in &cases {
         let facts = facts(case);
-        let verdict = judge(&facts, &[]);
+        let verdict = judge(&facts, &[], None);
         let kernel = Kernel::identify(&facts);
         for (id, expected) in [
             (BugId::NatZeroCsum, &case.nat_zero_csum),

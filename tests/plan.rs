@@ -9,7 +9,7 @@ use vxcsum::facts::{
     KernelFacts, OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
 };
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
-use vxcsum::plan::{Action, Plan, decide, decide_revert};
+use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::policy::{Kind, Policy, merge, parse};
 use vxcsum::report::{Change, ExitCode, KernelReport, Outcome, Report};
 use vxcsum::wire::KernelError;
@@ -54,6 +54,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             udp_zero_csum6_tx: false,
             udp_zero_csum6_rx: false,
             underlay: UnderlayLink::Ifindex(2),
+            enslaved: false,
         },
         underlay: Some(std::rc::Rc::new(Underlay {
             ifindex: 2,
@@ -61,7 +62,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             driver: Some("vmxnet3".to_owned()),
         })),
         features,
-        exposure: Exposure::Unknown,
+        exposure: std::rc::Rc::new(Exposure::not_asked()),
         past: Past::default(),
     }
 }
@@ -720,4 +721,151 @@ fn another_program_keeps_turning_it_on() {
             "{name}"
         );
     }
+}
+
+fn exposures() -> [Exposure; 3] {
+    [
+        Exposure::Exposed {
+            rule: "-A POSTROUTING -j MASQUERADE --random-fully".to_owned(),
+            table: "ip nat (xtables)".to_owned(),
+            family: "ip",
+            why: "it changes the source port (fully random)".to_owned(),
+        },
+        Exposure::NotExposed {
+            why: "no NAT rule can meet the outer packets".to_owned(),
+        },
+        Exposure::not_asked(),
+    ]
+}
+
+/// Each decision with NAT that can rewrite the outer packets, that cannot, and that is not known.
+#[test]
+fn decisions_by_exposure() {
+    use OuterChecksum::{External, Present, Zero};
+    use Status::{Affected, NotAffected, Unknown};
+    let if_exposed = "[[rule]]\nwhen = \"exposed\"";
+    let if_affected = "[[rule]]\nwhen = \"affected\"";
+    let fast = "unknown-kernel = \"fixed\"";
+    let by_exposure = ["exposed", "not-exposed", "exposure-unknown"];
+    for (name, policy_text, checksum, zero, lco, codes) in [
+        ("lco bug", "", Present, NotAffected, Affected, by_exposure),
+        (
+            "lco unknown",
+            "",
+            Present,
+            NotAffected,
+            Unknown,
+            by_exposure,
+        ),
+        (
+            "no lco bug",
+            "",
+            Present,
+            Affected,
+            NotAffected,
+            ["kernel-not-affected"; 3],
+        ),
+        (
+            "unknown is fixed",
+            fast,
+            Present,
+            Unknown,
+            Unknown,
+            ["kernel-unknown-fixed"; 3],
+        ),
+        (
+            "zero bug needs no exposure",
+            "",
+            Zero,
+            Affected,
+            Affected,
+            ["kernel-affected"; 3],
+        ),
+        (
+            "a rule asks",
+            if_exposed,
+            Zero,
+            Affected,
+            NotAffected,
+            by_exposure,
+        ),
+        (
+            "a rule does not ask",
+            if_affected,
+            Present,
+            Affected,
+            Affected,
+            ["kernel-affected"; 3],
+        ),
+        (
+            "external, lco bug",
+            "",
+            External,
+            NotAffected,
+            Affected,
+            by_exposure,
+        ),
+        (
+            "external, zero bug",
+            "",
+            External,
+            Affected,
+            NotAffected,
+            ["kernel-affected"; 3],
+        ),
+        (
+            "external, both bugs",
+            "",
+            External,
+            Affected,
+            Affected,
+            ["kernel-affected"; 3],
+        ),
+    ] {
+        let (policy, kernel) = (policy(policy_text), kernel(zero, lco));
+        let mut asked = device(checksum, Ok(ON));
+        let depends = depends_on_exposure(&policy, std::slice::from_ref(&asked), &kernel);
+        assert_eq!(depends, codes == by_exposure, "{name}");
+        for (exposure, code) in exposures().into_iter().zip(codes) {
+            asked.exposure = std::rc::Rc::new(exposure.clone());
+            let facts = facts(asked.clone());
+            let plan = decide(&policy, &facts, &kernel);
+            let found = &plan.devices[0];
+            assert_eq!(found.reason.code.as_str(), code, "{name}, {exposure:?}");
+            let off =
+                !["not-exposed", "kernel-not-affected", "kernel-unknown-fixed"].contains(&code);
+            assert_eq!(found.must_be_off, off, "{name}, {exposure:?}");
+            if code == exposure.as_str() {
+                assert!(
+                    found.reason.text.contains(&exposure.text()),
+                    "{name}: {}",
+                    found.reason.text
+                );
+            }
+            if code == "not-exposed" {
+                assert!(
+                    found.reason.text.contains("latent"),
+                    "{name}: {}",
+                    found.reason.text
+                );
+            }
+            let report = Report::planned(&plan, kernel_report(), None);
+            assert_eq!(report.devices[0].exposure, exposure.as_str());
+            assert_eq!(report.devices[0].exposure_rule, exposure.rule());
+        }
+    }
+}
+
+/// Two devices of a kind share a decision only if their exposure is the same.
+#[test]
+fn devices_of_a_kind_with_different_exposure() {
+    let [exposed, not_exposed, _] = exposures().map(std::rc::Rc::new);
+    let mut all = facts(device(OuterChecksum::Present, Ok(ON)));
+    all.devices.push(all.devices[0].clone());
+    all.devices[0].exposure = exposed;
+    all.devices[1].exposure = not_exposed;
+    let kernel = kernel(Status::NotAffected, Status::Affected);
+    let plan = decide(&Policy::built_in(), &all, &kernel);
+    let off: Vec<bool> = plan.devices.iter().map(|d| d.must_be_off).collect();
+    assert_eq!(off, [true, false]);
 }

@@ -3,13 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PURE: [&str; 10] = [
+const PURE: [&str; 13] = [
+    "doctor.rs",
     "error.rs",
+    "exposure",
     "facts.rs",
     "glob.rs",
     "kernel",
     "plan.rs",
     "policy",
+    "probe",
     "render",
     "report.rs",
     "wire",

@@ -227,7 +227,7 @@ fn the_codes_are_those_of_the_types() {
         ),
         (
             "/$defs/device/properties/exposure",
-            "src/facts.rs",
+            "src/exposure/mod.rs",
             "Exposure",
         ),
         ("/$defs/device/properties/action", "src/plan.rs", "Action"),

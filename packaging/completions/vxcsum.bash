@@ -26,7 +26,7 @@ _vxcsum() {
     while ((n < COMP_CWORD)); do
         word=${COMP_WORDS[n]}
         case $word in
-            --policy | --backend | --root | --device | --kernel | --uname-version | --version-signature | --os-release) n+=1 ;;
+            --policy | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release) n+=1 ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=$word; elif [[ -z $sub ]]; then sub=$word; fi ;;
         esac
@@ -47,14 +47,15 @@ _vxcsum() {
             return
             ;;
         --kernel) mapfile -t COMPREPLY < <(compgen -W "$(uname -r)" -- "$cur"); return ;;
-        --uname-version | --version-signature) return ;;
+        --uname-version | --version-signature | --watch) return ;;
     esac
     local words
     case $command in
-        '') words="apply revert watch status explain policy help --dry-run --exit-code $global" ;;
+        '') words="apply revert watch status explain probe doctor policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
         revert) words="--dry-run --device $global" ;;
-        watch) words="$global" ;;
+        watch | probe) words="$global" ;;
+        doctor) words="--watch $global" ;;
         status) words="--device --exit-code $global" ;;
         explain)
             if [[ $cur != -* && -z $sub ]]; then
@@ -77,7 +78,7 @@ _vxcsum() {
                 *) words="$global" ;;
             esac
             ;;
-        help) words='apply revert watch status explain policy' ;;
+        help) words='apply revert watch status explain probe doctor policy' ;;
         *) return ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

@@ -15,6 +15,8 @@ complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Give back what vxcsum 
 complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Stay, and treat each VXLAN device as it appears or changes'
 complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN device, its state and what apply would do'
 complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Show what a decision was made of, and how to change it'
+complete -c vxcsum -n __fish_use_subcommand -a probe -d 'Measure whether this kernel corrupts packets'
+complete -c vxcsum -n __fish_use_subcommand -a doctor -d 'Diagnose this node, and say what to do'
 complete -c vxcsum -n __fish_use_subcommand -a policy -d 'Check or show the policy'
 complete -c vxcsum -n __fish_use_subcommand -a help -d 'Show help'
 complete -c vxcsum -n __fish_use_subcommand -l dry-run -d 'The same as apply --dry-run'
@@ -33,6 +35,8 @@ complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status' -l devic
 complete -c vxcsum -n '__fish_seen_subcommand_from apply' -l if-exists -d 'A device that is not there is no error'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d 'Exit 2 if something would be changed'
 
+complete -c vxcsum -n '__fish_seen_subcommand_from doctor' -l watch -x -d 'Also say how the counters change'
+
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -a '(__vxcsum_devices)' -d 'VXLAN device'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l kernel -x -a '(uname -r)' -d 'Judge this release'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l uname-version -x -d 'That machine\'s uname -v'
@@ -42,4 +46,4 @@ complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l os-release -r -F 
 complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a check -d 'Say whether a policy is valid'
 complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a show -d 'Print the policy in force'
 complete -c vxcsum -n '__fish_seen_subcommand_from check' -F
-complete -c vxcsum -n '__fish_seen_subcommand_from help' -a 'apply revert watch status explain policy'
+complete -c vxcsum -n '__fish_seen_subcommand_from help' -a 'apply revert watch status explain probe doctor policy'

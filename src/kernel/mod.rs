@@ -87,6 +87,8 @@ pub enum Mark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
+    /// Packets that this kernel sent, on this boot.
+    Probe,
     /// A `[[kernel]]` entry of the policy.
     Policy,
     /// The built-in table.

@@ -1,6 +1,6 @@
-//! The verdict: what the administrator declares and what the table knows, weighed for one kernel.
+//! The verdict: what was measured, what the administrator declares and what the table knows, weighed for one kernel.
 //!
-//! Owns the order of evidence. Pure; a probe of the running kernel is not known here.
+//! Owns the order of evidence. Pure.
 
 use super::bugs;
 use super::release::Kernel;
@@ -8,20 +8,67 @@ use super::{
     BugId, BugVerdict, Evidence, KernelOverride, KernelVerdict, Mark, Source, Status, Why,
 };
 use crate::facts::KernelFacts;
+use crate::probe::{Outcome, ProbeRun};
 
-/// Judges a kernel by its strings. The last `[[kernel]]` entry that matches wins over the table, whose evidence stays listed.
-pub fn judge(facts: &KernelFacts, overrides: &[KernelOverride]) -> KernelVerdict {
+/// Judges a kernel by its strings and by a probe of it, if there was one on this boot. What was measured wins, then the last
+/// `[[kernel]]` entry that matches, then the table; the evidence of the weaker stays listed.
+pub fn judge(
+    facts: &KernelFacts,
+    overrides: &[KernelOverride],
+    probe: Option<&ProbeRun>,
+) -> KernelVerdict {
     let kernel = Kernel::identify(facts);
     KernelVerdict {
         bugs: BugId::ALL.map(|id| {
             let verdict = by_table(id, &kernel);
-            overrides
+            let verdict = overrides
                 .iter()
                 .rev()
                 .find(|o| o.bug == id && o.release.matches(facts.release.as_bytes()))
-                .map_or_else(|| verdict.clone(), |o| declared(o, &verdict))
+                .map_or_else(|| verdict.clone(), |o| declared(o, &verdict));
+            measured(id, probe, &verdict).unwrap_or(verdict)
         }),
     }
+}
+
+/// None if nothing was shown.
+fn measured(id: BugId, probe: Option<&ProbeRun>, weaker: &BugVerdict) -> Option<BugVerdict> {
+    let result = probe?.bug(id);
+    let (status, text) = match (&result.outcome, result.cured) {
+        (Outcome::Inconclusive(_), _) => return None,
+        (Outcome::NotAffected, _) => (
+            Status::NotAffected,
+            "measured on this boot: packets that NAT had rewritten left with a right outer checksum",
+        ),
+        (Outcome::Affected, Some(true)) => (
+            Status::Affected,
+            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, and with a right one \
+             while the feature was off",
+        ),
+        (Outcome::Affected, Some(false)) => (
+            Status::Affected,
+            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, even with the feature \
+             off",
+        ),
+        (Outcome::Affected, None) => (
+            Status::Affected,
+            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum",
+        ),
+    };
+    let evidence = Evidence {
+        source: Source::Probe,
+        mark: Mark::Measured,
+        text: text.to_owned(),
+        url: None,
+    };
+    Some(BugVerdict {
+        id,
+        status,
+        why: weaker.why.filter(|_| status == Status::NotAffected),
+        evidence: std::iter::once(evidence)
+            .chain(weaker.evidence.iter().cloned())
+            .collect(),
+    })
 }
 
 fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
@@ -87,7 +134,7 @@ mod tests {
     #[test]
     fn the_last_matching_entry_wins_and_the_table_stays_listed() {
         let facts = kernel("5.3.18-150300.59.93-default");
-        let table = judge(&facts, &[]);
+        let table = judge(&facts, &[], None);
         let overrides = [
             entry("5.3.18-*", BugId::NatZeroCsum, Status::Affected, 1),
             entry(
@@ -98,7 +145,7 @@ mod tests {
             ),
             entry("5.3.18-22.*", BugId::NatZeroCsum, Status::Affected, 9),
         ];
-        let verdict = judge(&facts, &overrides);
+        let verdict = judge(&facts, &overrides, None);
         let bug = verdict.bug(BugId::NatZeroCsum);
         assert_eq!(
             (bug.status, bug.why),
@@ -126,15 +173,58 @@ mod tests {
     #[test]
     fn an_entry_can_judge_what_the_table_cannot_read() {
         let all = entry("*", BugId::NatLcoCsum, Status::Affected, 2);
-        let verdict = judge(&kernel("my-kernel"), &[all]);
+        let verdict = judge(&kernel("my-kernel"), &[all], None);
         assert_eq!(verdict.bug(BugId::NatLcoCsum).status, Status::Affected);
         assert_eq!(verdict.bug(BugId::NatLcoCsum).why, None);
         assert_eq!(verdict.bug(BugId::NatZeroCsum).status, Status::Unknown);
     }
 
+    /// A stored run of 6.18.44, where `nat-lco-csum` was seen and `nat-zero-csum` was not.
+    #[test]
+    fn what_was_measured_wins_over_all_else() {
+        let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
+        let run = ProbeRun::from_json(run).unwrap();
+        let declared = [
+            entry("*", BugId::NatZeroCsum, Status::Affected, 1),
+            entry("*", BugId::NatLcoCsum, Status::NotAffected, 2),
+        ];
+        for (release, overrides) in [
+            ("4.18.0-147.el8", &[][..]),
+            ("my-kernel", &[][..]),
+            ("6.18.44", &declared[..]),
+        ] {
+            let weaker = judge(&kernel(release), overrides, None);
+            let verdict = judge(&kernel(release), overrides, Some(&run));
+            let statuses = verdict.bugs.each_ref().map(|bug| bug.status);
+            assert_eq!(
+                statuses,
+                [Status::NotAffected, Status::Affected],
+                "{release}"
+            );
+            assert_eq!(verdict.bugs[1].why, None);
+            for (bug, weaker) in verdict.bugs.iter().zip(&weaker.bugs) {
+                assert_eq!(bug.evidence[0].source, Source::Probe);
+                assert_eq!(bug.evidence[0].mark, Mark::Measured);
+                assert_eq!(bug.evidence[1..], weaker.evidence[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_inconclusive_probe_is_no_evidence() {
+        let reason = crate::probe::plan::Step::Namespace.failed(1);
+        let run = ProbeRun::new(
+            Err(reason),
+            crate::probe::Machine::default(),
+            core::time::Duration::ZERO,
+        );
+        let facts = kernel("6.18.44");
+        assert_eq!(judge(&facts, &[], Some(&run)), judge(&facts, &[], None));
+    }
+
     #[test]
     fn json_has_the_documented_shape() {
-        let verdict = judge(&kernel("5.4.41"), &[]);
+        let verdict = judge(&kernel("5.4.41"), &[], None);
         assert_eq!(
             serde_json::to_value(&verdict).unwrap()[0],
             serde_json::json!({
@@ -159,7 +249,7 @@ mod tests {
     ];
 
     fn listed(facts: &KernelFacts) -> bool {
-        judge(facts, &[])
+        judge(facts, &[], None)
             .bugs
             .iter()
             .all(|bug| !bug.evidence.is_empty())

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::facts::{Device, Exposure, IfName, UnderlayLink, escape};
+use crate::facts::{Device, IfName, UnderlayLink, escape};
 use crate::kernel::{BugVerdict, Mark, Source, Status};
 use crate::plan::{ReasonCode, susceptible};
 use crate::policy::Policy;
@@ -133,11 +133,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             )
         },
     );
-    let exposure = match device.exposure {
-        Exposure::Unknown => {
-            "unknown: the NAT rules of this node are not looked at, which counts as exposed"
-        }
-    };
+    let exposure = format!("{}: {}", device.exposure, device.exposure_text);
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
@@ -153,7 +149,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         ("outer checksum", outer(device.outer_checksum).to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
         (crate::facts::FEATURE, sets),
-        ("exposure to NAT", exposure.to_owned()),
+        ("exposure to NAT", exposure),
     ] {
         wrapped(out, "  ", &format!("{label}: {text}"))?;
     }
@@ -167,6 +163,7 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
     writeln!(out, "  {}: {}", bug.id.as_str(), status_word(bug))?;
     for evidence in &bug.evidence {
         let mark = match (evidence.source, evidence.mark) {
+            (Source::Probe, _) => "probe",
             (Source::Policy, _) => "policy",
             (_, Mark::Measured) => "measured",
             (_, Mark::SourceRead) => "source read",
@@ -258,6 +255,12 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
         ));
         if device.verdict.status == Status::Unknown {
             ways.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
+        }
+        if device.reason.code == ReasonCode::Exposed {
+            ways.push(
+                "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
+                    .to_owned(),
+            );
         }
         if device.reason.code == ReasonCode::ExposureUnknown {
             ways.push("if no NAT on this node can rewrite VXLAN packets, set nat-lco-csum = \"never\" under [bugs]".to_owned());

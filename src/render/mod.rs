@@ -3,7 +3,9 @@
 //! Owns every text that goes to stdout. Writes into any `Write`, decides nothing, asks nobody. Names of devices come out
 //! escaped (see `facts::escape`), so that no device can draw on a terminal.
 
+mod doctor;
 mod explain;
+mod probe;
 mod table;
 
 use std::borrow::Cow;
@@ -12,7 +14,9 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+pub use doctor::doctor;
 pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
+pub use probe::probe;
 use table::{Cell, Table};
 
 use crate::error::Error;

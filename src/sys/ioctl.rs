@@ -1,8 +1,8 @@
 //! The SIOCETHTOOL ioctl, names and ifindexes, and what else no crate offers safely.
 //!
-//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, one socket option that does, and
-//! the lending of neli's descriptor. The safe functions here are the only callers; those of the ioctl size their buffers
-//! from `wire::ethioctl`, where the layouts are tested.
+//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, two socket options that rustix does
+//! not have, leaving the network namespace, and the lending of neli's descriptor. The safe functions here are the only
+//! callers; those of the ioctl size their buffers from `wire::ethioctl`, where the layouts are tested.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::facts::{Features, IfName};
 use crate::wire::rtnl::Instruction;
@@ -182,6 +183,16 @@ impl Socket {
             .map(|_| ())
     }
 
+    /// One of the ethtool commands that take a `struct ethtool_value`, such as `ETHTOOL_STXCSUM`; gives its `data`.
+    ///
+    /// # Errors
+    /// The errno of the ioctl.
+    pub fn ethtool_value(&self, name: &IfName, command: u32, data: u32) -> Result<u32, Errno> {
+        let mut buffer = ethioctl::value_request(command, data);
+        self.ethtool(name, &mut buffer)?;
+        Ok(ethioctl::value(buffer))
+    }
+
     fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {
         let pointer = buffer.as_mut_ptr().cast();
         self.call(
@@ -196,10 +207,47 @@ impl Socket {
     }
 }
 
+/// Gives the calling thread, and nothing else, a new and empty network namespace.
+///
+/// # Errors
+/// What unshare(2) says: `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` without namespaces in the kernel.
+pub fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: unsafe only for CLONE_FILES, which is not set.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
 /// Lets a netlink socket be waited for: neli's has no `AsFd`.
 pub fn borrow(socket: &neli::socket::NlSocket) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the socket that owns it, which is borrowed for as long.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+/// `getsockopt` with any level, name and buffer: the buffer goes in and out.
+///
+/// # Errors
+/// The errno of `getsockopt`.
+pub fn get_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    buffer: &mut [u8],
+) -> Result<(), Errno> {
+    let mut len = libc::socklen_t::try_from(buffer.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointer is valid for `len` bytes for the length of the call, and the kernel writes at most that many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            buffer.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
 }
 
 /// Lets the kernel drop what a classic BPF program does not accept.

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A state of ten thousand devices is smaller.
 const LIMIT: u64 = 16 << 20;
 
+const NAME: &str = "state.json";
+
 /// The directory of the state below a root.
 pub struct StateFile {
     dir: PathBuf,
@@ -32,11 +34,9 @@ pub struct Lock(#[allow(dead_code, reason = "closing the file releases the lock"
 impl StateFile {
     /// Of this boot.
     pub fn new(root: &Path) -> Self {
-        let boot_id = super::files::read_text(Path::new("/proc/sys/kernel/random/boot_id"))
-            .unwrap_or_default();
         Self {
-            dir: root.join("run/vxcsum"),
-            boot_id: boot_id.trim().to_owned(),
+            dir: run_dir(root),
+            boot_id: boot_id(),
         }
     }
 
@@ -86,7 +86,7 @@ impl StateFile {
     /// to look at, and said so; without, it is only left out of account.
     pub fn load(&self, lock: Option<&Lock>) -> State {
         let path = self.path();
-        let text = match Self::read(&path) {
+        let text = match read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
             Err(e) => return self.set_aside(lock, &format!("cannot be read: {e}")),
@@ -110,25 +110,12 @@ impl StateFile {
         State::new(&self.boot_id)
     }
 
-    /// Replaces the file in one step: a reader sees the old state or the new one, whatever is killed when.
+    /// Replaces the file in one step.
     pub fn save(&self, state: &State, _: &Lock) {
-        let write = || -> io::Result<()> {
-            self.make_dir()?;
-            let new = self.dir.join("state.json.new");
-            // A leftover of a killed run is replaced, and never followed.
-            match fs::remove_file(&new) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o644)
-                .open(&new)?;
-            file.write_all(&serde_json::to_vec(state)?)?;
-            fs::rename(&new, self.path())
-        };
-        if let Err(e) = write() {
+        let written = serde_json::to_vec(state)
+            .map_err(io::Error::from)
+            .and_then(|bytes| replace(&self.dir, NAME, &bytes));
+        if let Err(e) = written {
             warn!(
                 "write {}: {e}; revert will not know what was turned off",
                 self.path().display()
@@ -137,29 +124,64 @@ impl StateFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("state.json")
-    }
-
-    fn read(path: &Path) -> io::Result<String> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(LIMIT).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        self.dir.join(NAME)
     }
 
     fn make_dir(&self) -> io::Result<()> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&self.dir)
+        make_dir(&self.dir)
     }
+}
+
+/// Where vxcsum keeps what is true until the next boot.
+pub(super) fn run_dir(root: &Path) -> PathBuf {
+    root.join("run/vxcsum")
+}
+
+/// A file of this directory: never through a link, and never waiting for a pipe.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Replaces a file in one step: a reader sees the old one or the new one, whatever is killed when.
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    make_dir(dir)?;
+    let new = dir.join(format!("{name}.new"));
+    // A leftover of a killed run is replaced, and never followed.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, dir.join(name))
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+}
+
+/// What this boot is called; empty where /proc does not say.
+pub fn boot_id() -> String {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = super::files::read_text(path).unwrap_or_default();
+    text.trim().to_owned()
 }
 
 /// The time on both clocks.

@@ -46,6 +46,20 @@ pub fn sset_info(bytes: &[u8]) -> Result<u32, Malformed> {
     }
 }
 
+/// `struct ethtool_value`.
+pub fn value_request(command: u32, data: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&command.to_ne_bytes());
+    bytes[4..].copy_from_slice(&data.to_ne_bytes());
+    bytes
+}
+
+/// Its `data`.
+pub fn value(bytes: [u8; 8]) -> u32 {
+    let [.., a, b, c, d] = bytes;
+    u32::from_ne_bytes([a, b, c, d])
+}
+
 /// `struct ethtool_gstrings` with room for `count` names.
 pub fn gstrings_request(count: u32) -> Vec<u8> {
     let mut bytes = words(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count]);

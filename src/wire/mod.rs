@@ -6,7 +6,12 @@
 
 pub mod ethioctl;
 pub mod ethnl;
+pub mod frame;
+pub mod link_setup;
+pub mod nat_setup;
+pub mod nft;
 pub mod rtnl;
+pub mod xt;
 
 use std::fmt;
 
@@ -18,6 +23,12 @@ pub const NLM_F_ACK: u16 = 0x04;
 pub const NLM_F_DUMP_INTR: u16 = 0x10;
 /// `NLM_F_ROOT | NLM_F_MATCH`.
 pub const NLM_F_DUMP: u16 = 0x300;
+/// Fail if what is to be made is there.
+pub const NLM_F_EXCL: u16 = 0x200;
+/// Make what is not there.
+pub const NLM_F_CREATE: u16 = 0x400;
+/// Put it behind what is there.
+pub const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 
@@ -373,6 +384,18 @@ impl Writer {
     /// Begins a nest.
     pub fn nest(&mut self, kind: u16) -> Open {
         self.begin(kind | NLA_F_NESTED)
+    }
+
+    /// Writes a nest that holds what `body` writes.
+    pub fn put_nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        let open = self.nest(kind);
+        body(self);
+        self.end(&open);
+    }
+
+    /// Writes a header that some nests have before their attributes.
+    pub fn header(&mut self, bytes: &[u8]) {
+        self.pad(bytes);
     }
 
     /// Ends a nest or a string.

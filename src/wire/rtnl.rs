@@ -15,6 +15,7 @@ const RTM_GETADDR: u16 = 22;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -103,12 +104,14 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
         return Ok(None);
     }
     let (ifindex, attributes) = split_header(message.payload, IFINFOMSG_LEN, "link message")?;
-    let (mut name, mut info, mut other_namespace) = (None, None, false);
+    let (mut name, mut info) = (None, None);
+    let (mut other_namespace, mut enslaved) = (false, false);
     for attr in attrs(attributes) {
         let attr = attr?;
         match attr.kind {
             IFLA_IFNAME => name = Some(IfName::new(attr.string()).ok_or(Malformed("link name"))?),
             IFLA_LINKINFO => info = Some(attr),
+            IFLA_MASTER => enslaved = attr.u32()? != 0,
             IFLA_LINK_NETNSID => other_namespace = true,
             _ => {}
         }
@@ -126,7 +129,7 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     let vxlan = match kind {
         Some(KIND) => {
             let data = data.ok_or(Malformed("VXLAN link without data"))?;
-            Some(vxlan(ifindex, name, other_namespace, &data)?)
+            Some(vxlan(ifindex, name, (other_namespace, enslaved), &data)?)
         }
         _ => None,
     };
@@ -141,7 +144,7 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
 fn vxlan(
     ifindex: u32,
     name: IfName,
-    other_namespace: bool,
+    (other_namespace, enslaved): (bool, bool),
     data: &Attr<'_>,
 ) -> Result<VxlanLink, Malformed> {
     let (mut vni, mut dst_port, mut local, mut underlay) = (None, None, None, None);
@@ -184,6 +187,7 @@ fn vxlan(
         },
         udp_zero_csum6_tx: csum6_tx == Some(true),
         udp_zero_csum6_rx: csum6_rx,
+        enslaved,
         underlay: match (other_namespace, underlay) {
             (true, _) => UnderlayLink::OtherNamespace,
             (false, Some(ifindex)) => UnderlayLink::Ifindex(ifindex),

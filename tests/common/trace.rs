@@ -23,6 +23,8 @@ pub enum Request {
     Ioctl(u32),
     /// capget: vxcsum asks for its capabilities when it has decided to change something and has not begun.
     Capabilities,
+    /// A message to netfilter, or the dump of the addresses: asked for the NAT rules, when the devices are known.
+    Exposure,
     /// Any other ioctl.
     OtherIoctl,
     /// Any other.
@@ -37,7 +39,7 @@ impl Request {
         match self {
             Self::Netlink(command) => command == 12,
             Self::Ioctl(command) => command == 0x3b || OLD_SETS.contains(&command),
-            Self::Capabilities | Self::OtherIoctl | Self::Other => false,
+            Self::Capabilities | Self::Exposure | Self::OtherIoctl | Self::Other => false,
         }
     }
 }
@@ -88,7 +90,7 @@ impl Netns {
             .args([
                 "-f",
                 "-e",
-                "trace=socket,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget",
+                "trace=socket,close,sendto,sendmsg,sendmmsg,write,writev,ioctl,capget",
                 "-e",
                 "raw=all",
             ])
@@ -173,6 +175,7 @@ impl Netns {
 struct Sockets {
     all: BTreeSet<u64>,
     generic: BTreeSet<u64>,
+    netfilter: BTreeSet<u64>,
 }
 
 impl Sockets {
@@ -181,8 +184,16 @@ impl Sockets {
         let (name, args, result) = parse(line);
         if name == "socket" && args.first() == Some(&0x10) {
             self.all.extend(result);
-            if args.get(2) == Some(&0x10) {
-                self.generic.extend(result);
+            match args.get(2) {
+                Some(0x10) => self.generic.extend(result),
+                Some(0xc) => self.netfilter.extend(result),
+                _ => {}
+            }
+        } else if name == "close" {
+            // The next file gets the same number.
+            let fd = args.first().copied().unwrap_or_default();
+            for sockets in [&mut self.all, &mut self.generic, &mut self.netfilter] {
+                sockets.remove(&fd);
             }
         } else if matches!(name, "sendmsg" | "sendmmsg" | "write" | "writev") {
             let fd = args.first().copied().unwrap_or_default();
@@ -207,6 +218,15 @@ impl Sockets {
             ("ioctl", _) => vec![Request::OtherIoctl],
             ("sendto", [fd, buffer, len, ..]) if self.generic.contains(fd) => {
                 messages(&read(pid, *buffer, *len))
+            }
+            ("sendto", [fd, ..]) if self.netfilter.contains(fd) => vec![Request::Exposure],
+            ("sendto", [fd, buffer, ..]) if self.all.contains(fd) => {
+                const RTM_GETADDR: [u8; 2] = 22u16.to_ne_bytes();
+                if read(pid, buffer + 4, 2) == RTM_GETADDR {
+                    vec![Request::Exposure]
+                } else {
+                    vec![Request::Other]
+                }
             }
             _ => vec![Request::Other],
         }

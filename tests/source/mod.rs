@@ -21,10 +21,10 @@ pub fn codes(path: &str, name: &str) -> Vec<String> {
         .unwrap_or_else(|| panic!("no enum {name} in {path}"));
     let body = body.split("\n}").next().unwrap_or_default();
     let variants = body.lines().filter_map(|line| {
-        let line = line.trim().strip_suffix(',')?;
-        let word = line.split(' ').next()?;
-        word.chars()
-            .all(|c| c.is_ascii_alphanumeric())
+        // What stands deeper are fields, what begins otherwise comments and attributes.
+        let variant = line.strip_prefix("    ")?;
+        let word = variant.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
+        word.starts_with(|c: char| c.is_ascii_uppercase())
             .then_some(word)
     });
     let codes: Vec<String> = variants.map(kebab).collect();

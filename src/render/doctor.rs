@@ -1,0 +1,232 @@
+//! `doctor`: the diagnosis on one page.
+//!
+//! Owns its texts and the diagram. As every renderer it decides nothing.
+
+use std::io::{self, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::{GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped};
+use crate::doctor::{Defence, Diagnosis, Health, KubeProxy};
+use crate::facts::{FEATURE, escape};
+use crate::kernel::Source;
+use crate::report::DeviceReport;
+
+/// The diagnosis.
+///
+/// # Errors
+/// Those of the writer.
+pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
+    let verdict = match (diagnosis.report.devices.is_empty(), diagnosis.health) {
+        (true, _) => paint("no VXLAN devices in this network namespace", GREEN, color),
+        (_, Health::Safe) => paint("no VXLAN packet of this node leaves corrupt", GREEN, color),
+        (_, Health::AtRisk) => paint(
+            "VXLAN packets of this node may leave corrupt",
+            YELLOW,
+            color,
+        ),
+        (_, Health::Broken) => paint(
+            "VXLAN packets of this node that NAT rewrites leave corrupt",
+            RED,
+            color,
+        ),
+    };
+    writeln!(out, "{verdict}")?;
+    if let Some((device, defence)) = diagnosis.worst() {
+        writeln!(out)?;
+        diagram(out, device, defence, color)?;
+    }
+    writeln!(out, "\n1. NAT rules")?;
+    nat_rules(out, diagnosis, color)?;
+    writeln!(
+        out,
+        "\n2. kernel {}",
+        escape(diagnosis.report.kernel.release.as_bytes())
+    )?;
+    kernel(out, diagnosis, color)?;
+    writeln!(out, "\n3. offload ({FEATURE})")?;
+    for device in &diagnosis.report.devices {
+        wrapped(
+            out,
+            "  ",
+            &format!(
+                "{}: {}; outer checksum {}; {} ({})",
+                device.name,
+                feature(device.feature),
+                outer(device.outer_checksum),
+                device.action.as_str(),
+                device.reason.code.as_str()
+            ),
+        )?;
+    }
+    writeln!(out, "\nevidence")?;
+    evidence(out, diagnosis)?;
+    writeln!(out, "\nwho else sets it")?;
+    if diagnosis.managers.is_empty() {
+        writeln!(out, "  nobody that was found")?;
+    }
+    for manager in &diagnosis.managers {
+        let path = manager.path.as_deref().unwrap_or(manager.kind);
+        wrapped(out, "  ", &format!("{path}: {}", manager.text))?;
+    }
+    writeln!(out, "\nwhat to do")?;
+    if diagnosis.steps.is_empty() {
+        writeln!(out, "  nothing")?;
+    }
+    for (n, step) in diagnosis.steps.iter().enumerate() {
+        wrapped(out, "  ", &format!("{}. {}", n + 1, step.text))?;
+        for command in &step.commands {
+            writeln!(out, "       {command}")?;
+        }
+    }
+    Ok(())
+}
+
+fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
+    let kube_proxy = match diagnosis.kube_proxy {
+        KubeProxy::Absent => "no rules of kube-proxy were found",
+        KubeProxy::ClearsMark => {
+            "kube-proxy is patched: it takes the mark away before it masquerades"
+        }
+        KubeProxy::KeepsMark => {
+            "kube-proxy is not patched, or old rules were left behind: the mark is kept, so that outer packets are masqueraded again"
+        }
+    };
+    wrapped(out, "  ", kube_proxy)?;
+    for device in &diagnosis.report.devices {
+        let style = match device.exposure {
+            "exposed" => RED,
+            "not-exposed" => GREEN,
+            _ => YELLOW,
+        };
+        let text = format!(
+            "{}: {}: {}",
+            device.name,
+            paint(device.exposure, style, color),
+            device.exposure_text
+        );
+        wrapped(out, "  ", &text)?;
+    }
+    for part in &diagnosis.unread_rules {
+        wrapped(out, "  ", &format!("not read: {part}"))?;
+    }
+    Ok(())
+}
+
+fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
+    for bug in diagnosis.report.kernel.bugs() {
+        let status = paint(&status_word(bug), status_style(bug.status), color);
+        writeln!(out, "  {}: {status}", bug.id.as_str())?;
+        for evidence in &bug.evidence {
+            let source = match evidence.source {
+                Source::Probe => "probe",
+                Source::Policy => "policy",
+                Source::Table => "table",
+            };
+            let text = format!("[{source}] {}", escape(evidence.text.as_bytes()));
+            wrapped(out, "    ", &text)?;
+        }
+    }
+    for found in &diagnosis.disagreements {
+        let text = format!(
+            "table and measurement disagree about {}: {} and {}; kernel {} {}; frame {}",
+            found.bug.as_str(),
+            found.table.as_str(),
+            found.measured.as_str(),
+            escape(diagnosis.report.kernel.release.as_bytes()),
+            escape(diagnosis.report.kernel.version.as_bytes()),
+            found.frame.as_deref().unwrap_or("none"),
+        );
+        wrapped(out, "  ", &text)?;
+    }
+    Ok(())
+}
+
+fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
+    let counters = &diagnosis.counters;
+    match &counters.since_boot {
+        None => writeln!(out, "  received with a wrong checksum: not readable")?,
+        Some(count) => writeln!(
+            out,
+            "  received with a wrong checksum since boot: {} UDP, {} UDP over IPv6, {} TCP",
+            count.udp, count.udp6, count.tcp
+        )?,
+    }
+    if let (Some(seconds), Some(change)) = (counters.seconds, &counters.change) {
+        writeln!(
+            out,
+            "  in {seconds} s: {} UDP, {} UDP over IPv6, {} TCP",
+            change.udp, change.udp6, change.tcp
+        )?;
+    }
+    wrapped(
+        out,
+        "  ",
+        "(the receiver counts: look at the other nodes as well)",
+    )?;
+    let flows = &diagnosis.flows;
+    if let Some(why) = &flows.unreadable {
+        return wrapped(out, "  ", &format!("connection tracking: {why}"));
+    }
+    wrapped(
+        out,
+        "  ",
+        &format!(
+            "connection tracking knows {} VXLAN flows, of which NAT has rewritten {}",
+            flows.seen, flows.rewritten
+        ),
+    )?;
+    for line in &flows.examples {
+        wrapped(out, "    ", line)?;
+    }
+    Ok(())
+}
+
+/// The packet's way, and under it the step that breaks it.
+fn diagram(
+    out: &mut impl Write,
+    device: &DeviceReport<'_>,
+    defence: Defence,
+    color: bool,
+) -> io::Result<()> {
+    const ARROW: &str = " --> ";
+    let name = device.name.to_string();
+    let underlay = device
+        .underlay
+        .map_or_else(|| "underlay".to_owned(), |u| u.name.to_string());
+    let offload = match defence.offload {
+        Some(true) => "offload off",
+        Some(false) => "offload on",
+        None => "offload ?",
+    };
+    let columns = [
+        ("pod", ""),
+        ("NAT", "inner"),
+        (name.as_str(), offload),
+        ("NAT", "outer"),
+        (underlay.as_str(), ""),
+        ("other node", ""),
+    ];
+    let (mut way, mut below, mut at) = (String::from("  "), String::from("  "), 0);
+    for (n, (above, under)) in columns.iter().enumerate() {
+        if n == 3 {
+            at = way.width();
+        }
+        let width = above.width().max(under.width());
+        let arrow = if n + 1 == columns.len() { "" } else { ARROW };
+        let fill = |text: &str| " ".repeat(width - text.width());
+        way.extend([above, fill(above).as_str(), arrow]);
+        below.extend([under, fill(under).as_str(), &" ".repeat(arrow.len())]);
+    }
+    writeln!(out, "{}", way.trim_end())?;
+    writeln!(out, "{}", below.trim_end())?;
+    let (mark, style) = match defence.health {
+        Health::Safe => ("^ harmless", GREEN),
+        Health::AtRisk => ("^ may break the outer checksum here", YELLOW),
+        Health::Broken => (
+            "^ breaks the outer checksum here: the other node drops the packet",
+            RED,
+        ),
+    };
+    writeln!(out, "{}{}", " ".repeat(at), paint(mark, style, color))
+}

@@ -1,0 +1,112 @@
+//! What `doctor` reads besides devices and rules: counters, connection tracking, and the files of others.
+//!
+//! Owns the places to look at. What is found there is understood in `doctor`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::Path;
+
+use super::files::read_text;
+use crate::doctor::{Candidate, Count, Flows, Manager};
+use crate::facts::IfName;
+
+/// The receiver's checksum errors in this network namespace.
+pub fn counters() -> Option<Count> {
+    let read = |file: &str| read_text(&Path::new("/proc/thread-self/net").join(file));
+    // A kernel without IPv6 has no snmp6.
+    Count::parse(&read("snmp").ok()?, &read("snmp6").unwrap_or_default())
+}
+
+/// The flows to these UDP ports that connection tracking knows in this network namespace.
+pub fn rewritten_flows(ports: &[u16]) -> Flows {
+    let mut flows = Flows::default();
+    let lines = File::open("/proc/thread-self/net/nf_conntrack").map(BufReader::new);
+    let read = lines.and_then(|lines| {
+        for line in lines.lines() {
+            flows.add(&line?, ports);
+        }
+        Ok(())
+    });
+    flows.unreadable = read.err().map(|e| match e.kind() {
+        ErrorKind::NotFound => "the kernel shows no /proc/net/nf_conntrack".to_owned(),
+        _ => format!("read /proc/net/nf_conntrack: {e}"),
+    });
+    flows
+}
+
+/// Who else sets the feature, going by the files below a root.
+pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
+    let mut files = Vec::new();
+    for (kind, suffix, dirs) in [
+        (
+            "link-file",
+            ".link",
+            &[
+                "etc/systemd/network",
+                "run/systemd/network",
+                "usr/local/lib/systemd/network",
+                "usr/lib/systemd/network",
+                "lib/systemd/network",
+            ][..],
+        ),
+        (
+            "udev-rule",
+            ".rules",
+            &[
+                "etc/udev/rules.d",
+                "run/udev/rules.d",
+                "usr/local/lib/udev/rules.d",
+                "usr/lib/udev/rules.d",
+                "lib/udev/rules.d",
+            ],
+        ),
+        (
+            "systemd-unit",
+            ".service",
+            &[
+                "etc/systemd/system",
+                "run/systemd/system",
+                "usr/local/lib/systemd/system",
+                "usr/lib/systemd/system",
+                "lib/systemd/system",
+            ],
+        ),
+        (
+            "dispatcher",
+            "",
+            &[
+                "etc/NetworkManager/dispatcher.d",
+                "usr/lib/NetworkManager/dispatcher.d",
+            ],
+        ),
+    ] {
+        files.extend(in_order(root, kind, suffix, dirs));
+    }
+    crate::doctor::managers(&files, devices)
+}
+
+/// By file name; one in an earlier directory hides those of its name in the later ones. What cannot be read says nothing.
+fn in_order(root: &Path, kind: &'static str, suffix: &str, dirs: &[&str]) -> Vec<Candidate> {
+    let mut found: BTreeMap<String, Candidate> = BTreeMap::new();
+    for dir in dirs {
+        let entries = fs::read_dir(root.join(dir)).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.ends_with(suffix) || found.contains_key(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let text = read_text(&path).unwrap_or_default();
+            found.insert(
+                name,
+                Candidate {
+                    kind,
+                    path: path.display().to_string(),
+                    text,
+                },
+            );
+        }
+    }
+    found.into_values().collect()
+}

@@ -1,0 +1,296 @@
+//! `probe` and `doctor` on real devices, with the two rule sets of the article installed by the real tools.
+//!
+//! Needs root, ip, ethtool, iptables (both back ends); everything happens in network namespaces of their own.
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use common::{Netns, Run, VXCSUM, device, run};
+
+/// A node with one device of the kernel's default kind.
+fn node() -> Netns {
+    let netns = Netns::with_underlay();
+    // The rules of this root's policy are about other devices.
+    netns.ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum nolearning");
+    netns
+}
+
+/// vxcsum with what earlier runs wrote.
+fn again(netns: &Netns, words: &str) -> Run {
+    run(netns
+        .command(VXCSUM)
+        .args(words.split_whitespace())
+        .args(["--root", netns.remembering_root()]))
+}
+
+/// Installs a rule set of `tests/cases/exposure`.
+fn install(netns: &Netns, tool: &str, case: &str) {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/exposure/{case}.rules"));
+    let text = fs::read(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
+    restore(netns, tool, &text);
+}
+
+fn restore(netns: &Netns, tool: &str, text: &[u8]) {
+    let mut child = netns
+        .command(format!("{tool}-restore"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("run {tool}-restore: {e}"));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(text).expect("write the rules");
+    drop(stdin);
+    assert!(child.wait().expect("wait").success(), "{tool}-restore");
+}
+
+const KEPT: &str = "-A KUBE-POSTROUTING -m comment --comment \"kubernetes service traffic requiring SNAT\" -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully";
+
+#[test]
+fn the_rules_of_the_article() {
+    for tool in ["iptables-legacy", "iptables-nft"] {
+        let netns = node();
+        install(&netns, tool, "shell-1-mark-kept");
+        let report = netns.vxcsum("doctor --json").expect(0).json();
+        assert_eq!(report["health"], "broken", "{tool}: {report}");
+        assert_eq!(report["kube_proxy"], "keeps-mark", "{tool}");
+        let flannel = device(&report, "flannel.1");
+        assert_eq!(flannel["exposure"], "exposed", "{tool}");
+        assert_eq!(flannel["exposure_rule"], KEPT, "{tool}");
+        assert_eq!(flannel["reason"]["code"], "exposed", "{tool}");
+        let run = netns.vxcsum("doctor").expect(0);
+        let text = run.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "VXLAN packets of this node that NAT rewrites leave corrupt",
+            "pod --> NAT --> flannel.1 --> NAT --> eth0 --> other node",
+            "^ breaks the outer checksum here",
+            KEPT,
+            "kube-proxy is not patched",
+            "vxcsum apply --dry-run",
+            "update kube-proxy to 1.16.13",
+        ] {
+            assert!(text.contains(part), "{tool}: {part} not in\n{}", run.text());
+        }
+        // The mark is below the second NAT.
+        let lines: Vec<&str> = run.text().lines().collect();
+        let way = lines
+            .iter()
+            .position(|l| l.contains("pod -->"))
+            .expect("a diagram");
+        assert_eq!(
+            lines[way].rfind("NAT"),
+            lines[way + 2].find('^'),
+            "{}",
+            run.text()
+        );
+        assert!(netns.is_on("flannel.1"), "doctor changes nothing");
+
+        // Whatever comes first is a cure.
+        again(&netns, "apply").expect(0);
+        let report = again(&netns, "doctor --json").expect(0).json();
+        assert_eq!(report["health"], "safe", "{tool}");
+        assert_eq!(report["defence"][0]["offload"], true, "{tool}");
+
+        let netns = node();
+        install(&netns, tool, "shell-2-patched");
+        let report = netns.vxcsum("doctor --json").expect(0).json();
+        // Over a veth there may be NAT that cannot be seen.
+        assert_eq!(report["health"], "at-risk", "{tool}: {report}");
+        assert_eq!(report["kube_proxy"], "clears-mark", "{tool}");
+        assert_eq!(
+            device(&report, "flannel.1")["exposure"],
+            "unknown",
+            "{tool}"
+        );
+    }
+}
+
+#[test]
+fn without_rules_and_without_devices() {
+    let netns = Netns::new();
+    let report = netns.vxcsum("doctor --json").expect(0).json();
+    assert_eq!(report["health"], "safe");
+    assert_eq!(report["kube_proxy"], "absent");
+    let run = netns.vxcsum("doctor").expect(0);
+    assert!(run.text().starts_with("no VXLAN devices"), "{}", run.text());
+}
+
+#[test]
+fn who_else_is_at_work_and_for_how_long_it_watches() {
+    let netns = node();
+    let dir = Path::new(netns.root()).join("etc/systemd/network");
+    fs::create_dir_all(&dir).expect("make a directory");
+    let link = "[Match]\nType=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
+    fs::write(dir.join("10-vxlan.link"), link).expect("write a .link file");
+    let report = again(&netns, "doctor --watch 1 --json").expect(0).json();
+    let managers = report["managers"].as_array().expect("managers");
+    assert_eq!(managers.len(), 1, "{managers:?}");
+    assert_eq!(managers[0]["kind"], "link-file");
+    assert_eq!(report["counters"]["seconds"], 1);
+    assert_eq!(report["counters"]["change"]["udp"], 0);
+}
+
+/// A packet is sent through NAT, and connection tracking remembers.
+#[test]
+fn a_flow_that_was_rewritten() {
+    let netns = node();
+    netns.batch(
+        "addr add 198.51.100.1/24 dev flannel.1\nlink set flannel.1 up\n\
+         neigh add 198.51.100.2 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent\n\
+         neigh add 192.0.2.2 lladdr 02:00:00:00:00:03 dev eth0 nud permanent\n",
+    );
+    run(netns
+        .command("bridge")
+        .args("fdb append 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2".split(' ')))
+    .expect(0);
+    restore(
+        &netns,
+        "iptables-nft",
+        b"*nat\n-A POSTROUTING -o eth0 -j MASQUERADE --random-fully\nCOMMIT\n",
+    );
+    netns.enter(|| {
+        let socket = std::net::UdpSocket::bind("198.51.100.1:0").expect("bind");
+        socket.send_to(b"x", "198.51.100.2:9").expect("send");
+    });
+    let report = netns.vxcsum("doctor --json").expect(0).json();
+    let flows = &report["flows"];
+    assert_eq!(flows["unreadable"], serde_json::Value::Null, "{flows}");
+    assert_eq!(
+        (&flows["seen"], &flows["rewritten"]),
+        (&1.into(), &1.into()),
+        "{flows}"
+    );
+    let text = report["steps"].to_string();
+    assert!(
+        text.contains("iptables-nft -t nat -D POSTROUTING -o eth0 -j MASQUERADE --random-fully"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_was_measured_is_kept_for_this_boot_and_decides() {
+    let netns = node();
+    let stored = Path::new(netns.root()).join("run/vxcsum/probe.json");
+    let before = again(&netns, "status --json").expect(0).json();
+    assert_eq!(
+        before["kernel"]["bugs"][1]["evidence"][0]["source"],
+        "policy"
+    );
+    let probe = again(&netns, "probe --json").expect(0).json();
+    assert_eq!(probe["cases"].as_array().map(Vec::len), Some(48));
+    let written = fs::read_to_string(&stored).expect("read what was stored");
+    for words in [
+        "status --json",
+        "explain --json",
+        "doctor --json",
+        "apply --dry-run --json",
+    ] {
+        let run = again(&netns, words).expect(0);
+        assert!(run.err.is_empty(), "{words}: {}", run.errors());
+        let report = run.json();
+        for (n, bug) in report["kernel"]["bugs"]
+            .as_array()
+            .expect("bugs")
+            .iter()
+            .enumerate()
+        {
+            assert_eq!(bug["evidence"][0]["source"], "probe", "{words}");
+            assert_eq!(bug["evidence"][0]["mark"], "measured", "{words}");
+            assert_eq!(bug["status"], probe["results"][n]["outcome"], "{words}");
+        }
+    }
+    let text = again(&netns, "probe").expect(0);
+    assert!(
+        text.text().contains("kept until the next boot"),
+        "{}",
+        text.text()
+    );
+    for (name, content, said) in [
+        (
+            "cut",
+            written[..written.len() / 2].to_owned(),
+            "not a stored probe run",
+        ),
+        (
+            "foreign",
+            written.replacen("\"boot_id\":\"", "\"boot_id\":\"f", 1),
+            "another boot or kernel",
+        ),
+        (
+            "forged",
+            written.replacen("not-affected", "affected", 1),
+            "contradicts itself",
+        ),
+        ("empty", String::new(), "not a stored probe run"),
+    ] {
+        fs::write(&stored, content).expect("damage it");
+        let run = again(&netns, "status --json").expect(0);
+        assert!(run.errors().contains(said), "{name}: {}", run.errors());
+        assert_eq!(run.json()["kernel"], before["kernel"], "{name}");
+    }
+}
+
+#[test]
+fn a_probe_without_permission_says_so() {
+    let netns = node();
+    let out = run(netns
+        .command("setpriv")
+        .args([
+            "--bounding-set=-sys_admin",
+            "--inh-caps=-sys_admin",
+            VXCSUM,
+            "probe",
+            "--root",
+        ])
+        .arg(netns.root()))
+    .expect(77);
+    assert!(out.text().contains("inconclusive"), "{}", out.text());
+    assert!(out.text().contains("CAP_SYS_ADMIN"), "{}", out.text());
+}
+
+/// Nothing that a rule says reaches a terminal as it is.
+#[test]
+fn a_hostile_comment_is_printed_safely() {
+    let netns = node();
+    let rule = "*nat\n-A POSTROUTING -o eth0 -m comment --comment \"\u{1b}[2J\u{7}x\u{202e}\" -j MASQUERADE --random-fully\nCOMMIT\n";
+    for tool in ["iptables-legacy", "iptables-nft"] {
+        restore(&netns, tool, rule.as_bytes());
+        for words in [
+            "doctor",
+            "doctor --json",
+            "status",
+            "explain flannel.1",
+            "apply --dry-run",
+        ] {
+            let run = netns.vxcsum(words).expect(0);
+            let raw = ['\u{1b}', '\u{7}', '\u{202e}'];
+            assert!(!run.text().contains(raw), "{tool}, {words}: {}", run.text());
+            assert!(
+                run.text().contains("exposed"),
+                "{tool}, {words}: {}",
+                run.text()
+            );
+        }
+    }
+}
+
+#[test]
+fn without_permission_the_rules_are_not_known() {
+    let netns = node();
+    install(&netns, "iptables-nft", "shell-1-mark-kept");
+    let mut command = netns.command("setpriv");
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", VXCSUM]);
+    command.args(["doctor", "--json", "--root", netns.root()]);
+    let report = run(&mut command).expect(0).json();
+    assert_eq!(report["health"], "at-risk");
+    assert_eq!(device(&report, "flannel.1")["exposure"], "unknown");
+    assert_eq!(
+        report["unread_rules"][0],
+        "nf_tables: not permitted (needs CAP_NET_ADMIN)"
+    );
+    let first = report["steps"][0]["text"].as_str().expect("a text");
+    assert!(first.contains("run this as root"), "{first}");
+}
