@@ -39,7 +39,7 @@ demo: build
 
 # Every test; those on real devices need root, and make network namespaces of their own.
 test:
-	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables ipset nft jq
+	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables ipset nft jq bash fish zsh setpriv
 	$(CARGO) test --locked
 
 # The analysis of NAT rules against packets once more, with many more sets of random rules.
