@@ -217,8 +217,7 @@ fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<E
 
 fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let which = which(&args.devices);
-    let mut node = Node::open(common.into())?;
-    node.ignore_rules();
+    let mut node = Node::open_to_revert(common.into())?;
     let backend = node.backend();
     if args.dry_run {
         let facts = node.look(which)?;
@@ -390,18 +389,12 @@ fn check_policy(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error>
     };
     let summary = serde_json::json!({ "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
     print(&common, &summary, |out, _| {
-        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let read: Vec<_> = read.iter().map(|path| escape(path.as_bytes())).collect();
-        let (rules, kernels) = (
-            count(policy.rules.len(), "rule"),
-            count(policy.kernels.len(), "kernel entry"),
-        );
-        writeln!(
-            out,
-            "valid: {}: {rules}, {}",
-            read.join(", "),
-            kernels.replace("entrys", "entries")
-        )
+        let count =
+            |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
+        let rules = count(policy.rules.len(), "rule", "rules");
+        let kernels = count(policy.kernels.len(), "kernel entry", "kernel entries");
+        writeln!(out, "valid: {}: {rules}, {kernels}", read.join(", "))
     })?;
     Ok(ExitCode::Ok)
 }

@@ -74,6 +74,28 @@ impl Node {
     /// The policy is not valid, or the kernel cannot be asked.
     pub fn open(options: Options) -> Result<Self, Error> {
         let policy = load_policy(&options.root, options.policy.as_deref())?;
+        Self::with_policy(options, policy)
+    }
+
+    /// For `revert`, of which neither the policy nor the NAT rules decide anything: giving back must work, above all when the
+    /// package is removed, whatever state the policy is in.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn open_to_revert(options: Options) -> Result<Self, Error> {
+        let policy = load_policy(&options.root, options.policy.as_deref()).unwrap_or_else(|_| {
+            warn!(
+                "the policy is not valid, which revert does not mind: vxcsum policy check says more"
+            );
+            Policy::built_in()
+        });
+        Ok(Self {
+            ignore_rules: true,
+            ..Self::with_policy(options, policy)?
+        })
+    }
+
+    fn with_policy(options: Options, policy: Policy) -> Result<Self, Error> {
         let kernel = files::kernel_facts(&options.root, |note| warn!("{note}"));
         let probe = load_probe(&options.root);
         let verdict = judge(&kernel, &policy.kernels, probe.as_ref());
@@ -100,11 +122,6 @@ impl Node {
     /// From now on the NAT rules are read again only once they are forgotten: somebody listens for their changes.
     pub fn keep_rules(&mut self) {
         self.keep_rules = true;
-    }
-
-    /// Nothing that this process decides depends on the NAT rules.
-    pub fn ignore_rules(&mut self) {
-        self.ignore_rules = true;
     }
 
     /// They may have changed.

@@ -167,6 +167,26 @@ fn devices_that_are_gone_leave_the_record() {
     assert!(recorded(&netns).is_empty());
 }
 
+/// The package's removal must not depend on what somebody wrote into the policy.
+#[test]
+fn a_policy_that_is_not_valid_keeps_nothing_from_being_given_back() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    let policy = Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml");
+    fs::write(policy, "nonsense").expect("write the policy");
+    vxcsum(&netns, "apply").expect(78);
+    let reverted = vxcsum(&netns, "revert").expect(0);
+    assert!(
+        reverted.errors().contains("the policy is not valid"),
+        "{}",
+        reverted.errors()
+    );
+    for name in ["a0", "b0", "c0"] {
+        assert!(netns.is_on(name), "{name}");
+    }
+    assert!(recorded(&netns).is_empty());
+}
+
 #[test]
 fn without_privileges_nothing_is_given_back() {
     let netns = Netns::with_three();
