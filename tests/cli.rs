@@ -5,7 +5,7 @@ mod common;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-use common::{Netns, ROOT, Run, VXCSUM, public_binary, run};
+use common::{NOBODY, Netns, ROOT, Run, VXCSUM, public_binary, run};
 use serde_json::json;
 
 /// vxcsum where it looks at no device.
@@ -310,16 +310,8 @@ fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
     fs::write(&os_release, "ID=rhel\nVERSION_ID=\"8.1\"\n").expect("write");
     let mut command = Command::new("unshare");
     command
-        .args([
-            "-n",
-            "setpriv",
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--",
-        ])
+        .arg("-n")
+        .args(NOBODY)
         .args(["strace", "-f", "-e", "trace=network", "--"])
         .arg(&binary)
         .args([

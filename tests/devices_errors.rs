@@ -5,19 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{BACKENDS, Netns, Request, VXCSUM, device, names, public_binary, run};
+use common::{BACKENDS, NOBODY, Netns, Request, VXCSUM, device, names, public_binary, run};
 use serde_json::{Value, json};
-
-/// As nobody: no capability at all.
-const NOBODY: [&str; 7] = [
-    "setpriv",
-    "--reuid",
-    "65534",
-    "--regid",
-    "65534",
-    "--clear-groups",
-    "--",
-];
 
 fn all_on(netns: &Netns) -> Vec<bool> {
     ["a0", "b0", "c0"].map(|name| netns.is_on(name)).to_vec()

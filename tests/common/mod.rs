@@ -30,6 +30,17 @@ pub const BACKENDS: [&str; 2] = ["netlink", "ioctl"];
 /// `nat-zero-csum` fixed.
 pub const ROOT: &str = "tests/fixtures/root";
 
+/// As nobody: no capability at all.
+pub const NOBODY: [&str; 7] = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--",
+];
+
 const PREFIX: &str = "vxcsum-test-";
 
 /// What a program ended with.
@@ -262,6 +273,26 @@ impl Netns {
         }
         command.arg("--").arg(VXCSUM).args(words.split_whitespace());
         run(command.args(["--root", "."]))
+    }
+
+    /// vxcsum with these words as nobody, with the record of the run before: it must be denied, with the reason.
+    #[track_caller]
+    pub fn denied(&self, words: &str) {
+        let (_directory, binary) = public_binary();
+        let mut command = self.command(NOBODY[0]);
+        command
+            .args(&NOBODY[1..])
+            .arg(binary)
+            .args(words.split_whitespace());
+        let denied = run(command
+            .args(["--root", self.remembering_root()])
+            .current_dir("/"))
+        .expect(77);
+        assert!(
+            denied.errors().contains("CAP_NET_ADMIN"),
+            "{}",
+            denied.errors()
+        );
     }
 
     /// What ethtool(8) says of a device.
