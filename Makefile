@@ -21,7 +21,7 @@ TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle lib.sh nat-delay.sh)
+	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle bullseye lib.sh nat-delay.sh)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
@@ -89,6 +89,7 @@ test-vm: deb
 	tests/vm/units
 	tests/vm/original-report
 	tests/vm/lifecycle
+	tests/vm/bullseye
 
 # deb, rpm, check-packages, install-files.
 include packaging/package.mk
