@@ -89,7 +89,7 @@ pub enum Command {
     /// Show what a decision was made of, and how to change it.
     Explain(Explain),
     /// Measure whether this kernel corrupts packets: in a network namespace of its own, on devices of its own.
-    Probe,
+    Probe(Probe),
     /// Diagnose this node: NAT rules, kernel, offload, the evidence, and what to do.
     Doctor(Doctor),
     /// Check or show the policy.
@@ -189,6 +189,14 @@ pub struct Explain {
     /// A copy of that machine's /etc/os-release.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub os_release: Option<PathBuf>,
+}
+
+/// `probe`.
+#[derive(Args, Debug)]
+pub struct Probe {
+    /// Measure in the network namespace of this process, which must be empty: for vxcsum-probe.service.
+    #[arg(long, hide = true)]
+    pub private_network: bool,
 }
 
 /// `doctor`.

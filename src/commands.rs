@@ -10,7 +10,9 @@ use std::path::Path;
 use clap::{CommandFactory, Parser};
 use log::{error, warn};
 
-use crate::cli::{Apply, Cli, Command, Common, Doctor, Explain, PolicyCommand, Revert, Status};
+use crate::cli::{
+    Apply, Cli, Command, Common, Doctor, Explain, PolicyCommand, Probe, Revert, Status,
+};
 use crate::discover::Which;
 use crate::docs;
 use crate::doctor;
@@ -20,7 +22,7 @@ use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};
 use crate::plan::{self, Action, Plan};
-use crate::probe::Limits;
+use crate::probe::{Limits, Place};
 use crate::render::{self, Explanation, RuleOutcome};
 use crate::report::{ExitCode, KernelReport, Report};
 use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
@@ -113,7 +115,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
         Some(Command::Watch) => watch::run(common.into()),
         Some(Command::Status(args)) => run_status(common, &args),
         Some(Command::Explain(args)) => run_explain(common, &args),
-        Some(Command::Probe) => run_probe(common),
+        Some(Command::Probe(args)) => run_probe(common, &args),
         Some(Command::Doctor(args)) => run_doctor(common, &args),
         Some(Command::Policy(PolicyCommand::Check { file })) => {
             check_policy(common, file.as_deref())
@@ -322,15 +324,25 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     Ok(code)
 }
 
-fn run_probe(common: &Common) -> Result<ExitCode, Error> {
-    let run = probe_ns::run(&Limits::default());
+fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
+    let place = if args.private_network {
+        Place::PrivateNetwork
+    } else {
+        Place::NewNamespace
+    };
+    let run = probe_ns::run(&Limits::default(), place);
     let kept = probe_file::save(&common.root, &run);
     if let Err(e) = &kept {
         warn!("{e}; apply and status will not know of this run");
     }
-    print(common, &run, |out, color| {
-        render::probe(out, &run, kept.is_ok(), color)
-    })?;
+    if common.log {
+        journal::probed(&run);
+    }
+    if !common.log || common.json {
+        print(common, &run, |out, color| {
+            render::probe(out, &run, kept.is_ok(), color)
+        })?;
+    }
     Ok(run.exit_code())
 }
 

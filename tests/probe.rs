@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vxcsum::kernel::BugId;
-use vxcsum::probe::{Code, Limits, Nat, Observed, Outcome, Outer, ProbeRun};
+use vxcsum::probe::{Code, Limits, Nat, Observed, Outcome, Outer, Place, ProbeRun};
 use vxcsum::sys::probe_ns::{machine, run};
 use vxcsum::wire::frame::Sum;
 
@@ -27,7 +27,7 @@ fn child() {
     let out = std::env::var_os(OUT).expect("only to be run by the other tests");
     let files = || fs::read_dir("/proc/self/fd").unwrap().count();
     let (files_before, namespaces_before) = (files(), namespaces_of("self"));
-    let run = run(&Limits::default());
+    let run = run(&Limits::default(), Place::NewNamespace);
     assert_eq!(files(), files_before);
     // The kernel needs a moment to bury a thread that has ended.
     let begun = Instant::now();
@@ -94,7 +94,7 @@ fn assert_conclusive(run: &ProbeRun) {
 
 #[test]
 fn the_running_kernel() {
-    let run = run(&Limits::default());
+    let run = run(&Limits::default(), Place::NewNamespace);
     assert_conclusive(&run);
     assert!(run.is_of(&machine()));
     let text = run.to_json().unwrap();
@@ -105,7 +105,7 @@ fn the_running_kernel() {
 /// tcpdump reads the same frames and has the last word on every checksum.
 #[test]
 fn tcpdump_agrees() {
-    let run = run(&Limits::default());
+    let run = run(&Limits::default(), Place::NewNamespace);
     assert_conclusive(&run);
     // <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>: LINKTYPE_ETHERNET is 1.
     let mut pcap = Vec::new();
@@ -290,7 +290,7 @@ fn assert_gone(namespace: u64) {
 #[test]
 fn many_at_once() {
     let runs: Vec<_> = (0..4)
-        .map(|_| thread::spawn(|| run(&Limits::default())))
+        .map(|_| thread::spawn(|| run(&Limits::default(), Place::NewNamespace)))
         .collect();
     let mut outcomes = HashSet::new();
     for run in runs {
@@ -317,10 +317,47 @@ fn without_a_capability() {
 /// Root of a user namespace that has no rights outside measures the same.
 #[test]
 fn in_a_user_namespace() {
-    let own = run(&Limits::default());
+    let own = run(&Limits::default(), Place::NewNamespace);
     let run = run_child(&["unshare", "--user", "--map-root-user"]);
     assert_conclusive(&run);
     assert_eq!(run.results, own.results);
+}
+
+/// What vxcsum-probe.service does: the namespace is a gift, and `CAP_SYS_ADMIN` is not needed.
+#[test]
+fn in_a_namespace_that_was_given() {
+    let unprivileged = |script: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let script = format!(
+            "{script}
+             ip -o link > $ROOT/before
+             setpriv --inh-caps=-sys_admin --bounding-set=-sys_admin $BIN --json --root $ROOT probe --private-network || code=$?
+             echo ${{code:-0}} > $ROOT/code
+             ip -o link > $ROOT/after"
+        );
+        let output = Command::new("unshare")
+            .args(["--net", "sh", "-euc", &script])
+            .env("ROOT", root.path())
+            .env("BIN", env!("CARGO_BIN_EXE_vxcsum"))
+            .output()
+            .expect("run unshare");
+        let read = |name| fs::read_to_string(root.path().join(name)).unwrap();
+        let run = ProbeRun::from_json(&output.stdout);
+        let run =
+            run.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        (run, read("code"), read("before") == read("after"))
+    };
+    let (run, code, _) = unprivileged("");
+    assert_conclusive(&run);
+    assert_eq!(code, "0\n");
+
+    // One that somebody has put a device into is somebody's, whatever it is called.
+    for device in ["veth9", "lo0", "gre00"] {
+        let (run, code, untouched) = unprivileged(&format!("ip link add {device} type bridge"));
+        assert_eq!(codes(&run), [Some(Code::NoNetworkNamespace); 2]);
+        assert!(run.failed.unwrap().text.contains(device));
+        assert_eq!((code.as_str(), untouched), ("1\n", true));
+    }
 }
 
 #[test]
@@ -343,10 +380,11 @@ fn no_more_namespaces_allowed() {
 #[test]
 fn out_of_time() {
     let begun = Instant::now();
-    let run = run(&Limits {
+    let limits = Limits {
         total: Duration::from_millis(1),
         packets: Duration::from_millis(1),
-    });
+    };
+    let run = run(&limits, Place::NewNamespace);
     assert_eq!(codes(&run), [Some(Code::Timeout); 2]);
     assert!(begun.elapsed() < Duration::from_millis(500));
 }

@@ -5,9 +5,9 @@ if [ "$1" -eq 0 ]; then
         mkdir -p /run/udev/rules.d
         ln -sf /dev/null /run/udev/rules.d/90-vxcsum.rules
         udevadm control --reload >/dev/null 2>&1 || :
-        systemctl stop vxcsum.timer vxcsum-watch.service vxcsum.service 'vxcsum@*.service' >/dev/null 2>&1 || :
+        systemctl stop vxcsum.timer vxcsum-watch.service vxcsum-probe.service vxcsum.service 'vxcsum@*.service' >/dev/null 2>&1 || :
     fi
-    systemctl --no-reload disable vxcsum.service vxcsum.timer vxcsum-watch.service >/dev/null 2>&1 || :
+    systemctl --no-reload disable vxcsum.service vxcsum.timer vxcsum-watch.service vxcsum-probe.service >/dev/null 2>&1 || :
     if [ -e /run/vxcsum/state.json ]; then
         /usr/sbin/vxcsum revert >/dev/null || echo "vxcsum: some device did not get its offload back: see above" >&2
     fi

@@ -30,6 +30,32 @@ pub struct Limits {
     pub packets: Duration,
 }
 
+/// Where the probe may put its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a network namespace that it makes, which takes `CAP_SYS_ADMIN`.
+    NewNamespace,
+    /// In the one that it is in: the service manager has made it for this process (`PrivateNetwork=`). Refused unless it is empty.
+    PrivateNetwork,
+}
+
+/// Devices that a network namespace has from its beginning, so that nobody has to have made them.
+///
+/// <https://docs.kernel.org/6.12/admin-guide/sysctl/net.html#fb-tunnels-only-for-init-net>
+const INBORN: &[&str] = &[
+    "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
+    "ip6gre0",
+];
+
+/// The first device that somebody has put into a network namespace, in its `/proc/net/dev`.
+pub fn furniture(proc_net_dev: &str) -> Option<&str> {
+    proc_net_dev
+        .lines()
+        .skip(2)
+        .map(|line| line.split_once(':').map_or(line, |(name, _)| name).trim())
+        .find(|name| !INBORN.contains(name))
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -141,6 +167,32 @@ pub struct BugResult {
     pub outcome: Outcome,
     /// For an affected kernel, whether the same packets left intact with the feature off; none if that was not shown.
     pub cured: Option<bool>,
+}
+
+impl BugResult {
+    /// The outcome in one word.
+    pub fn word(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Affected => "affected",
+            Outcome::NotAffected => "not-affected",
+            Outcome::Inconclusive(_) => "inconclusive",
+        }
+    }
+
+    /// What it means, or why there is no answer, for people.
+    pub fn meaning(&self) -> &str {
+        match (&self.outcome, self.cured) {
+            (Outcome::Affected, Some(true)) => {
+                "packets that NAT rewrites leave corrupt; with tx-checksum-ip-generic off they do not"
+            }
+            (Outcome::Affected, Some(false)) => {
+                "packets that NAT rewrites leave corrupt, even with tx-checksum-ip-generic off"
+            }
+            (Outcome::Affected, None) => "packets that NAT rewrites leave corrupt",
+            (Outcome::NotAffected, _) => "packets that NAT rewrites leave intact",
+            (Outcome::Inconclusive(reason), _) => &reason.text,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -312,5 +364,30 @@ impl fmt::Debug for Hex {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::furniture;
+
+    #[test]
+    fn what_is_not_inborn_is_furniture() {
+        let head = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets\n";
+        for (devices, found) in [
+            (&[][..], None),
+            (&["    lo"], None),
+            (&["    lo", " tunl0", "  sit0", "ip6_vti0"], None),
+            (&["    lo", "  eth0"], Some("eth0")),
+            (&[" lo2"], Some("lo2")),
+            (&["a name"], Some("a name")),
+        ] {
+            let mut text = head.to_owned();
+            for name in devices {
+                text.push_str(name);
+                text.push_str(":       0       0    0\n");
+            }
+            assert_eq!(furniture(&text), found, "{devices:?}");
+        }
     }
 }

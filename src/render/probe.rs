@@ -21,35 +21,16 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: bool, color: bool) -> i
         run.elapsed.as_millis()
     )?;
     for result in &run.results {
-        let (word, style, more) = match (&result.outcome, result.cured) {
-            (Outcome::Affected, Some(true)) => (
-                "affected",
-                RED,
-                ": packets that NAT rewrites leave corrupt; with tx-checksum-ip-generic off they do not".to_owned(),
-            ),
-            (Outcome::Affected, Some(false)) => (
-                "affected",
-                RED,
-                ": packets that NAT rewrites leave corrupt, even with tx-checksum-ip-generic off".to_owned(),
-            ),
-            (Outcome::Affected, None) => (
-                "affected",
-                RED,
-                ": packets that NAT rewrites leave corrupt".to_owned(),
-            ),
-            (Outcome::NotAffected, _) => (
-                "not-affected",
-                GREEN,
-                ": packets that NAT rewrites leave intact".to_owned(),
-            ),
-            (Outcome::Inconclusive(reason), _) => {
-                ("inconclusive", YELLOW, format!(": {}", reason.text))
-            }
+        let style = match result.outcome {
+            Outcome::Affected => RED,
+            Outcome::NotAffected => GREEN,
+            Outcome::Inconclusive(_) => YELLOW,
         };
         let text = format!(
-            "{}: {}{more}",
+            "{}: {}: {}",
             result.id.as_str(),
-            paint(word, style, color)
+            paint(result.word(), style, color),
+            result.meaning()
         );
         wrapped(out, "  ", &text)?;
     }

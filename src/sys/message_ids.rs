@@ -19,9 +19,11 @@ pub const REVERTED: &str = "d71ae08f5da043eb80ea9a9121a56b99";
 pub const POLICY_REJECTED: &str = "9b8f77c4a0014cef8bb188690997c3b3";
 /// `watch` lost events and looked at every device again.
 pub const RESYNC: &str = "e18f8008d4fa475d8f638fe63125373c";
+/// `probe` measured whether the kernel has a bug.
+pub const PROBED: &str = "5e1faeba329f48b0876140ad5bda5fdc";
 
 /// Each event with its id.
-pub const ALL: [(&str, &str); 7] = [
+pub const ALL: [(&str, &str); 8] = [
     ("changed", CHANGED),
     ("refused", REFUSED),
     ("failed", FAILED),
@@ -29,4 +31,5 @@ pub const ALL: [(&str, &str); 7] = [
     ("reverted", REVERTED),
     ("policy-rejected", POLICY_REJECTED),
     ("resync", RESYNC),
+    ("probed", PROBED),
 ];

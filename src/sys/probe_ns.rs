@@ -3,7 +3,8 @@
 //! Owns the thread that the namespace lives in. May not judge what it captures. Everything happens in a thread of its
 //! own that leaves the host's network namespace before anything else and never comes back: the namespace and all that
 //! is in it belong to that thread and its sockets, and the kernel removes them with the last of them, however the
-//! process ends. Nothing gets a name outside, and no file is written.
+//! process ends. Nothing gets a name outside, and no file is written. Under a service manager that has given the process
+//! a namespace already, that one is used and goes with the process; one that is not empty is left alone.
 //!
 //! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), nfnetlink, `nf_tables`, its `nat`
 //! chain and expression (`nft_chain_nat`, `nft_nat`, `nf_nat`, `nf_conntrack`), `af_packet`. They stay loaded.
@@ -23,11 +24,12 @@ use rustix::net::{
     send, socket_with,
 };
 
-use super::{ioctl, state_file};
-use crate::facts::IfName;
+use super::{files, ioctl, state_file};
+use crate::facts::{IfName, escape};
 use crate::probe::plan::{self, Step};
 use crate::probe::{
-    Case, Code, Family, Inner, Limits, Machine, Observed, ProbeRun, Reason, observe,
+    Case, Code, Family, Inner, Limits, Machine, Observed, Place, ProbeRun, Reason, furniture,
+    observe,
 };
 use crate::wire::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::wire::nat_setup::{Requests, acks};
@@ -50,14 +52,14 @@ pub fn machine() -> Machine {
 ///
 /// A run that is out of time leaves its thread behind, which waits for the kernel; it ends with the process at the
 /// latest.
-pub fn run(limits: &Limits) -> ProbeRun {
+pub fn run(limits: &Limits, place: Place) -> ProbeRun {
     let begun = Instant::now();
     let limits = *limits;
     let (sender, receiver) = mpsc::channel();
     let measured = thread::Builder::new()
         .name("vxcsum-probe".to_owned())
         .spawn(move || {
-            let measured = measure(begun + limits.total, limits.packets);
+            let measured = measure(place, begun + limits.total, limits.packets);
             // Nobody listens any more if the time is up.
             let _ = sender.send(measured);
         })
@@ -77,8 +79,11 @@ pub fn run(limits: &Limits) -> ProbeRun {
     ProbeRun::new(measured, machine(), begun.elapsed())
 }
 
-fn measure(deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
-    ioctl::unshare_network().map_err(|e| failed(Step::Namespace, e))?;
+fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
+    match place {
+        Place::NewNamespace => ioctl::unshare_network().map_err(|e| failed(Step::Namespace, e))?,
+        Place::PrivateNetwork => require_empty()?,
+    }
     let unusable = furnish(deadline)?;
     let switches = ioctl::Socket::open().map_err(|e| failed(Step::Offload, e))?;
     let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
@@ -105,6 +110,25 @@ fn measure(deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
         cases.append(&mut half);
     }
     Ok(cases)
+}
+
+/// systemd runs a service without `PrivateNetwork=` where it may not make namespaces: that must not end in the host's.
+fn require_empty() -> Result<(), Reason> {
+    let not_private = |text| Reason {
+        code: Code::NoNetworkNamespace,
+        text,
+    };
+    let file = "/proc/thread-self/net/dev";
+    let devices = files::read_text(file.as_ref())
+        .map_err(|e| not_private(format!("probe: read {file}: {e}")))?;
+    match furniture(&devices) {
+        None => Ok(()),
+        Some(name) => Err(not_private(format!(
+            "probe: this network namespace is not the process's own: it has {}; --private-network is for services with \
+             PrivateNetwork=yes",
+            escape(name.as_bytes())
+        ))),
+    }
 }
 
 /// Builds devices and NAT. Returns why an IPv6 underlay cannot be had, if it cannot.
