@@ -546,6 +546,26 @@ fn a_kernel_with_both_bugs_and_without_ethtool_netlink_is_served() {
 }
 
 #[test]
+fn an_unknown_kernel_counts_as_affected_and_explains_how_to_know() {
+    let netns = node();
+    let root = tempfile::tempdir().expect("make a directory");
+    let explained = run(netns
+        .command("strace")
+        .args(["-f", "-o", "/dev/null", "--inject"])
+        .arg(uname_says("homemade", "#1 SMP"))
+        .args(["--", VXCSUM, "explain", "vxlan.calico", "--root"])
+        .arg(root.path()));
+    let text = explained.expect(0).text().to_owned();
+    assert!(
+        text.starts_with("vxlan.calico: turn-off (kernel-unknown)\n"),
+        "{text}"
+    );
+    for way in ["[[kernel]]", "vxcsum probe", "vxcsum-probe.service"] {
+        assert!(text.contains(way), "{way}: {text}");
+    }
+}
+
+#[test]
 fn a_fixed_feature_is_seen_as_fixed_and_stays() {
     use vxcsum::facts::{BackendName, FeatureTable, IfName};
     use vxcsum::sys::features::{Backend, Choice};

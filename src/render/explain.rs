@@ -254,6 +254,10 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
             rule("never")
         ));
         if device.verdict.status == Status::Unknown {
+            ways.push(
+                "to know instead of assume: vxcsum probe, at every boot with systemctl enable vxcsum-probe.service"
+                    .to_owned(),
+            );
             ways.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
         }
         if device.reason.code == ReasonCode::Exposed {
