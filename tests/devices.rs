@@ -288,15 +288,14 @@ fn the_report_says_of_each_device_what_ip_says() {
 fn a_kernel_that_does_not_filter_is_no_reason_to_take_every_device_for_vxlan() {
     // struct nlmsghdr of a RTM_GETLINK dump with sequence number 1, then struct ifinfomsg.
     let mut request = [
-        56u32.to_ne_bytes(),
+        48u32.to_ne_bytes(),
         [18, 0, 1, 3],
         1u32.to_ne_bytes(),
         [0; 4],
     ]
     .concat();
     request.extend([0; 16]);
-    // IFLA_EXT_MASK; IFLA_LINKINFO with IFLA_INFO_KIND.
-    request.extend([8, 0, 29, 0, 8, 0, 0, 0]);
+    // IFLA_LINKINFO with IFLA_INFO_KIND.
     request.extend(b"\x10\0\x12\x80\x0a\0\x01\0nokin\0\0\0");
     let request = hex(&request);
     for (backend, number) in [("netlink", 2), ("ioctl", 1)] {

@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::warn;
@@ -177,11 +178,15 @@ fn make_dir(dir: &Path) -> io::Result<()> {
         .create(dir)
 }
 
-/// What this boot is called; empty where /proc does not say.
+/// What this boot is called; empty where /proc does not say. It does not change while a process lives.
 pub fn boot_id() -> String {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = super::files::read_text(path).unwrap_or_default();
-    text.trim().to_owned()
+    static READ: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let text = super::files::read_text(path).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    READ.get_or_init(read).clone()
 }
 
 /// The time on both clocks.
