@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::facts::{IfName, escape};
 use bits::Mark;
 use machine::{Event, Machine, Place, State, TooMuch, Translation, add};
-use packet::Packet;
+use packet::{Destinations, Packet};
 use rules::{Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table};
 use settable::settable;
 
@@ -48,7 +48,7 @@ pub struct OuterFlow {
     pub underlay_addresses: Vec<IpAddr>,
     /// The source of outer packets, if the device has one.
     pub local: Option<IpAddr>,
-    /// Where outer packets go, as the device's forwarding entries and its group or remote say; empty if that is not known.
+    /// Where outer packets go, as the device's forwarding entries and its group or remote say; empty if they can go anywhere.
     pub remotes: Vec<IpAddr>,
     /// Their destination port; none if it is chosen per packet.
     pub dst_port: Option<u16>,
@@ -295,7 +295,7 @@ fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)
             oif: Some(device.device.as_bytes()).filter(|_| !device.enslaved),
             oif_index: Some(device.ifindex).filter(|_| !device.enslaved),
             source: None,
-            destinations: Vec::new(),
+            destinations: Destinations::of(Vec::new()),
             outer: false,
             port: None,
             ct_bits: can.connection,
@@ -310,17 +310,18 @@ fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)
         if device.local.is_some_and(|a| a.is_ipv6() != v6) {
             continue;
         }
+        let remotes = device.remotes.iter().copied();
+        let destinations: Vec<IpAddr> = remotes.filter(|a| a.is_ipv6() == v6).collect();
+        // All go elsewhere. With a source of this family that cannot be, so that nothing is known.
+        if destinations.is_empty() && !device.remotes.is_empty() && device.local.is_none() {
+            continue;
+        }
         let outer = Packet {
             v6,
             oif: device.underlay.as_ref().map(IfName::as_bytes),
             oif_index: device.underlay_ifindex,
             source: device.local,
-            destinations: device
-                .remotes
-                .iter()
-                .copied()
-                .filter(|a| a.is_ipv6() == v6)
-                .collect(),
+            destinations: Destinations::of(destinations),
             outer: true,
             port: device.dst_port,
             ct_bits: settable[usize::from(v6)].connection,

@@ -23,14 +23,82 @@ pub struct Packet<'a> {
     pub oif_index: Option<u32>,
     /// The source address.
     pub source: Option<IpAddr>,
-    /// Every destination that it can have; empty if not known.
-    pub destinations: Vec<IpAddr>,
+    /// Where it can go.
+    pub destinations: Destinations,
     /// It is an outer packet: UDP, from an address of this machine to another machine, first of its connection.
     pub outer: bool,
     /// The destination port of an outer packet.
     pub port: Option<u16>,
     /// Bits that the mark of a connection can have.
     pub ct_bits: u32,
+}
+
+/// Where a packet can go. There can be thousands, and thousands of rules that ask.
+#[derive(Clone, Debug)]
+pub struct Destinations {
+    /// Every address, sorted; empty if not known.
+    all: Vec<IpAddr>,
+    /// What the bytes of all have in common, from the first on.
+    common: [Byte; 16],
+}
+
+impl Destinations {
+    /// These, of one family; with none of them any.
+    pub fn of(mut all: Vec<IpAddr>) -> Self {
+        all.sort_unstable();
+        all.dedup();
+        let mut common = [Byte::ANY; 16];
+        for (n, a) in all.iter().enumerate() {
+            for (slot, b) in common.iter_mut().zip(octets(a)) {
+                let b = Byte::exact(b);
+                *slot = if n == 0 { b } else { slot.join(b) };
+            }
+        }
+        Self { all, common }
+    }
+
+    /// Whether it is one of so many of them.
+    fn among(&self, n: usize) -> Tri {
+        match n {
+            _ if self.all.is_empty() => Tri::Maybe,
+            0 => Tri::No,
+            n if n == self.all.len() => Tri::Yes,
+            _ => Tri::Maybe,
+        }
+    }
+
+    fn between(&self, low: IpAddr, high: IpAddr) -> Tri {
+        let below = self.all.partition_point(|a| *a < low);
+        let upto = self.all.partition_point(|a| *a <= high);
+        self.among(upto.saturating_sub(below))
+    }
+
+    fn in_network(&self, address: IpAddr, mask: IpAddr) -> Tri {
+        match (address, mask) {
+            (IpAddr::V4(a), IpAddr::V4(m))
+                if u32::from(!m).wrapping_add(1) & u32::from(!m) == 0 =>
+            {
+                self.between((a & m).into(), (a | !m).into())
+            }
+            (IpAddr::V6(a), IpAddr::V6(m))
+                if u128::from(!m).wrapping_add(1) & u128::from(!m) == 0 =>
+            {
+                self.between((a & m).into(), (a | !m).into())
+            }
+            // A mask with holes.
+            _ => {
+                let inside = |a: &&IpAddr| masked(**a, mask) == masked(address, mask);
+                self.among(self.all.iter().filter(inside).count())
+            }
+        }
+    }
+}
+
+fn octets(a: &IpAddr) -> Vec<u8> {
+    match a {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
 }
 
 impl Packet<'_> {
@@ -124,28 +192,10 @@ impl Packet<'_> {
             _ => {}
         }
         let at = if self.v6 { 24 } else { 16 };
-        for (k, a) in self.destinations.iter().enumerate() {
-            let octets = match a {
-                IpAddr::V4(a) => a.octets().to_vec(),
-                IpAddr::V6(a) => a.octets().to_vec(),
-            };
-            for (slot, b) in out[at..].iter_mut().zip(octets) {
-                let b = Byte::exact(b);
-                *slot = if k == 0 { b } else { slot.join(b) };
-            }
+        for (slot, b) in out[at..].iter_mut().zip(self.destinations.common) {
+            *slot = b;
         }
         out
-    }
-
-    /// Whether all of its destinations, or none, are of this kind.
-    fn all_destinations(&self, of: impl Fn(IpAddr) -> bool) -> Tri {
-        let n = self.destinations.iter().filter(|&&a| of(a)).count();
-        match n {
-            _ if self.destinations.is_empty() => Tri::Maybe,
-            0 => Tri::No,
-            n if n == self.destinations.len() => Tri::Yes,
-            _ => Tri::Maybe,
-        }
     }
 
     /// Whether an iptables condition holds. [`Match::Mark`] is not asked here.
@@ -163,9 +213,9 @@ impl Packet<'_> {
                     Tri::known(masked(a, *mask) == masked(*address, *mask)).flip(*invert)
                 }
                 (Side::Source, None) => Tri::Maybe,
-                (Side::Destination, _) => self
-                    .all_destinations(|a| masked(a, *mask) == masked(*address, *mask))
-                    .flip(*invert),
+                (Side::Destination, _) => {
+                    self.destinations.in_network(*address, *mask).flip(*invert)
+                }
             },
             Match::Interface {
                 side: Side::Destination,
@@ -296,7 +346,7 @@ impl Packet<'_> {
                     _ => Tri::Maybe,
                 },
                 ("ip" | "net", _) => match addresses.next() {
-                    Some(Some((low, high))) => self.all_destinations(|a| low <= a && a <= high),
+                    Some(Some((low, high))) => self.destinations.between(low, high),
                     _ => Tri::Maybe,
                 },
                 ("port", Some(side)) => {

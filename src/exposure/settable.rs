@@ -4,7 +4,7 @@
 
 use super::bits::Mark;
 use super::machine::{State, reach};
-use super::packet::Packet;
+use super::packet::{Destinations, Packet};
 use super::registers::{Origin, Registers, fill, word};
 use super::rules::{Connmark, Expr, Family, MapTo, Match, NatRules};
 
@@ -48,7 +48,7 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
         oif: None,
         oif_index: None,
         source: None,
-        destinations: Vec::new(),
+        destinations: Destinations::of(Vec::new()),
         outer: false,
         port: None,
         ct_bits: connection,

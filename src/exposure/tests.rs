@@ -113,6 +113,73 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
     }
 }
 
+fn to(address: &str, mask: &str, invert: bool) -> Expr {
+    Expr::Match(Match::Address {
+        side: Side::Destination,
+        address: address.parse().unwrap(),
+        mask: mask.parse().unwrap(),
+        invert,
+    })
+}
+
+/// flannel's own: from the nodes to the pods.
+#[test]
+fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
+    let pods = || to("10.244.0.0", "255.255.0.0", false);
+    let elsewhere = to("192.0.2.0", "255.255.255.0", true);
+    // Of each subnet the addresses that end in 7.
+    let holes = to("192.0.0.7", "255.255.0.255", false);
+    for (condition, remotes, want) in [
+        (pods(), &["192.0.2.2"][..], "not-exposed"),
+        (pods(), &["192.0.2.2", "198.51.100.1"], "not-exposed"),
+        (pods(), &["10.243.255.255", "10.245.0.0"], "not-exposed"),
+        (pods(), &["192.0.2.2", "10.244.3.1", "192.0.2.3"], "exposed"),
+        (pods(), &["10.244.0.0"], "exposed"),
+        (pods(), &["10.244.255.255"], "exposed"),
+        // Not known, so that they can go there.
+        (pods(), &[], "exposed"),
+        (
+            elsewhere.clone(),
+            &["192.0.2.2", "192.0.2.3"],
+            "not-exposed",
+        ),
+        (elsewhere, &["192.0.2.2", "192.0.3.2"], "exposed"),
+        (holes.clone(), &["192.0.2.2", "192.0.7.8"], "not-exposed"),
+        (holes, &["192.0.2.2", "192.0.3.7"], "exposed"),
+    ] {
+        let body: &[Expr] = &[condition, masquerade(NAT_RANDOM_FULLY)];
+        let rules = rules_at(Hook::Postrouting, true, &[body]);
+        let device = OuterFlow {
+            remotes: remotes.iter().map(|a| a.parse().unwrap()).collect(),
+            ..flow()
+        };
+        assert_eq!(word(&analyze(&rules, &device)), want, "{device:?}");
+    }
+}
+
+/// The rule is IPv4's.
+#[test]
+fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
+    let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
+    let (v4, v6) = ("192.0.2.2", "2001:db8::2");
+    for (local, remotes, want) in [
+        (None, &[v6][..], "not-exposed"),
+        (None, &[v4], "exposed"),
+        (None, &[v4, v6], "exposed"),
+        (None, &[], "exposed"),
+        (Some("2001:db8::1"), &[], "not-exposed"),
+        // A contradiction shows nothing harmless.
+        (Some("192.0.2.1"), &[v6], "exposed"),
+    ] {
+        let device = OuterFlow {
+            local: local.map(|a| a.parse().unwrap()),
+            remotes: remotes.iter().map(|a| a.parse().unwrap()).collect(),
+            ..flow()
+        };
+        assert_eq!(word(&analyze(&rules, &device)), want, "{device:?}");
+    }
+}
+
 #[test]
 fn an_underlay_that_may_hand_packets_on_unfinished_is_never_shown_harmless() {
     let rules = NatRules::default();
