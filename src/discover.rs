@@ -2,7 +2,7 @@
 //!
 //! Owns the order of the questions: links, underlays, features. May not decide what to do with a device.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -11,7 +11,8 @@ use neli::consts::socket::NlFamily;
 use crate::error::{Error, Fault};
 use crate::exposure::OuterFlow;
 use crate::facts::{
-    Device, Exposure, FeatureTable, Features, IfName, Past, Underlay, UnderlayLink, VxlanLink,
+    Device, Exposure, FeatureTable, Features, IfName, OuterChecksum, Past, Underlay, UnderlayLink,
+    VxlanLink,
 };
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
@@ -101,22 +102,31 @@ impl Discovery {
                     underlay,
                     features,
                     exposure: Rc::clone(&not_asked),
+                    remotes: Vec::new(),
                     past: Past::default(),
                 });
         Ok((table, devices.collect()))
     }
 
-    /// What of each device decides which NAT rules its outer packets meet, in their order. Where those packets go is left
-    /// open: nodes that join later are destinations as well.
+    /// What of each device decides which NAT rules its outer packets meet, in their order.
+    ///
+    /// Where those packets go is what the device's forwarding entries say at this moment. A node that joins later is not among
+    /// them until somebody looks again: `watch` does so every minute, the packages' timer every five. What a multicast database
+    /// adds (`bridge mdb` on a VXLAN device, 6.4) is not asked for.
     ///
     /// # Errors
     /// The kernel cannot be asked.
     pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<OuterFlow>, Fault> {
         let addresses = self.addresses()?;
+        let mut routes = self.routes(devices);
         Ok(devices
             .iter()
             .map(|device| {
-                let underlay = device.underlay.as_deref();
+                let routes = routes.remove(&device.link.ifindex).unwrap_or_default();
+                let underlay = device
+                    .underlay
+                    .as_deref()
+                    .filter(|underlay| routes.underlays.iter().all(|n| *n == underlay.ifindex));
                 let owned = |(_, ifindex): &&(IpAddr, u32)| {
                     underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
                 };
@@ -129,12 +139,37 @@ impl Discovery {
                     underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                     underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
                     local: device.link.local,
-                    remotes: Vec::new(),
-                    dst_port: device.link.dst_port,
+                    dst_port: device.link.dst_port.filter(|_| !routes.other_port),
+                    remotes: routes.remotes(&device.link),
                     vni: device.link.vni,
                 }
             })
             .collect())
+    }
+
+    /// What the forwarding entries of these devices say. Where they cannot be listed, nothing is known.
+    fn routes(&mut self, devices: &[Device]) -> HashMap<u32, Routes> {
+        let mut routes: HashMap<u32, Routes> = devices
+            .iter()
+            .map(|device| (device.link.ifindex, Routes::default()))
+            .collect();
+        // Pods have a device each, with entries of its own.
+        let only = match devices {
+            [] => return routes,
+            [device] => device.link.ifindex,
+            _ => 0,
+        };
+        let entries = self.route.dump(
+            "list the forwarding entries",
+            |w, seq| rtnl::dump_forwarding(w, seq, only),
+            |m| Ok(rtnl::forwarding(m)?.filter(|entry| routes.contains_key(&entry.ifindex))),
+        );
+        for entry in entries.unwrap_or_default() {
+            if let Some(routes) = routes.get_mut(&entry.ifindex) {
+                routes.add(&entry);
+            }
+        }
+        routes
     }
 
     fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, Fault> {
@@ -215,6 +250,37 @@ impl Discovery {
             .into_iter()
             .map(|ifindex| known.get(&ifindex?).cloned().flatten())
             .collect())
+    }
+}
+
+/// What the forwarding entries of one device say of its outer packets.
+#[derive(Default)]
+struct Routes {
+    remotes: BTreeSet<IpAddr>,
+    underlays: BTreeSet<u32>,
+    other_port: bool,
+    /// Some destinations are not among the entries.
+    incomplete: bool,
+}
+
+impl Routes {
+    fn add(&mut self, entry: &rtnl::Forwarding) {
+        self.remotes.extend(entry.remote);
+        self.underlays.extend(entry.underlay);
+        self.other_port |= entry.port.is_some();
+        self.incomplete |= entry.nexthops;
+    }
+
+    /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has whoever
+    /// sends to it, and one without any was just made, and its destinations are yet to come.
+    fn remotes(mut self, link: &VxlanLink) -> Vec<IpAddr> {
+        let external = link.outer_checksum == OuterChecksum::External;
+        if self.incomplete || link.learning || external {
+            return Vec::new();
+        }
+        // Old kernels have no entry for it.
+        self.remotes.extend(link.remote);
+        self.remotes.into_iter().collect()
     }
 }
 

@@ -146,6 +146,10 @@ pub struct OsRelease {
 
 /// One VXLAN device as rtnetlink describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the kernel has these, each on its own"
+)]
 pub struct VxlanLink {
     /// The device's identity for as long as it exists.
     pub ifindex: u32,
@@ -157,6 +161,10 @@ pub struct VxlanLink {
     pub dst_port: Option<u16>,
     /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`.
     pub local: Option<IpAddr>,
+    /// `IFLA_VXLAN_GROUP` or `IFLA_VXLAN_GROUP6`: a multicast group or another machine.
+    pub remote: Option<IpAddr>,
+    /// `IFLA_VXLAN_LEARNING`: it sends to whoever it received from.
+    pub learning: bool,
     /// The outer UDP checksum of its packets: `IFLA_VXLAN_UDP_CSUM`, or over IPv6 `udp_zero_csum6_tx`.
     pub outer_checksum: OuterChecksum,
     /// `IFLA_VXLAN_UDP_ZERO_CSUM6_TX`: zero outer checksum over IPv6 allowed when sending.
@@ -313,6 +321,8 @@ pub struct Device {
     pub features: Result<Features, Fault>,
     /// From the NAT rules; the same for many devices.
     pub exposure: Rc<Exposure>,
+    /// Where the outer packets go, as the exposure was decided on; empty if that is not known.
+    pub remotes: Vec<IpAddr>,
     /// What the record of this boot says.
     pub past: Past,
 }

@@ -231,8 +231,9 @@ impl Node {
         }
         let rules = self.rules.get_or_insert_with(nat_rules::read);
         let flows = self.discovery.outer_flows(devices)?;
-        for (device, flow) in devices.iter_mut().zip(&flows) {
-            device.exposure = Rc::new(analyze(rules, flow));
+        for (device, flow) in devices.iter_mut().zip(flows) {
+            device.exposure = Rc::new(analyze(rules, &flow));
+            device.remotes = flow.remotes;
         }
         Ok(())
     }

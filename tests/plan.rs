@@ -50,6 +50,8 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             vni: Some(1),
             dst_port: Some(8472),
             local: None,
+            remote: None,
+            learning: false,
             outer_checksum,
             udp_zero_csum6_tx: false,
             udp_zero_csum6_rx: false,
@@ -63,6 +65,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         })),
         features,
         exposure: std::rc::Rc::new(Exposure::not_asked()),
+        remotes: Vec::new(),
         past: Past::default(),
     }
 }

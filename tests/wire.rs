@@ -67,6 +67,10 @@ fn requests_are_what_was_sent() {
             "getaddr-dump.request",
             written(&|w| rtnl::dump_addresses(w, 1)),
         ),
+        (
+            "getneigh-dump.request",
+            written(&|w| rtnl::dump_forwarding(w, 1, 0)),
+        ),
         ("family.request", written(&|w| ethnl::get_family(w, 1))),
         (
             "strset.request",
@@ -180,6 +184,70 @@ fn addresses_have_owners() {
 }
 
 #[test]
+fn forwarding_entries_say_where_packets_go() {
+    let all = dump("getneigh-dump.answer", rtnl::forwarding);
+    // The rest is of other devices.
+    let seen: Vec<_> = all
+        .iter()
+        .filter(|e| (4..=7).contains(&e.ifindex))
+        .collect();
+    let none = |ifindex| rtnl::Forwarding {
+        ifindex,
+        remote: None,
+        port: None,
+        underlay: None,
+        nexthops: false,
+    };
+    let to = |ifindex, remote: &str| rtnl::Forwarding {
+        remote: Some(remote.parse().unwrap()),
+        ..none(ifindex)
+    };
+    let expected = [
+        // Of the bridge that flannel.1 is a port of.
+        none(FLANNEL),
+        rtnl::Forwarding {
+            port: Some(4789),
+            underlay: Some(3),
+            ..to(FLANNEL, "192.0.2.12")
+        },
+        to(FLANNEL, "192.0.2.11"),
+        to(5, "2001:db8::2"),
+        rtnl::Forwarding {
+            nexthops: true,
+            ..none(6)
+        },
+    ];
+    assert_eq!(seen, expected.iter().collect::<Vec<_>>());
+    assert!(all.len() > seen.len() && all.iter().all(|e| e.ifindex != 7));
+}
+
+/// The same attributes in an entry of the neighbour table are addresses inside the tunnel.
+#[test]
+fn what_is_no_forwarding_entry() {
+    let mut payload = vec![7, 0, 0, 0, 4, 0, 0, 0, 128, 0, 2, 0, 8, 0, 1, 0];
+    payload.extend([192, 0, 2, 11]);
+    let read = |kind, payload: &[u8]| {
+        rtnl::forwarding(&Message {
+            kind,
+            flags: 0,
+            seq: 1,
+            payload,
+        })
+        .map(|entry| entry.map(|entry| entry.remote.map(|a| a.to_string())))
+    };
+    assert_eq!(read(28, &payload), Ok(Some(Some("192.0.2.11".to_owned()))));
+    assert_eq!(read(30, &payload), Ok(None));
+    for cut in [1, 11, 13, 15, 19] {
+        assert!(read(28, &payload[..cut]).is_err(), "cut at {cut}");
+    }
+    let mut neighbour = payload.clone();
+    neighbour[0] = 2;
+    assert_eq!(read(28, &neighbour), Ok(None));
+    payload[16..].fill(0);
+    assert_eq!(read(28, &payload), Ok(Some(None)), "no machine's address");
+}
+
+#[test]
 fn the_family_and_its_commands() {
     let datagram = &datagrams("family.answer")[0];
     let message = wire::messages(datagram).next().unwrap().unwrap();
@@ -270,6 +338,7 @@ fn damaged_captures() {
         "strset.answer",
         "family.answer",
         "getaddr-dump.answer",
+        "getneigh-dump.answer",
     ] {
         for datagram in datagrams(fixture) {
             for cut in 0..datagram.len() {
@@ -297,6 +366,7 @@ fn read_all(message: &Message<'_>) {
     let _ = (
         rtnl::link(message),
         rtnl::owner_of_address(message),
+        rtnl::forwarding(message),
         ethnl::family(message),
     );
     let _ = (
@@ -308,7 +378,7 @@ fn read_all(message: &Message<'_>) {
 proptest! {
     #[test]
     fn any_payload_is_read_without_a_panic(
-        kind in prop_oneof![Just(16u16), Just(20), Just(FAMILY), any::<u16>()],
+        kind in prop_oneof![Just(16u16), Just(20), Just(28), Just(FAMILY), any::<u16>()],
         payload in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let message = Message { kind, flags: 0, seq: 1, payload: &payload };

@@ -2,6 +2,7 @@
 //!
 //! Owns the long texts. As every renderer it decides nothing.
 
+use core::net::IpAddr;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -146,6 +147,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             or_none(facts.link.local.map(|local| local.to_string())),
         ),
         ("underlay", underlay),
+        ("destinations", destinations(&facts.remotes)),
         ("outer checksum", outer(device.outer_checksum).to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
         (crate::facts::FEATURE, sets),
@@ -157,6 +159,17 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         wrapped(out, "  ", &format!("error: {error}"))?;
     }
     Ok(())
+}
+
+/// A large cluster has thousands.
+fn destinations(remotes: &[IpAddr]) -> String {
+    const SHOWN: usize = 4;
+    let first: Vec<String> = remotes.iter().take(SHOWN).map(IpAddr::to_string).collect();
+    match remotes.len() {
+        0 => "not known".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", first.join(", "), n - SHOWN),
+        _ => first.join(", "),
+    }
 }
 
 fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
@@ -316,6 +329,19 @@ fn toml_literal(name: &IfName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destinations_are_bounded() {
+        let some = |n: u8| -> Vec<IpAddr> { (1..=n).map(|b| [192, 0, 2, b].into()).collect() };
+        for (n, text) in [
+            (0, "not known"),
+            (1, "192.0.2.1"),
+            (4, "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4"),
+            (9, "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4 and 5 more"),
+        ] {
+            assert_eq!(destinations(&some(n)), text);
+        }
+    }
 
     #[test]
     fn a_name_as_a_glob_in_toml_matches_itself_alone() {

@@ -1,6 +1,6 @@
-//! rtnetlink: the link dump and what a VXLAN link says of itself.
+//! rtnetlink: the link dump, what a VXLAN link says of itself, and where it sends.
 //!
-//! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR` and their answers. Pure.
+//! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNEIGH` of forwarding entries, and their answers. Pure.
 
 use core::net::IpAddr;
 
@@ -12,6 +12,8 @@ pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_GETNEIGH: u16 = 30;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
@@ -22,8 +24,10 @@ const IFLA_INFO_DATA: u16 = 2;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if_link.h#L1390
 const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_GROUP: u16 = 2;
 const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_GROUP6: u16 = 16;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
@@ -35,8 +39,17 @@ const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/neighbour.h
+const NDA_DST: u16 = 1;
+const NDA_PORT: u16 = 6;
+const NDA_IFINDEX: u16 = 8;
+const NDA_NH_ID: u16 = 13;
+
+const AF_BRIDGE: u8 = 7;
+
 const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
+const NDMSG_LEN: usize = 12;
 
 /// The kind that makes a link a VXLAN device.
 pub const KIND: &[u8] = b"vxlan";
@@ -79,6 +92,19 @@ fn begin_getlink(w: &mut Writer, flags: u16, seq: u32, ifindex: u32) -> Open {
 /// A dump of all addresses.
 pub fn dump_addresses(w: &mut Writer, seq: u32) {
     let open = w.message(RTM_GETADDR, NLM_F_DUMP, seq, &[0; IFADDRMSG_LEN]);
+    w.end_message(&open);
+}
+
+/// A dump of the forwarding entries of one device, or with ifindex 0 of all.
+///
+/// The kernel takes a filter from an `ndmsg` only on a socket that asks for strict checks; on any other it takes one from an
+/// `ifinfomsg`. Old kernels do not filter: the answers must be checked again.
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/rtnetlink.c> (`valid_fdb_dump_legacy`)
+pub fn dump_forwarding(w: &mut Writer, seq: u32, ifindex: u32) {
+    let mut ifinfomsg = [0; IFINFOMSG_LEN];
+    ifinfomsg[0] = AF_BRIDGE;
+    ifinfomsg[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    let open = w.message(RTM_GETNEIGH, NLM_F_DUMP, seq, &ifinfomsg);
     w.end_message(&open);
 }
 
@@ -149,6 +175,8 @@ fn vxlan(
 ) -> Result<VxlanLink, Malformed> {
     let (mut vni, mut dst_port, mut local, mut underlay) = (None, None, None, None);
     let (mut udp_csum, mut csum6_tx, mut csum6_rx) = (None, None, false);
+    // The kernel's default where it does not say.
+    let (mut remote, mut learning) = (None, true);
     let (mut ipv6, mut collect_metadata) = (false, false);
     for attr in data.nested() {
         let attr = attr?;
@@ -157,6 +185,8 @@ fn vxlan(
             IFLA_VXLAN_ID => vni = Some(attr.u32()?),
             IFLA_VXLAN_LINK => underlay = Some(attr.u32()?).filter(|ifindex| *ifindex != 0),
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = address(attr.payload)?,
+            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => remote = address(attr.payload)?,
+            IFLA_VXLAN_LEARNING => learning = attr.u8()? != 0,
             // The only numbers here in network byte order.
             IFLA_VXLAN_PORT => dst_port = Some(u16::from_be(attr.u16()?)),
             IFLA_VXLAN_UDP_CSUM => udp_csum = Some(attr.u8()? != 0),
@@ -179,6 +209,8 @@ fn vxlan(
         vni: vni.filter(|_| !collect_metadata),
         dst_port,
         local: local.filter(|address| !address.is_unspecified()),
+        remote: remote.filter(|address| !address.is_unspecified()),
+        learning,
         outer_checksum: match (collect_metadata, checksum) {
             (true, _) => OuterChecksum::External,
             (false, Some(true)) => OuterChecksum::Present,
@@ -218,7 +250,54 @@ pub fn owner_of_address(message: &Message<'_>) -> Result<Option<(IpAddr, u32)>, 
     Ok(found.map(|address| (address, ifindex)))
 }
 
-/// Both headers have the ifindex as their second 32-bit word.
+/// Where a forwarding entry sends packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The device that the entry is of.
+    pub ifindex: u32,
+    /// `NDA_DST`; none if the entry names no other machine, as those of a bridge.
+    pub remote: Option<IpAddr>,
+    /// `NDA_PORT`: a destination port other than the device's.
+    pub port: Option<u16>,
+    /// `NDA_IFINDEX`: the device through which they leave.
+    pub underlay: Option<u32>,
+    /// `NDA_NH_ID`: they go to a group of nexthops, which is listed elsewhere.
+    pub nexthops: bool,
+}
+
+/// Reads an answer to a request for forwarding entries; none if the message is not an `RTM_NEWNEIGH` about one.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c> (`vxlan_fdb_info`)
+///
+/// # Errors
+/// Malformed bytes.
+pub fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Malformed> {
+    if message.kind != RTM_NEWNEIGH || message.payload.first() != Some(&AF_BRIDGE) {
+        return Ok(None);
+    }
+    let (ifindex, attributes) = split_header(message.payload, NDMSG_LEN, "forwarding entry")?;
+    let mut out = Forwarding {
+        ifindex,
+        remote: None,
+        port: None,
+        underlay: None,
+        nexthops: false,
+    };
+    for attr in attrs(attributes) {
+        let attr = attr?;
+        match attr.kind {
+            NDA_DST => out.remote = address(attr.payload)?.filter(|a| !a.is_unspecified()),
+            // In network byte order.
+            NDA_PORT => out.port = Some(u16::from_be(attr.u16()?)),
+            NDA_IFINDEX => out.underlay = Some(attr.u32()?),
+            NDA_NH_ID => out.nexthops = true,
+            _ => {}
+        }
+    }
+    Ok(Some(out))
+}
+
+/// These headers have the ifindex as their second 32-bit word.
 fn split_header<'a>(
     payload: &'a [u8],
     len: usize,

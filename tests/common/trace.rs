@@ -23,7 +23,8 @@ pub enum Request {
     Ioctl(u32),
     /// capget: vxcsum asks for its capabilities when it has decided to change something and has not begun.
     Capabilities,
-    /// A message to netfilter, or the dump of the addresses: asked for the NAT rules, when the devices are known.
+    /// A message to netfilter, or the dump of the addresses or of forwarding entries: asked for the NAT rules, when the
+    /// devices are known.
     Exposure,
     /// Any other ioctl.
     OtherIoctl,
@@ -222,7 +223,9 @@ impl Sockets {
             ("sendto", [fd, ..]) if self.netfilter.contains(fd) => vec![Request::Exposure],
             ("sendto", [fd, buffer, ..]) if self.all.contains(fd) => {
                 const RTM_GETADDR: [u8; 2] = 22u16.to_ne_bytes();
-                if read(pid, buffer + 4, 2) == RTM_GETADDR {
+                const RTM_GETNEIGH: [u8; 2] = 30u16.to_ne_bytes();
+                let kind = read(pid, buffer + 4, 2);
+                if kind == RTM_GETADDR || kind == RTM_GETNEIGH {
                     vec![Request::Exposure]
                 } else {
                     vec![Request::Other]
