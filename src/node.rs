@@ -12,8 +12,8 @@ use log::warn;
 use crate::apply::apply;
 use crate::discover::{Discovery, Which};
 use crate::error::Error;
-use crate::exposure::analyze;
 use crate::exposure::rules::{self, NatRules};
+use crate::exposure::{Exposure, analyze};
 use crate::facts::{Device, Facts, FeatureTable, KernelFacts, Past};
 use crate::kernel::KernelVerdict;
 use crate::kernel::verdict::judge;
@@ -51,14 +51,23 @@ pub struct Node {
     pub probe: Option<ProbeRun>,
     /// The NAT rules, once they were read for a decision.
     pub rules: Option<NatRules>,
-    /// Whether a decision of the last looks depends on the NAT rules.
-    pub rules_matter: bool,
+    /// What the decisions of the last looks depend on.
+    pub matter: Matter,
     keep_rules: bool,
     ignore_rules: bool,
     backend: Backend,
     discovery: Discovery,
     record: StateFile,
     netns: u64,
+}
+
+/// What decisions depend on beside the devices themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Matter {
+    /// The NAT rules.
+    pub rules: bool,
+    /// Where outer packets go: a device that is not exposed can become so with a new destination.
+    pub destinations: bool,
 }
 
 /// The right to change devices and their record.
@@ -109,7 +118,7 @@ impl Node {
             verdict,
             probe,
             rules: None,
-            rules_matter: false,
+            matter: Matter::default(),
             keep_rules: false,
             ignore_rules: false,
             backend,
@@ -213,10 +222,15 @@ impl Node {
         // Many rules take seconds to read.
         let matter =
             !self.ignore_rules && depends_on_exposure(&self.policy, &devices, &self.verdict);
-        self.rules_matter = matter || (self.rules_matter && !matches!(which, Which::All));
         if matter || rules {
             self.expose(&mut devices)?;
         }
+        if matches!(which, Which::All) {
+            self.matter = Matter::default();
+        }
+        let harmless = |d: &Device| matches!(*d.exposure, Exposure::NotExposed { .. });
+        self.matter.rules |= matter;
+        self.matter.destinations |= matter && devices.iter().any(harmless);
         Ok(Facts {
             kernel: self.kernel.clone(),
             table,

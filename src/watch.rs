@@ -38,8 +38,8 @@ const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const RULES_APART: Duration = Duration::from_secs(10);
 /// How long a change of rules may take to be complete: an agent commits several times.
 const RULES_SETTLE: Duration = Duration::from_millis(500);
-/// How often rules of iptables-legacy are read again, whose changes nobody announces.
-const LEGACY_RULES: Duration = Duration::from_secs(60);
+/// How often is looked for what nobody announces: changes of iptables-legacy, and new destinations of outer packets.
+const UNANNOUNCED: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -83,8 +83,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                     rules.heard();
                 }
                 let rules_due = rules.due();
-                if rules_due {
-                    rules.read_again();
+                if rules_due && rules.read_again() {
                     node.forget_rules();
                 }
                 if rules_due || handled.left().is_some_and(|left| left.is_zero()) {
@@ -163,33 +162,48 @@ struct Rules {
     deaf: bool,
     /// Whether the last decisions depend on the rules.
     matter: bool,
-    /// Whether some of the rules change unannounced.
-    unannounced: bool,
+    /// What of that changes unannounced.
+    unannounced: Option<Unannounced>,
     due: Option<Instant>,
     last: Option<Instant>,
+}
+
+/// What nobody announces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unannounced {
+    /// New destinations of outer packets; to listen for them is to be woken by every neighbour of every device.
+    Destinations,
+    /// Changes of iptables-legacy as well.
+    Rules,
 }
 
 impl Rules {
     /// After each look: listens from when the rules matter on, and reads them once more then, for they may have changed
     /// before there was somebody to hear it.
     fn follow(&mut self, node: &mut Node) {
-        self.matter = node.rules_matter;
+        self.matter = node.matter.rules;
         if self.matter && self.events.is_none() && !self.deaf {
+            self.last = Some(Instant::now());
             match NftEvents::open() {
                 Ok(events) => {
                     self.events = Some(events);
                     self.due = Some(Instant::now() + RULES_SETTLE);
-                    self.last = Some(Instant::now());
                     node.keep_rules();
                 }
                 Err(e) => {
                     self.deaf = true;
                     let fault = Fault::kernel("listen for changes of nf_tables", e, None);
-                    warn!("{fault}; NAT rules are read again only when a device changes");
+                    warn!("{fault}; they are seen only when something else makes it look");
                 }
             }
         }
-        self.unannounced = self.matter && node.has_legacy_rules();
+        self.unannounced = if node.has_legacy_rules() {
+            Some(Unannounced::Rules)
+        } else {
+            node.matter
+                .destinations
+                .then_some(Unannounced::Destinations)
+        };
     }
 
     /// What to wait for: nothing once a change is known, so that further ones wake nobody.
@@ -206,8 +220,8 @@ impl Rules {
     }
 
     fn next(&self) -> Option<Instant> {
-        let timer = self.last.filter(|_| self.unannounced);
-        let timer = timer.map(|last| last + LEGACY_RULES);
+        let timer = self.last.filter(|_| self.unannounced.is_some());
+        let timer = timer.map(|last| last + UNANNOUNCED);
         [self.due, timer]
             .into_iter()
             .flatten()
@@ -224,13 +238,16 @@ impl Rules {
         self.next().is_some_and(|at| at <= Instant::now())
     }
 
-    fn read_again(&mut self) {
+    /// False if only the destinations can be others.
+    fn read_again(&mut self) -> bool {
+        let rules = self.due.is_some() || self.unannounced == Some(Unannounced::Rules);
         // First listen, then look: what is announced from here on is another change.
-        if let Some(events) = &mut self.events {
+        if let Some(events) = self.events.as_mut().filter(|_| rules) {
             events.drain();
         }
         self.due = None;
         self.last = Some(Instant::now());
+        rules
     }
 }
 
