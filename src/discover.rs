@@ -9,7 +9,7 @@ use std::rc::Rc;
 use neli::consts::socket::NlFamily;
 
 use crate::error::{Error, Fault};
-use crate::exposure::OuterFlow;
+use crate::exposure::{Elsewhere, OuterFlow};
 use crate::facts::{
     Device, Exposure, FeatureTable, Features, IfName, OuterChecksum, Past, Underlay, UnderlayLink,
     VxlanLink,
@@ -17,10 +17,12 @@ use crate::facts::{
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
 use crate::sys::netlink::{Answers, Netlink};
-use crate::wire::{Writer, rtnl};
+use crate::wire::{Writer, route, rtnl};
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";
+/// `ENETUNREACH` and `EHOSTUNREACH`: there is no route.
+const UNREACHABLE: [i32; 2] = [101, 113];
 
 /// Which devices to look at.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +112,7 @@ impl Discovery {
 
     /// What of each device decides which NAT rules its outer packets meet, in their order.
     ///
-    /// Where those packets go is what the device's forwarding entries say at this moment. A node that joins later is not among
+    /// Where those packets go is what the device's forwarding entries say at this moment, and their way there what routing says. A node that joins later is not among
     /// them until somebody looks again: `watch` does so every minute, the packages' timer every five. What a multicast database
     /// adds (`bridge mdb` on a VXLAN device, 6.4) is not asked for.
     ///
@@ -118,58 +120,114 @@ impl Discovery {
     /// The kernel cannot be asked.
     pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<OuterFlow>, Fault> {
         let addresses = self.addresses()?;
-        let mut routes = self.routes(devices);
-        Ok(devices
-            .iter()
-            .map(|device| {
-                let routes = routes.remove(&device.link.ifindex).unwrap_or_default();
-                let underlay = device
-                    .underlay
-                    .as_deref()
-                    .filter(|underlay| routes.underlays.iter().all(|n| *n == underlay.ifindex));
-                let owned = |(_, ifindex): &&(IpAddr, u32)| {
-                    underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
-                };
-                OuterFlow {
-                    device: device.link.name,
-                    ifindex: device.link.ifindex,
-                    enslaved: device.link.enslaved,
-                    underlay: underlay.map(|underlay| underlay.name),
-                    underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
-                    underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
-                    underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
-                    local: device.link.local,
-                    dst_port: device.link.dst_port.filter(|_| !routes.other_port),
-                    remotes: routes.remotes(&device.link),
-                    vni: device.link.vni,
-                }
-            })
-            .collect())
+        let mut entries = self.entries(devices);
+        let mut flows: Vec<OuterFlow> = Vec::with_capacity(devices.len());
+        let mut routed = Vec::new();
+        for (index, device) in devices.iter().enumerate() {
+            let entries = entries.remove(&device.link.ifindex).unwrap_or_default();
+            let underlay = device.underlay.as_deref();
+            let owned = |(_, ifindex): &&(IpAddr, u32)| {
+                underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
+            };
+            let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
+            let elsewhere = entries.underlays.iter().copied().find(other);
+            let (port, ways) = (entries.other_port, entries.routed(&device.link));
+            let remotes = entries.remotes(&device.link);
+            if !remotes.is_empty() {
+                routed.extend(ways.into_iter().map(|remote| (index, remote)));
+            }
+            flows.push(OuterFlow {
+                device: device.link.name,
+                ifindex: device.link.ifindex,
+                enslaved: device.link.enslaved,
+                underlay: underlay.map(|underlay| underlay.name),
+                underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
+                underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
+                underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
+                elsewhere: elsewhere.map(Elsewhere::Device),
+                local: device.link.local,
+                dst_port: device.link.dst_port.filter(|_| !port),
+                remotes,
+                vni: device.link.vni,
+            });
+        }
+        self.check_ways(&mut flows, &routed);
+        Ok(flows)
     }
 
     /// What the forwarding entries of these devices say. Where they cannot be listed, nothing is known.
-    fn routes(&mut self, devices: &[Device]) -> HashMap<u32, Routes> {
-        let mut routes: HashMap<u32, Routes> = devices
+    fn entries(&mut self, devices: &[Device]) -> HashMap<u32, Entries> {
+        let mut out: HashMap<u32, Entries> = devices
             .iter()
-            .map(|device| (device.link.ifindex, Routes::default()))
+            .map(|device| (device.link.ifindex, Entries::default()))
             .collect();
         // Pods have a device each, with entries of its own.
         let only = match devices {
-            [] => return routes,
+            [] => return out,
             [device] => device.link.ifindex,
             _ => 0,
         };
         let entries = self.route.dump(
             "list the forwarding entries",
             |w, seq| rtnl::dump_forwarding(w, seq, only),
-            |m| Ok(rtnl::forwarding(m)?.filter(|entry| routes.contains_key(&entry.ifindex))),
+            |m| Ok(rtnl::forwarding(m)?.filter(|entry| out.contains_key(&entry.ifindex))),
         );
         for entry in entries.unwrap_or_default() {
-            if let Some(routes) = routes.get_mut(&entry.ifindex) {
-                routes.add(&entry);
+            if let Some(entries) = out.get_mut(&entry.ifindex) {
+                entries.add(&entry);
             }
         }
-        routes
+        out
+    }
+
+    /// Asks routing about each destination that it decides about: by its index in `flows`, and the address. One that cannot be
+    /// reached gets no packets.
+    fn check_ways(&mut self, flows: &mut [OuterFlow], routed: &[(usize, IpAddr)]) {
+        if routed.is_empty() {
+            return;
+        }
+        let diversions = self.route.dump(
+            "list the routing rules",
+            route::dump_rules,
+            route::diversion,
+        );
+        let ways = self.route.batch(
+            "look up a route",
+            routed.len(),
+            Answers::Each,
+            |w, seq, _, n| {
+                let (index, remote) = routed[n];
+                route::look_up(w, seq, remote, flows[index].local);
+            },
+            route::way,
+        );
+        let (Ok(diversions), Ok(ways)) = (diversions, ways) else {
+            for (index, _) in routed {
+                flows[*index].elsewhere = Some(Elsewhere::NotKnown);
+            }
+            return;
+        };
+        for ((index, remote), way) in routed.iter().zip(ways) {
+            let flow = &mut flows[*index];
+            let found = match way {
+                Err(e) if UNREACHABLE.contains(&e.errno) => None,
+                Ok(Some(way)) if !way.ifindexes.is_empty() => {
+                    let other = |ifindex: &&u32| Some(**ifindex) != flow.underlay_ifindex;
+                    let diverted = |d: &&route::Diversion| {
+                        d.v6 == remote.is_ipv6() && d.table != Some(way.table)
+                    };
+                    match way.ifindexes.iter().find(other) {
+                        Some(ifindex) => Some(Elsewhere::Device(*ifindex)),
+                        None => diversions
+                            .iter()
+                            .find(diverted)
+                            .map(|_| Elsewhere::Diverted),
+                    }
+                }
+                _ => Some(Elsewhere::NotKnown),
+            };
+            flow.elsewhere = flow.elsewhere.or(found);
+        }
     }
 
     fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, Fault> {
@@ -255,20 +313,37 @@ impl Discovery {
 
 /// What the forwarding entries of one device say of its outer packets.
 #[derive(Default)]
-struct Routes {
+struct Entries {
     remotes: BTreeSet<IpAddr>,
+    /// Those of them to which routing finds the way.
+    routed: BTreeSet<IpAddr>,
+    /// The devices that entries name as the way.
     underlays: BTreeSet<u32>,
     other_port: bool,
     /// Some destinations are not among the entries.
     incomplete: bool,
 }
 
-impl Routes {
+impl Entries {
     fn add(&mut self, entry: &rtnl::Forwarding) {
         self.remotes.extend(entry.remote);
-        self.underlays.extend(entry.underlay);
+        match entry.underlay {
+            Some(ifindex) => {
+                self.underlays.insert(ifindex);
+            }
+            None => self.routed.extend(entry.remote),
+        }
         self.other_port |= entry.port.is_some();
         self.incomplete |= entry.nexthops;
+    }
+
+    /// The destinations to which routing finds the way. That to the device's own goes through its own underlay, if it has one.
+    fn routed(&self, link: &VxlanLink) -> BTreeSet<IpAddr> {
+        let mut out = self.routed.clone();
+        if link.underlay == UnderlayLink::NotSet {
+            out.extend(link.remote);
+        }
+        out
     }
 
     /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has whoever

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use common::{Netns, run};
 use vxcsum::discover::{Discovery, Which};
-use vxcsum::exposure::OuterFlow;
+use vxcsum::exposure::{Elsewhere, OuterFlow};
 use vxcsum::facts::IfName;
 use vxcsum::sys::features::{Backend, Choice};
 
@@ -115,9 +115,9 @@ fn destinations_are_those_that_bridge_shows() {
     for (device, port, underlay) in [
         ("flannel.1", Some(8472), Some("eth0")),
         ("remote", Some(8472), Some("eth0")),
-        // Another port for one of them, another way out for one of them.
+        // Another port for one of them.
         ("port", None, Some("eth0")),
-        ("via", Some(8472), None),
+        ("via", Some(8472), Some("eth0")),
     ] {
         let flow = &all[device];
         let name = flow.underlay.map(|name| name.to_string());
@@ -126,6 +126,88 @@ fn destinations_are_those_that_bridge_shows() {
             (port, underlay),
             "{device}"
         );
+        // Another way out for one of them.
+        let elsewhere = (device == "via").then(|| ifindex(&netns, "peer0"));
+        assert_eq!(flow.elsewhere, elsewhere.map(Elsewhere::Device), "{device}");
+    }
+}
+
+fn ifindex(netns: &Netns, device: &str) -> u32 {
+    let number = netns.links()[device]["ifindex"].as_u64();
+    u32::try_from(number.expect("an ifindex")).expect("of 32 bits")
+}
+
+/// What `ip route get` says of the same.
+fn routed(netns: &Netns, destination: &str) -> Option<String> {
+    let words = ["route", "get", destination];
+    let said = run(netns.command("ip").args(words));
+    let mut words = said.text().split_whitespace();
+    words.find(|word| *word == "dev")?;
+    words.next().map(str::to_owned)
+}
+
+/// An entry does not name a device: routing finds the way, and it need not be that of the device's underlay.
+#[test]
+fn routing_can_send_packets_another_way() {
+    let netns = Netns::with_underlay();
+    netns.batch(
+        "link add eth1 type veth peer name peer1\n\
+         link set eth1 up\n\
+         link set peer1 up\n\
+         addr add 198.51.100.1/24 dev eth1\n\
+         route add 203.0.113.0/25 via 198.51.100.2\n\
+         route add 203.0.113.128/25 via 192.0.2.2\n\
+         route add 203.0.114.0/24 nexthop via 192.0.2.2 nexthop via 198.51.100.2\n\
+         route add unreachable 203.0.115.0/24\n\
+         addr add 2001:db8:1::1/64 dev eth1 nodad\n\
+         link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning\n\
+         link add v6 type vxlan id 2 local fd00::1 dev eth0 dstport 8472 nolearning\n\
+         link add own type vxlan id 3 remote 203.0.113.9 dev eth0 dstport 8472 nolearning\n\
+         link add free type vxlan id 4 remote 203.0.113.9 local 192.0.2.1 dstport 8472 nolearning\n",
+    );
+    let eth1 = Some(Elsewhere::Device(ifindex(&netns, "eth1")));
+    let way = |device: &str| flows(&netns, Some(device))[device].elsewhere;
+    let through = |device: &str, destination: &str| {
+        let entry = format!("02:00:00:00:00:02 dev {device} dst {destination}");
+        bridge(&netns, &format!("fdb append {entry}"));
+        let found = way(device);
+        bridge(&netns, &format!("fdb del {entry}"));
+        found
+    };
+    for (destination, witness, want) in [
+        ("192.0.2.2", Some("eth0"), None),
+        ("203.0.113.200", Some("eth0"), None),
+        ("203.0.113.2", Some("eth1"), eth1),
+        // It gets no packets.
+        ("203.0.115.2", None, None),
+    ] {
+        assert_eq!(
+            routed(&netns, destination).as_deref(),
+            witness,
+            "{destination}"
+        );
+        assert_eq!(through("flannel.1", destination), want, "{destination}");
+    }
+    // By a hash of each packet, so that one answer of `ip route get` would not show it.
+    assert_eq!(through("flannel.1", "203.0.114.2"), eth1);
+    assert_eq!(through("v6", "fd00::2"), None);
+    assert_eq!(through("v6", "2001:db8:1::2"), eth1);
+    // Its own destination goes through its own underlay; without one, routing decides.
+    assert_eq!((way("own"), way("free")), (None, eth1));
+
+    let diverted = Some(Elsewhere::Diverted);
+    for (rule, v4, v6) in [
+        ("rule add from 10.0.0.0/8 lookup 7", None, None),
+        ("rule add fwmark 0x80/0x80 lookup main", None, None),
+        ("rule add fwmark 0x4000 unreachable", None, None),
+        ("rule add fwmark 0x4000/0x4000 lookup 7", diverted, None),
+        ("rule add ipproto udp dport 8472 lookup 7", diverted, None),
+        ("-6 rule add fwmark 0x4000/0x4000 lookup 7", None, diverted),
+    ] {
+        netns.ip(rule);
+        let found = (through("flannel.1", "192.0.2.2"), through("v6", "fd00::2"));
+        assert_eq!(found, (v4, v6), "{rule}");
+        netns.ip(&rule.replace("add", "del"));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 use vxcsum::facts::{FEATURE, Features, IfName, OuterChecksum, UnderlayLink};
-use vxcsum::wire::{self, DumpReader, Malformed, Message, Writer, ethnl, rtnl};
+use vxcsum::wire::{self, DumpReader, Malformed, Message, Writer, ethnl, route, rtnl};
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;
@@ -367,6 +367,8 @@ fn read_all(message: &Message<'_>) {
         rtnl::link(message),
         rtnl::owner_of_address(message),
         rtnl::forwarding(message),
+        route::way(message),
+        route::diversion(message),
         ethnl::family(message),
     );
     let _ = (
@@ -378,7 +380,7 @@ fn read_all(message: &Message<'_>) {
 proptest! {
     #[test]
     fn any_payload_is_read_without_a_panic(
-        kind in prop_oneof![Just(16u16), Just(20), Just(28), Just(FAMILY), any::<u16>()],
+        kind in prop_oneof![Just(16u16), Just(20), Just(24), Just(28), Just(32), Just(FAMILY), any::<u16>()],
         payload in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let message = Message { kind, flags: 0, seq: 1, payload: &payload };

@@ -46,6 +46,8 @@ pub struct OuterFlow {
     pub underlay_driver: Option<String>,
     /// Its addresses.
     pub underlay_addresses: Vec<IpAddr>,
+    /// Why some outer packets may leave through another device than the underlay; none if all go that way.
+    pub elsewhere: Option<Elsewhere>,
     /// The source of outer packets, if the device has one.
     pub local: Option<IpAddr>,
     /// Where outer packets go, as the device's forwarding entries and its group or remote say; empty if they can go anywhere.
@@ -54,6 +56,25 @@ pub struct OuterFlow {
     pub dst_port: Option<u16>,
     /// The VNI, which only messages use.
     pub vni: Option<u32>,
+}
+
+/// Why some outer packets may leave through another device than the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A forwarding entry or a route names the device with this ifindex.
+    Device(u32),
+    /// A routing rule sends some of them to another table, by their mark, ports or TOS.
+    Diverted,
+    /// Routing did not say.
+    NotKnown,
+}
+
+impl OuterFlow {
+    /// The device that all outer packets leave through, if there is one: with destinations that are not known there is not.
+    fn way_out(&self) -> Option<(IfName, Option<u32>)> {
+        let sure = self.elsewhere.is_none() && !self.remotes.is_empty();
+        Some((self.underlay?, self.underlay_ifindex)).filter(|_| sure)
+    }
 }
 
 /// Whether NAT can rewrite the outer packets. Texts are safe to print.
@@ -245,6 +266,23 @@ pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
             why: format!("read {}: {}", part.what, part.why),
         };
     }
+    if let Some(elsewhere) = device.elsewhere {
+        let what = match elsewhere {
+            Elsewhere::Device(ifindex) => {
+                format!("some leave through another device than the underlay (ifindex {ifindex})")
+            }
+            Elsewhere::Diverted => {
+                "a routing rule can send some of them elsewhere, by mark, port or TOS".to_owned()
+            }
+            Elsewhere::NotKnown => {
+                "the routes to all destinations could not be looked up".to_owned()
+            }
+        };
+        return Exposure::Unknown {
+            rule: None,
+            why: format!("no rule here rewrites the outer packets, but {what}"),
+        };
+    }
     match (&device.underlay, device.underlay_driver.as_deref()) {
         (Some(_), Some(driver)) if FINISHES.contains(&driver) => {}
         (Some(name), driver) => {
@@ -316,10 +354,11 @@ fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)
         if destinations.is_empty() && !device.remotes.is_empty() && device.local.is_none() {
             continue;
         }
+        let way_out = device.way_out();
         let outer = Packet {
             v6,
-            oif: device.underlay.as_ref().map(IfName::as_bytes),
-            oif_index: device.underlay_ifindex,
+            oif: way_out.as_ref().map(|(name, _)| name.as_bytes()),
+            oif_index: way_out.and_then(|(_, ifindex)| ifindex),
             source: device.local,
             destinations: Destinations::of(destinations),
             outer: true,
@@ -365,6 +404,9 @@ fn rewrites(t: &Translation, device: &OuterFlow, v6: bool) -> Result<(), String>
             None if t.hidden => Err("it can change the source address".into()),
             None => Ok(()),
         };
+    }
+    if device.way_out().is_none() {
+        return Err("it can change the source address: routing chooses the way out".into());
     }
     // A link-local address of IPv6 is not chosen for a destination that is not.
     let scope = |a: &&IpAddr| match (a, local) {

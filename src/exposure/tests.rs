@@ -13,6 +13,7 @@ pub(crate) fn flow() -> OuterFlow {
         underlay_ifindex: Some(2),
         underlay_driver: Some("ixgbe".into()),
         underlay_addresses: vec!["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        elsewhere: None,
         local: Some("192.0.2.1".parse().unwrap()),
         remotes: vec!["192.0.2.2".parse().unwrap()],
         dst_port: Some(8472),
@@ -177,6 +178,46 @@ fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
             ..flow()
         };
         assert_eq!(word(&analyze(&rules, &device)), want, "{device:?}");
+    }
+}
+
+/// Where the way out is not sure, a rule for any device can be met, and a masquerade can choose any address.
+#[test]
+fn the_way_out_decides_rules_for_a_device() {
+    let through = |name: &[u8]| {
+        Expr::Match(Match::Interface {
+            side: Side::Destination,
+            prefix: name.into(),
+            invert: false,
+        })
+    };
+    let (here, other) = (through(b"eth0\0"), through(b"eth1\0"));
+    let (random, bare) = (masquerade(NAT_RANDOM_FULLY), masquerade(0));
+    let sure = None;
+    let detour = Some(Elsewhere::Device(7));
+    for (body, elsewhere, known, want) in [
+        (&[][..], sure, true, "not-exposed"),
+        (&[], detour, true, "unknown"),
+        (&[], Some(Elsewhere::Diverted), true, "unknown"),
+        (&[], Some(Elsewhere::NotKnown), true, "unknown"),
+        (&[], sure, false, "not-exposed"),
+        (&[here.clone(), random.clone()], sure, true, "exposed"),
+        (&[other.clone(), random.clone()], sure, true, "not-exposed"),
+        (&[other.clone(), random.clone()], detour, true, "exposed"),
+        (&[other, random], sure, false, "exposed"),
+        (&[here.clone(), bare.clone()], sure, true, "not-exposed"),
+        (&[here.clone(), bare.clone()], detour, true, "exposed"),
+        (&[here, bare], sure, false, "exposed"),
+    ] {
+        let rules = rules_at(Hook::Postrouting, true, &[body]);
+        let mut device = OuterFlow {
+            elsewhere,
+            ..flow()
+        };
+        if !known {
+            device.remotes.clear();
+        }
+        assert_eq!(word(&analyze(&rules, &device)), want, "{body:?} {device:?}");
     }
 }
 

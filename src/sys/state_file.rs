@@ -162,10 +162,7 @@ pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&new)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
     // For everybody to read, whatever the umask is: `status` needs no privilege.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(bytes)?;

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod link_setup;
 pub mod nat_setup;
 pub mod nft;
+pub mod route;
 pub mod rtnl;
 pub mod xt;
 
