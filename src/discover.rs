@@ -112,9 +112,9 @@ impl Discovery {
 
     /// What of each device decides which NAT rules its outer packets meet, in their order.
     ///
-    /// Where those packets go is what the device's forwarding entries say at this moment, and their way there what routing says. A node that joins later is not among
-    /// them until somebody looks again: `watch` does so every minute, the packages' timer every five. What a multicast database
-    /// adds (`bridge mdb` on a VXLAN device, 6.4) is not asked for.
+    /// Where those packets go is what the device's forwarding entries say at this moment, and their way there what routing says.
+    /// A node that joins later is not among them until somebody looks again: `watch` does so every minute, the packages' timer
+    /// every five. What a multicast database adds (`bridge mdb` on a VXLAN device, 6.4) is not asked for.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -131,7 +131,10 @@ impl Discovery {
             };
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
             let elsewhere = entries.underlays.iter().copied().find(other);
-            let (port, ways) = (entries.other_port, entries.routed(&device.link));
+            // An `external` device has what the packet brings along.
+            let external = device.link.outer_checksum == OuterChecksum::External;
+            let own_port = !entries.other_port && !external;
+            let ways = entries.routed(&device.link);
             let remotes = entries.remotes(&device.link);
             if !remotes.is_empty() {
                 routed.extend(ways.into_iter().map(|remote| (index, remote)));
@@ -145,8 +148,8 @@ impl Discovery {
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                 underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
                 elsewhere: elsewhere.map(Elsewhere::Device),
-                local: device.link.local,
-                dst_port: device.link.dst_port.filter(|_| !port),
+                local: device.link.local.filter(|_| !external),
+                dst_port: device.link.dst_port.filter(|_| own_port),
                 remotes,
                 vni: device.link.vni,
             });

@@ -117,6 +117,8 @@ fn destinations_are_those_that_bridge_shows() {
         ("remote", Some(8472), Some("eth0")),
         // Another port for one of them.
         ("port", None, Some("eth0")),
+        // Chosen per packet.
+        ("external", None, None),
         ("via", Some(8472), Some("eth0")),
     ] {
         let flow = &all[device];
