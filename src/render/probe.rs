@@ -38,13 +38,19 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: bool, color: bool) -> i
         writeln!(out)?;
         matrix(run).write(out, WIDTH, color)?;
     }
-    if kept {
-        writeln!(
-            out,
-            "\nkept until the next boot; apply, status and explain decide by it"
-        )?;
-    }
-    Ok(())
+    let answered = run
+        .results
+        .iter()
+        .any(|result| !matches!(result.outcome, Outcome::Inconclusive(_)));
+    let after = match (answered, kept) {
+        (true, true) => "kept until the next boot; apply, status and explain decide by it",
+        (true, false) => return Ok(()),
+        // Kept as well, but what it is kept for would mislead.
+        (false, _) => {
+            "nothing is decided by it: apply, status and explain go by the policy and the table"
+        }
+    };
+    writeln!(out, "\n{after}")
 }
 
 fn matrix(run: &ProbeRun) -> Table<5> {
@@ -81,4 +87,30 @@ fn matrix(run: &ProbeRun) -> Table<5> {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::probe::{Code, Machine, Reason};
+
+    #[test]
+    fn a_run_without_an_answer_does_not_claim_to_decide() {
+        let reason = Reason {
+            code: Code::NoNfTables,
+            text: "probe: install IPv4 NAT: no".to_owned(),
+        };
+        let run = ProbeRun::new(Err(reason), Machine::default(), Duration::ZERO);
+        for kept in [true, false] {
+            let mut out = Vec::new();
+            probe(&mut out, &run, kept, false).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains("nat-zero-csum: inconclusive: probe: install IPv4 NAT: no"));
+            assert!(text.ends_with(
+                "\n\nnothing is decided by it: apply, status and explain go by the policy and the table\n"
+            ));
+        }
+    }
 }
