@@ -2,7 +2,7 @@
 # The bug that vxcsum is for, in one script: a connection to a Kubernetes service stalls, because NAT breaks the outer checksum of VXLAN.
 #
 #   node a                                        node b                      pod
-#   client -> 10.96.0.10:80                                                   10.244.1.2:8080
+#   client -> 10.96.0.10:80                                                   10.244.1.2:80
 #     DNAT to the pod, marked, masqueraded
 #   flannel.1 10.244.0.0 ===== VXLAN, VNI 1 ===== flannel.1 10.244.1.0 ------ eth0
 #   eth0      192.168.50.1 ---------------------- eth0      192.168.50.2
@@ -10,17 +10,26 @@
 #
 # nat-delay.sh run noudpcsum|udpcsum [COMMAND...]   up, COMMAND in node a, measure, down
 # nat-delay.sh up noudpcsum|udpcsum                 builds the nodes
+# nat-delay.sh rules                                takes node a's NAT rules away and loads $RULES
 # nat-delay.sh measure                              prints: connect=SECONDS csum_errors=N
 #                                                   (median of $CONNECTS connects; b's new Udp InCsumErrors over all of them)
+#                                                   connect=none: one was not answered, which ends the measurement
 # nat-delay.sh down                                 removes the nodes
 #
 # The nodes are network namespaces named $NS-a, $NS-b and $NS-pod. With NODE_A=here, node a is the namespace that the script runs in, which
-# is for a guest, where services of the guest are to see flannel.1. Needs root, iproute2, iptables, ethtool, socat.
+# is for a guest, where services of the guest are to see flannel.1. UNDERLAY=virtio takes this guest's eth0 and eth1 (guest -n) for the
+# nodes instead of a veth pair. RULES is a file of tests/cases/exposure, or `none`, instead of the rules above; IPTABLES the command that
+# loads it. Connects go to the service, or to the pod where the rules have none. A connect is tried 1 + $SYN_RETRIES times.
+# Needs root, iproute2, iptables, ethtool, socat, and nft for RULES.
 set -euo pipefail
 
 NS=${NS:-vxcsum}
 NODE_A=${NODE_A:-}
+UNDERLAY=${UNDERLAY:-veth}
+RULES=${RULES:-}
+IPTABLES=${IPTABLES:-iptables}
 CONNECTS=${CONNECTS:-10}
+SYN_RETRIES=${SYN_RETRIES:-4}
 
 in_a() { if [ "$NODE_A" = here ]; then "$@"; else ip netns exec "$NS-a" "$@"; fi; }
 in_b() { ip netns exec "$NS-b" "$@"; }
@@ -31,15 +40,13 @@ up() {
     [ "$NODE_A" = here ] || ip netns add "$NS-a"
     ip netns add "$NS-pod"
 
-    in_b ip link add eth0 type veth peer name "$NS-eth0"
-    if [ "$NODE_A" = here ]; then in_b ip link set "$NS-eth0" netns $$; else in_b ip link set "$NS-eth0" netns "$NS-a"; fi
-    in_a ip link set "$NS-eth0" name eth0
+    "wire_$UNDERLAY"
     node in_a 192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0 "$mode"
     node in_b 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
     in_a ip route add 10.96.0.0/16 dev eth0
-    kube_proxy
-    # A connect that is never answered fails after 31 seconds instead of 127.
-    in_a sysctl -qw net.ipv4.tcp_syn_retries=4
+    load_rules
+    # By default a connect that is never answered fails after 31 seconds instead of 127.
+    in_a sysctl -qw net.ipv4.tcp_syn_retries="$SYN_RETRIES"
 
     in_b ip -batch - <<BATCH
 link add cni0 type veth peer name eth0 netns $NS-pod
@@ -53,15 +60,25 @@ addr add 10.244.1.2/24 dev eth0
 link set eth0 up
 route add default via 10.244.1.1
 BATCH
-    in_pod setsid socat TCP-LISTEN:8080,fork,reuseaddr OPEN:/dev/null < /dev/null > /dev/null 2>&1 &
+    in_pod setsid socat TCP-LISTEN:80,fork,reuseaddr OPEN:/dev/null < /dev/null > /dev/null 2>&1 &
     await_server
 }
+
+# Stands for real NICs: checksums are finished before the wire, and the receiver checks them.
+wire_veth() {
+    in_b ip link add eth0 type veth peer name "$NS-eth0"
+    if [ "$NODE_A" = here ]; then in_b ip link set "$NS-eth0" netns $$; else in_b ip link set "$NS-eth0" netns "$NS-a"; fi
+    in_a ip link set "$NS-eth0" name eth0
+    in_a ethtool -K eth0 tx off > /dev/null
+    in_b ethtool -K eth0 tx off > /dev/null
+}
+
+# They offer no offload at all: qemu's hub has no way to say of a frame that its checksum is unfinished.
+wire_virtio() { ip link set eth1 name eth0 netns "$NS-b"; }
 
 # node IN ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
 node() {
     local in=$1 address=$2 peer=$3 mac=$4 peer_mac=$5 pods=$6 peer_pods=$7 mode=$8
-    # Stands for a real NIC: checksums are finished before the wire, and the receiver checks them.
-    "$in" ethtool -K eth0 tx off > /dev/null
     "$in" ip -batch - <<BATCH
 link set lo up
 addr add $address/24 dev eth0
@@ -75,9 +92,33 @@ BATCH
     "$in" bridge fdb add "$peer_mac" dst "$peer" dev flannel.1
 }
 
+load_rules() {
+    # With one endpoint numgen chooses nothing, and the guests' kernels are built without it.
+    local one_endpoint='s/numgen random mod 1 vmap { 0 : \(goto .*\) }/\1/'
+    case $RULES in
+        '') kube_proxy ;;
+        none) ;;
+        *)
+            [ -r "$RULES" ] || { echo "nat-delay: read $RULES: give a file of tests/cases/exposure as RULES" >&2; return 1; }
+            if grep -qx '# tools: nft' "$RULES"; then
+                sed "$one_endpoint" "$RULES" | in_a nft -f -
+            else
+                in_a "$IPTABLES-restore" < "$RULES"
+            fi
+            ;;
+    esac
+}
+
+clear_rules() {
+    # Those of iptables-nft are among them. A kernel without nf_tables has none.
+    in_a nft flush ruleset 2> /dev/null || true
+    in_a "$IPTABLES" -t nat -F
+    in_a "$IPTABLES" -t nat -X
+}
+
 # What kube-proxy 1.16 writes for one service: --random-fully came with 1.16, unmarking only with 1.16.13, 1.17.9 and 1.18.6.
 kube_proxy() {
-    in_a iptables-restore <<'RULES'
+    in_a "$IPTABLES-restore" <<'RULES'
 *nat
 :KUBE-SERVICES - [0:0]
 :KUBE-MARK-MASQ - [0:0]
@@ -85,7 +126,7 @@ kube_proxy() {
 -A OUTPUT -j KUBE-SERVICES
 -A POSTROUTING -j KUBE-POSTROUTING
 -A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j KUBE-MARK-MASQ
--A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j DNAT --to-destination 10.244.1.2:8080
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
 -A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
 COMMIT
@@ -95,7 +136,7 @@ RULES
 await_server() {
     local i
     for ((i = 0; i < 50; i++)); do
-        if in_pod timeout 1 bash -c ': < /dev/tcp/127.0.0.1/8080' 2> /dev/null; then return; fi
+        if in_pod timeout 1 bash -c ': < /dev/tcp/127.0.0.1/80' 2> /dev/null; then return; fi
         sleep 0.1
     done
     echo "nat-delay: the server in $NS-pod did not start" >&2
@@ -103,14 +144,18 @@ await_server() {
 }
 
 measure() {
-    local before after times
+    local before after times target=10.244.1.2/80
+    if [ -z "$RULES" ] || { [ "$RULES" != none ] && grep -q '10\.96\.0\.10' "$RULES"; }; then target=10.96.0.10/80; fi
     before=$(csum_errors)
     # One shell for all connects: starting one must not be part of the time.
     # shellcheck disable=SC2016  # expanded by the inner shell
-    times=$(in_a env LC_ALL=C CONNECTS="$CONNECTS" bash -euc '
+    times=$(in_a env LC_ALL=C CONNECTS="$CONNECTS" TARGET="$target" bash -euc '
         for ((i = 0; i < CONNECTS; i++)); do
             start=${EPOCHREALTIME/./}
-            : 3<> /dev/tcp/10.96.0.10/80
+            if ! { : 3<> "/dev/tcp/$TARGET"; } 2> /dev/null; then
+                echo none
+                break
+            fi
             echo $((${EPOCHREALTIME/./} - start))
         done')
     after=$(csum_errors)
@@ -120,27 +165,34 @@ measure() {
 csum_errors() { in_b nstat -asz UdpInCsumErrors | awk '$1 == "UdpInCsumErrors" { print $2 }'; }
 
 # Microseconds, one a line, to seconds.
-median() { sort -n | awk '{ row[NR] = $1 } END { printf "%.3f", row[int((NR + 1) / 2)] / 1e6 }'; }
+median() {
+    sort -n | awk '{ row[NR] = $1; none += $1 == "none" }
+        END { if (none) printf "none"; else printf "%.3f", row[int((NR + 1) / 2)] / 1e6 }'
+}
 
 down() {
     local name
+    # A NIC comes back from a namespace that goes, but under another name.
+    [ "$UNDERLAY" != virtio ] || in_b ip link set eth0 down name eth1 netns $$ || true
     for name in "$NS-pod" "$NS-b" "$NS-a"; do
         [ -e "/run/netns/$name" ] || continue
         ip netns pids "$name" | xargs -r kill || true
         ip netns del "$name" || true
     done
     [ "$NODE_A" = here ] || return 0
-    # eth0 went with b's end of it.
     ip link del flannel.1 || true
-    iptables -t nat -F || true
-    iptables -t nat -X || true
+    # A veth went with b's end of it.
+    [ "$UNDERLAY" != virtio ] || { ip addr flush dev eth0 && ip link set eth0 down; } || true
+    clear_rules || true
 }
 
-usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | measure | down" >&2; exit 64; }
+usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | measure | down" >&2; exit 64; }
 
 # Takes the namespaces down however this ends. Not before b was added: namespaces that exist already are somebody else's.
 claim() {
     [[ ${1:-} =~ ^(no)?udpcsum$ ]] || usage
+    [[ $UNDERLAY == veth || ( $UNDERLAY == virtio && $NODE_A == here ) ]] \
+        || { echo "nat-delay: UNDERLAY=$UNDERLAY: veth, or with NODE_A=here virtio" >&2; exit 64; }
     ip netns add "$NS-b"
     trap down EXIT
     trap 'exit 1' HUP INT TERM
@@ -159,6 +211,10 @@ case ${1:-} in
         claim "${2:-}"
         up "$2"
         trap - EXIT
+        ;;
+    rules)
+        clear_rules
+        load_rules
         ;;
     measure) measure ;;
     down) down ;;
