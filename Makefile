@@ -21,7 +21,8 @@ TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke units original-report lifecycle bullseye lib.sh nat-delay.sh)
+	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
+	nat-delay.sh)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
@@ -86,6 +87,7 @@ install: install-files
 test-vm: deb
 	tests/vm/prepare
 	tests/vm/smoke
+	tests/vm/matrix
 	tests/vm/units
 	tests/vm/original-report
 	tests/vm/lifecycle
