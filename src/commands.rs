@@ -23,7 +23,7 @@ use crate::kernel::verdict::judge;
 use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};
 use crate::plan::{self, Action, Plan};
 use crate::probe::{Limits, Place};
-use crate::render::{self, Explanation, RuleOutcome};
+use crate::render::{self, Explanation, Kept, RuleOutcome};
 use crate::report::{ExitCode, KernelReport, Report};
 use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
 use crate::watch;
@@ -331,16 +331,25 @@ fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
         Place::NewNamespace
     };
     let run = probe_ns::run(&Limits::default(), place);
-    let kept = probe_file::save(&common.root, &run);
-    if let Err(e) = &kept {
-        warn!("{e}; apply and status will not know of this run");
-    }
+    // What was measured is not forgotten because somebody without the rights tried again.
+    let earlier = || probe_file::load(&common.root, &probe_ns::machine(), |_| ());
+    let kept = if !run.answers() && earlier().is_some_and(|earlier| earlier.answers()) {
+        Kept::Earlier
+    } else {
+        match probe_file::save(&common.root, &run) {
+            Ok(()) => Kept::This,
+            Err(e) => {
+                warn!("{e}; apply and status will not know of this run");
+                Kept::Nothing
+            }
+        }
+    };
     if common.log {
         journal::probed(&run);
     }
     if !common.log || common.json {
         print(common, &run, |out, color| {
-            render::probe(out, &run, kept.is_ok(), color)
+            render::probe(out, &run, kept, color)
         })?;
     }
     Ok(run.exit_code())

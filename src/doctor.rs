@@ -11,7 +11,7 @@ use crate::exposure::{quoted_chains, rules::NatRules};
 use crate::facts::{IfName, escape};
 use crate::glob::Glob;
 use crate::kernel::{BugId, KernelVerdict, Status};
-use crate::probe::{Hex, Observed, Outcome, Outer, ProbeRun};
+use crate::probe::{BugResult, Hex, Observed, Outcome, Outer, ProbeRun};
 use crate::report::{DeviceReport, Report};
 use crate::wire::frame::Sum;
 
@@ -419,6 +419,27 @@ pub struct Step {
     pub commands: Vec<String>,
 }
 
+/// A bug that could not be measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Inconclusive {
+    /// Which.
+    pub bug: BugId,
+    /// Why not.
+    pub why: String,
+}
+
+impl Inconclusive {
+    fn of(result: &BugResult) -> Option<Self> {
+        match &result.outcome {
+            Outcome::Inconclusive(reason) => Some(Self {
+                bug: result.id,
+                why: reason.text.clone(),
+            }),
+            Outcome::Affected | Outcome::NotAffected => None,
+        }
+    }
+}
+
 /// What a diagnosis is made of, besides the report.
 #[derive(Debug)]
 pub struct Findings<'a> {
@@ -450,8 +471,10 @@ pub struct Diagnosis<'a> {
     pub kube_proxy: KubeProxy,
     /// Parts of the NAT rules that could not be read.
     pub unread_rules: Vec<String>,
-    /// Whether there is a measurement of this boot.
+    /// Whether there is a measurement of this boot for every bug.
     pub measured: bool,
+    /// Where measuring was tried on this boot without a result.
+    pub inconclusive: Vec<Inconclusive>,
     /// Where table and measurement contradict each other.
     pub disagreements: Vec<Disagreement>,
     /// The receiver's counters.
@@ -469,6 +492,10 @@ impl<'a> Diagnosis<'a> {
     pub fn new(report: Report<'a>, findings: Findings<'_>) -> Self {
         let defence: Vec<Defence> = report.devices.iter().map(Defence::of).collect();
         let unread = findings.rules.map_or(&[][..], |rules| &rules.unread);
+        let inconclusive: Vec<Inconclusive> = findings
+            .probe
+            .map(|run| run.results.iter().filter_map(Inconclusive::of).collect())
+            .unwrap_or_default();
         let mut diagnosis = Self {
             health: defence
                 .iter()
@@ -481,7 +508,8 @@ impl<'a> Diagnosis<'a> {
                 .iter()
                 .map(|part| format!("{}: {}", part.what, part.why))
                 .collect(),
-            measured: findings.probe.is_some(),
+            measured: findings.probe.is_some() && inconclusive.is_empty(),
+            inconclusive,
             disagreements: findings
                 .probe
                 .map(|run| disagreements(&findings.table, run))
@@ -517,7 +545,7 @@ impl<'a> Diagnosis<'a> {
                 vec!["sudo vxcsum doctor".to_owned()],
             );
         }
-        if !self.measured {
+        if !self.measured && self.inconclusive.is_empty() {
             step(
                 "measure what this kernel does, which is stronger than any table",
                 vec!["vxcsum probe".to_owned()],

@@ -249,6 +249,27 @@ fn a_probe_without_permission_says_so() {
     .expect(77);
     assert!(out.text().contains("inconclusive"), "{}", out.text());
     assert!(out.text().contains("CAP_SYS_ADMIN"), "{}", out.text());
+    assert!(out.text().contains("nothing is decided by it"));
+    // doctor shows that it was tried, and why that was of no use.
+    let report = again(&netns, "doctor --json").expect(0).json();
+    assert_eq!(report["measured"], false);
+    assert_eq!(report["inconclusive"][1]["bug"], "nat-lco-csum");
+    let text = again(&netns, "doctor").expect(0);
+    let why = "[probe] inconclusive: probe: create a network namespace";
+    assert_eq!(text.text().matches(why).count(), 2, "{}", text.text());
+
+    // What was measured stays when it is tried again like this.
+    again(&netns, "probe").expect(0);
+    let stored = Path::new(netns.remembering_root()).join("run/vxcsum/probe.json");
+    let before = fs::read(&stored).expect("read what was stored");
+    let retry = run(netns
+        .command("setpriv")
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+        .args([VXCSUM, "probe", "--root"])
+        .arg(netns.remembering_root()))
+    .expect(77);
+    assert!(retry.text().contains("an earlier run of this boot"));
+    assert_eq!(fs::read(&stored).expect("read it again"), before);
 }
 
 /// Nothing that a rule says reaches a terminal as it is.

@@ -11,6 +11,7 @@ use vxcsum::facts::{
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
 use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::policy::{Kind, Policy, merge, parse};
+use vxcsum::render;
 use vxcsum::report::{Change, ExitCode, KernelReport, Outcome, Report};
 use vxcsum::wire::KernelError;
 
@@ -853,6 +854,12 @@ fn decisions_by_exposure() {
                 );
             }
             let report = Report::planned(&plan, kernel_report(), None);
+            let mut status = Vec::new();
+            render::status(&mut status, &report, false).expect("write to memory");
+            let status = String::from_utf8(status).expect("UTF-8");
+            let latent = matches!(exposure, Exposure::NotExposed { .. })
+                && found.verdict.status != NotAffected;
+            assert_eq!(status.contains(" latent "), latent, "{name}: {status}");
             assert_eq!(report.devices[0].exposure, exposure.as_str());
             assert_eq!(report.devices[0].exposure_rule, exposure.rule());
         }

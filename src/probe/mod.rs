@@ -311,6 +311,13 @@ impl ProbeRun {
         }
     }
 
+    /// Whether there is an answer for any bug.
+    pub fn answers(&self) -> bool {
+        self.results
+            .iter()
+            .any(|result| !matches!(result.outcome, Outcome::Inconclusive(_)))
+    }
+
     /// Whether the run was made on this machine since it was started.
     pub fn is_of(&self, machine: &Machine) -> bool {
         !machine.boot_id.is_empty()

@@ -126,6 +126,11 @@ fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::R
             let text = format!("[{source}] {}", escape(evidence.text.as_bytes()));
             wrapped(out, "    ", &text)?;
         }
+        let tried = diagnosis.inconclusive.iter();
+        for tried in tried.filter(|tried| tried.bug == bug.id) {
+            let text = format!("[probe] inconclusive: {}", escape(tried.why.as_bytes()));
+            wrapped(out, "    ", &text)?;
+        }
     }
     for found in &diagnosis.disagreements {
         let text = format!(

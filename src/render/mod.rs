@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use doctor::doctor;
 pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
-pub use probe::probe;
+pub use probe::{Kept, probe};
 use table::{Cell, Table};
 
 use crate::error::Error;
@@ -207,15 +207,22 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
             ),
             Cell::plain(outer(device.outer_checksum)),
             Cell::plain(feature(device.feature)),
-            Cell::styled(
-                device.verdict.status.as_str(),
-                status_style(device.verdict.status),
-            ),
+            verdict(device),
             Cell::styled(action(device), action_style(device)),
             Cell::plain(device.reason.code.as_str()),
         ]);
     }
     table.write(out, WIDTH, color)
+}
+
+/// A bug that no packet of this node can run into is latent, in words and not in JSON: there the exposure is a key of its own.
+fn verdict(device: &DeviceReport<'_>) -> Cell {
+    let status = device.verdict.status;
+    if status != Status::NotAffected && device.exposure == "not-exposed" {
+        Cell::styled("latent", YELLOW)
+    } else {
+        Cell::styled(status.as_str(), status_style(status))
+    }
 }
 
 /// The outer checksum in one word.

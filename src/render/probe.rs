@@ -9,11 +9,22 @@ use super::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 use crate::probe::{Case, Nat, Observed, Outcome, Outer, ProbeRun};
 use crate::wire::frame::Sum;
 
-/// The result for each bug, and the matrix behind it. `kept` says whether the run is stored for the rest of the boot.
+/// What is stored for the rest of the boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// This run.
+    This,
+    /// An earlier one, which has an answer where this has none.
+    Earlier,
+    /// It could not be written.
+    Nothing,
+}
+
+/// The result for each bug, and the matrix behind it.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: bool, color: bool) -> io::Result<()> {
+pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: Kept, color: bool) -> io::Result<()> {
     writeln!(
         out,
         "kernel {}: measured in {} ms",
@@ -38,13 +49,12 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: bool, color: bool) -> i
         writeln!(out)?;
         matrix(run).write(out, WIDTH, color)?;
     }
-    let answered = run
-        .results
-        .iter()
-        .any(|result| !matches!(result.outcome, Outcome::Inconclusive(_)));
-    let after = match (answered, kept) {
-        (true, true) => "kept until the next boot; apply, status and explain decide by it",
-        (true, false) => return Ok(()),
+    let after = match (run.answers(), kept) {
+        (true, Kept::Nothing) => return Ok(()),
+        (true, _) => "kept until the next boot; apply, status and explain decide by it",
+        (false, Kept::Earlier) => {
+            "an earlier run of this boot has an answer: apply, status and explain decide by that"
+        }
         // Kept as well, but what it is kept for would mislead.
         (false, _) => {
             "nothing is decided by it: apply, status and explain go by the policy and the table"
@@ -103,14 +113,25 @@ mod tests {
             text: "probe: install IPv4 NAT: no".to_owned(),
         };
         let run = ProbeRun::new(Err(reason), Machine::default(), Duration::ZERO);
-        for kept in [true, false] {
+        for (kept, after) in [
+            (
+                Kept::This,
+                "nothing is decided by it: apply, status and explain go by the policy and the table",
+            ),
+            (
+                Kept::Nothing,
+                "nothing is decided by it: apply, status and explain go by the policy and the table",
+            ),
+            (
+                Kept::Earlier,
+                "an earlier run of this boot has an answer: apply, status and explain decide by that",
+            ),
+        ] {
             let mut out = Vec::new();
             probe(&mut out, &run, kept, false).unwrap();
             let text = String::from_utf8(out).unwrap();
             assert!(text.contains("nat-zero-csum: inconclusive: probe: install IPv4 NAT: no"));
-            assert!(text.ends_with(
-                "\n\nnothing is decided by it: apply, status and explain go by the policy and the table\n"
-            ));
+            assert!(text.ends_with(&format!("\n\n{after}\n")), "{text}");
         }
     }
 }
