@@ -296,7 +296,7 @@ impl Node {
                     dirty = true;
                 }
             } else if device.device.past.turned_off && is_off(device.device, plan.table) {
-                dirty |= turn.state.settled(self.netns, ifindex);
+                dirty |= turn.state.settled(self.netns, ifindex, now);
             }
         }
         if !turned.is_empty() {

@@ -166,11 +166,13 @@ impl State {
         true
     }
 
-    /// The device's feature is found off, or as it should be: whatever quarrel there was is over. True if there was one.
-    pub fn settled(&mut self, netns: u64, ifindex: u32) -> bool {
+    /// The device's feature is found off, or as it should be: whatever quarrel there was is over. True if there was one. Not in
+    /// its first minute: a program that turns the feature off and on again has not given in.
+    pub fn settled(&mut self, netns: u64, ifindex: u32, now: Now) -> bool {
+        let over = |until: u64| now.boot + TRUCE >= until + WINDOW;
         let Some(entry) = self
             .entry_mut(netns, ifindex)
-            .filter(|entry| entry.truce_until.is_some())
+            .filter(|entry| entry.truce_until.is_some_and(over))
         else {
             return false;
         };
@@ -350,7 +352,10 @@ mod tests {
             None,
             "it is over"
         );
-        assert!(state.settled(NETNS, 4) && !state.settled(NETNS, 4));
+        assert!(!state.settled(NETNS, 4, at(89)), "it may be a pause");
+        assert_eq!(state.contested(NETNS, 4, at(89)), Some(3));
+        assert!(state.settled(NETNS, 4, at(90)));
+        assert!(!state.settled(NETNS, 4, at(91)), "it is no news");
         assert_eq!(
             state.contested(NETNS, 4, at(500)),
             None,

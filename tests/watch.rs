@@ -338,12 +338,6 @@ fn the_service_manager_is_told_of_life_and_work() {
 fn whoever_keeps_turning_it_on_is_given_way_to() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
-        // NAT rules do not matter, so that no reading of them makes it look at all devices in the middle of this.
-        fs::write(
-            Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml"),
-            "version = 1\n[[rule]]\nname = \"all\"\nwhen = \"always\"\n",
-        )
-        .expect("write the policy");
         let watch = Watch::start(&netns, &format!("--backend {backend}"));
         for _ in 0..2 {
             netns.set("b0", true);
