@@ -70,8 +70,7 @@ deny:
 
 bench: build
 	@tests/needs root gcc ip ethtool strace
-	benches/run $(BIN)
-	benches/react $(BIN)
+	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && exit $$status
 
 # DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
 install: install-files
