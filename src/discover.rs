@@ -175,7 +175,13 @@ impl Discovery {
             |w, seq| rtnl::dump_forwarding(w, seq, only),
             |m| Ok(rtnl::forwarding(m)?.filter(|entry| out.contains_key(&entry.ifindex))),
         );
-        for entry in entries.unwrap_or_default() {
+        let Ok(entries) = entries else {
+            for entries in out.values_mut() {
+                entries.incomplete = true;
+            }
+            return out;
+        };
+        for entry in entries {
             if let Some(entries) = out.get_mut(&entry.ifindex) {
                 entries.add(&entry);
             }

@@ -240,6 +240,29 @@ fn entries_come_and_go() {
     assert!(remotes().is_empty());
 }
 
+/// Whatever request the kernel refuses: the destinations are all of them, or not known.
+#[test]
+fn a_part_of_the_destinations_is_never_taken_for_all() {
+    let netns = Netns::with_underlay();
+    netns.ip("link add flannel.1 type vxlan id 1 remote 192.0.2.5 local 192.0.2.1 dev eth0 dstport 8472 udpcsum nolearning");
+    bridge(
+        &netns,
+        "fdb append 02:00:00:00:00:06 dev flannel.1 dst 192.0.2.6",
+    );
+    let mut seen = BTreeMap::new();
+    for n in 1..16 {
+        let fault = format!("sendto:error=ENOBUFS:when={n}");
+        let run = netns.with_faults(&[&fault], "explain flannel.1");
+        let lines = run.text().lines();
+        let found = lines.filter_map(|l| l.trim().strip_prefix("destinations: "));
+        for text in found {
+            *seen.entry(text.to_owned()).or_insert(0) += 1;
+        }
+    }
+    let texts: Vec<&str> = seen.keys().map(String::as_str).collect();
+    assert_eq!(texts, ["192.0.2.5, 192.0.2.6", "not known"], "{seen:?}");
+}
+
 /// What is decided on is shown, a bounded part of it.
 #[test]
 fn explain_shows_destinations() {
