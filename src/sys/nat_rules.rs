@@ -1,27 +1,24 @@
 //! Reads the rules of this thread's network namespace: `nf_tables` by netlink, iptables-legacy by getsockopt, ipsets by netlink.
 //!
-//! Owns the sockets and the retries. Judges nothing. Of iptables-legacy it asks only for tables that are there already: asking
+//! Owns the questions and the retries. Judges nothing. Of iptables-legacy it asks only for tables that are there already: asking
 //! for another would create it. A part that cannot be read is data in the result.
 
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
+use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::ioctl::get_option;
+use super::netlink::{Failed, Netlink};
 use crate::exposure::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
 use crate::wire::nft::{self, Get, Ruleset};
-use crate::wire::{self, DumpError, DumpReader, Malformed, Message, xt};
+use crate::wire::{DumpError, Malformed, Message, Writer, xt};
 
 /// How often a read is tried again that others disturb by changing the rules.
 const ATTEMPTS: u32 = 5;
-/// A netlink message of a dump is at most 32 KiB.
-const BUFFER: usize = 64 * 1024;
 
 /// Why one part of the rules could not be read.
 #[derive(Debug)]
@@ -123,103 +120,74 @@ fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T,
     Err(ReadError::Changing)
 }
 
-struct Netlink {
-    socket: NlSocket,
-    seq: u32,
-    buffer: Vec<u8>,
+/// Dumps that belong together: if one is interrupted, all begin again.
+struct Dumps {
+    netlink: Netlink,
     interrupted: bool,
 }
 
-impl Netlink {
-    fn open() -> io::Result<Self> {
-        let socket = NlSocket::connect(NlFamily::Netfilter, None, Groups::empty())?;
+impl Dumps {
+    fn open() -> Result<Self, Errno> {
         Ok(Self {
-            socket,
-            seq: 0,
-            buffer: vec![0; BUFFER],
+            netlink: Netlink::open(NlFamily::Netfilter)?,
             interrupted: false,
         })
     }
 
-    /// Sends one request and gives every message of the answer to `each`, up to its end.
-    fn ask(
+    /// One of them; every message goes to `each`.
+    fn dump(
         &mut self,
-        request: impl FnOnce(u32) -> Vec<u8>,
+        write: impl Fn(&mut Writer, u32),
         mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
     ) -> Result<(), ReadError> {
-        self.seq += 1;
-        let request = request(self.seq);
-        let flags = u16::from_ne_bytes([request[6], request[7]]);
-        let dump = flags & wire::NLM_F_DUMP == wire::NLM_F_DUMP;
-        self.socket.send(&request, Msg::empty())?;
-        let mut reader = DumpReader::new(self.seq);
-        let errno = |e: wire::KernelError| ReadError::from(io::Error::from_raw_os_error(e.errno));
-        loop {
-            let (len, _) = self.socket.recv(&mut self.buffer[..], Msg::empty())?;
-            let datagram = &self.buffer[..len];
-            if dump {
-                match reader.feed(datagram, |m| each(&m)) {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => {}
-                    Err(DumpError::Interrupted) => {
-                        self.interrupted = true;
-                        return Ok(());
-                    }
-                    Err(DumpError::Malformed(e)) => return Err(e.into()),
-                    Err(DumpError::Kernel(e)) => return Err(errno(e)),
-                }
-                continue;
+        match self.netlink.dump_once(&write, |message| each(&message)) {
+            Ok(()) => Ok(()),
+            Err(Failed::Dump(DumpError::Interrupted)) => {
+                self.interrupted = true;
+                Ok(())
             }
-            for message in wire::messages(datagram) {
-                let message = message?;
-                if message.seq != self.seq {
-                    continue;
-                }
-                return if wire::is_acknowledgement(&message) {
-                    wire::acknowledgement(&message)?.map_err(errno)
-                } else {
-                    Ok(each(&message)?)
-                };
+            Err(Failed::Dump(DumpError::Malformed(e))) => Err(e.into()),
+            Err(Failed::Dump(DumpError::Kernel(e))) => {
+                Err(io::Error::from_raw_os_error(e.errno).into())
             }
+            Err(Failed::Socket(e)) => Err(io::Error::from(e).into()),
         }
     }
 
     fn generation(&mut self) -> Result<u32, ReadError> {
-        let mut out = 0;
-        self.ask(
-            |seq| nft::request(Get::Generation, seq),
-            |m| {
-                out = nft::generation(m)?;
-                Ok(())
-            },
-        )?;
-        Ok(out)
+        const ASK: &str = "ask for the generation of the rules";
+        let write = |w: &mut Writer, seq| nft::request(w, seq, Get::Generation);
+        let answer = self
+            .netlink
+            .request(ASK, write, |m| nft::generation(m).map(Some));
+        match answer.map_err(|e| io::Error::other(e.to_string()))? {
+            Ok(generation) => Ok(generation.ok_or(Malformed("generation of the rules"))?),
+            Err(e) => Err(io::Error::from_raw_os_error(e.errno).into()),
+        }
     }
 }
 
 /// All tables of `nf_tables` but dormant ones; none of them if the kernel has none.
 fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
-    let mut nl = match Netlink::open() {
-        Ok(nl) => nl,
-        Err(e) if e.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error()) => {
-            return Ok(Some(Vec::new()));
-        }
-        Err(e) => return Err(e.into()),
+    let mut dumps = match Dumps::open() {
+        Ok(dumps) => dumps,
+        Err(Errno::PROTONOSUPPORT) => return Ok(Some(Vec::new())),
+        Err(e) => return Err(io::Error::from(e).into()),
     };
-    let before = match nl.generation() {
+    let before = match dumps.generation() {
         // Nobody answers for this subsystem.
         Err(e) if e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => return Ok(Some(Vec::new())),
         other => other?,
     };
     let mut rules = Ruleset::default();
     for get in [Get::Tables, Get::Chains, Get::Sets, Get::Rules] {
-        nl.ask(|seq| nft::request(get, seq), |m| rules.add(get, m))?;
+        dumps.dump(|w, seq| nft::request(w, seq, get), |m| rules.add(get, m))?;
     }
     for wanted in rules.wanted() {
         rules.begin_elements(&wanted);
         let (family, table) = (wanted.key.family, &wanted.key.name);
-        let done = nl.ask(
-            |seq| nft::elements_request(family, table, &wanted.name, seq),
+        let done = dumps.dump(
+            |w, seq| nft::elements_request(w, seq, (family, table, &wanted.name)),
             |m| rules.add_elements(&wanted, m),
         );
         match done {
@@ -228,7 +196,7 @@ fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
             other => other?,
         }
     }
-    let same = !nl.interrupted && nl.generation()? == before;
+    let same = !dumps.interrupted && dumps.generation()? == before;
     Ok(same.then(|| rules.finish()))
 }
 
@@ -284,10 +252,10 @@ fn legacy(family: Family, name: &[u8]) -> Result<Option<Table>, ReadError> {
 }
 
 fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {
-    let mut nl = Netlink::open()?;
+    let mut dumps = Dumps::open().map_err(io::Error::from)?;
     let mut out: Vec<IpSet> = Vec::new();
-    nl.ask(
-        |seq| nft::request(Get::IpSets, seq),
+    dumps.dump(
+        |w, seq| nft::request(w, seq, Get::IpSets),
         |m| {
             let set = nft::sets::ipset(m)?;
             match out.iter_mut().find(|s| s.name == set.name) {
@@ -297,7 +265,7 @@ fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {
             Ok(())
         },
     )?;
-    Ok((!nl.interrupted).then_some(out))
+    Ok((!dumps.interrupted).then_some(out))
 }
 
 #[cfg(test)]

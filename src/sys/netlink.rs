@@ -88,7 +88,11 @@ impl Netlink {
         Err(Fault::other(operation, text).advise("run it again when fewer devices come and go"))
     }
 
-    fn dump_once(
+    /// One attempt at a dump, for who has more to begin again with than the dump itself. Gives each message to `each`.
+    ///
+    /// # Errors
+    /// It was interrupted, which is known only at its end; the kernel refuses, or its answer is malformed.
+    pub fn dump_once(
         &mut self,
         write: &impl Fn(&mut Writer, u32),
         mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>,
@@ -241,8 +245,12 @@ impl Netlink {
     }
 }
 
-enum Failed {
+/// Why one attempt at a dump failed.
+#[derive(Debug)]
+pub enum Failed {
+    /// What the answer said.
     Dump(DumpError),
+    /// A call on the socket.
     Socket(Errno),
 }
 

@@ -41,16 +41,19 @@ pub enum Get {
 }
 
 /// Writes one request; a header of nfnetlink is `struct nfgenmsg`.
-fn write(kind: u16, flags: u16, seq: u32, family: u8, body: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    let mut w = Writer::default();
+fn write(
+    w: &mut Writer,
+    (kind, flags, seq): (u16, u16, u32),
+    family: u8,
+    body: impl FnOnce(&mut Writer),
+) {
     let open = w.message(kind, flags, seq, &[family, 0, 0, 0]);
-    body(&mut w);
+    body(w);
     w.end_message(&open);
-    w.bytes().to_vec()
 }
 
 /// One request.
-pub fn request(get: Get, seq: u32) -> Vec<u8> {
+pub fn request(w: &mut Writer, seq: u32, get: Get) {
     let (kind, flags) = match get {
         Get::Tables => (NFTABLES << 8 | 1, NLM_F_DUMP),
         Get::Chains => (NFTABLES << 8 | 4, NLM_F_DUMP),
@@ -59,18 +62,19 @@ pub fn request(get: Get, seq: u32) -> Vec<u8> {
         Get::Generation => (NFTABLES << 8 | 16, 0),
         Get::IpSets => {
             // Protocol 7 is what makes the kernel (4.20) tell each set's number.
-            return write(IPSET << 8 | 7, NLM_F_DUMP, seq, 2, |w| w.put(1, &[7]));
+            let head = (IPSET << 8 | 7, NLM_F_DUMP, seq);
+            return write(w, head, 2, |w| w.put(1, &[7]));
         }
     };
-    write(kind, flags, seq, 0, |_| {})
+    write(w, (kind, flags, seq), 0, |_| {});
 }
 
-/// The request for the elements of one set.
-pub fn elements_request(family: u8, table: &[u8], set: &[u8], seq: u32) -> Vec<u8> {
-    write(NFTABLES << 8 | 0xd, NLM_F_DUMP, seq, family, |w| {
+/// The request for the elements of one set: its family, its table and its name.
+pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &[u8])) {
+    write(w, (NFTABLES << 8 | 0xd, NLM_F_DUMP, seq), family, |w| {
         w.put_string(1, table);
         w.put_string(2, set);
-    })
+    });
 }
 
 impl<'a> Message<'a> {

@@ -210,11 +210,14 @@ fn requests_have_the_bytes_the_kernel_wants() {
     ] {
         // The headers are in the machine's order; these rows are little-endian.
         if cfg!(target_endian = "little") {
-            assert_eq!(request(get, 9), bytes, "{get:?}");
+            let mut w = Writer::default();
+            request(&mut w, 9, get);
+            assert_eq!(w.bytes(), bytes, "{get:?}");
         }
     }
-    let own = elements_request(2, b"tab", b"s", 1);
-    let parsed: Vec<_> = messages(&own).map(Result::unwrap).collect();
+    let mut own = Writer::default();
+    elements_request(&mut own, 1, (2, b"tab", b"s"));
+    let parsed: Vec<_> = messages(own.bytes()).map(Result::unwrap).collect();
     let (family, body) = parsed[0].body().unwrap();
     let found: Vec<_> = attrs(body)
         .map(|a| a.unwrap())
