@@ -90,6 +90,14 @@ impl Serialize for IfName {
     }
 }
 
+/// The bytes of an address, in the order of the wire.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
 /// Makes any bytes safe to print on one line: bytes that are not UTF-8, control characters and characters that reorder or
 /// hide text become `\xNN` (one escape a byte), a backslash becomes `\\`.
 pub fn escape(bytes: &[u8]) -> String {

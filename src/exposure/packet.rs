@@ -6,6 +6,7 @@ use core::net::IpAddr;
 
 use super::bits::{Byte, Tri, between, equal};
 use super::rules::{Element, IpSet, Match, Member, NatRules, Set, Side, Source};
+use crate::facts::octets;
 
 /// `RTN_LOCAL`.
 const RTN_LOCAL: u32 = 2;
@@ -49,7 +50,7 @@ impl Destinations {
         all.dedup();
         let mut common = [Byte::ANY; 16];
         for (n, a) in all.iter().enumerate() {
-            for (slot, b) in common.iter_mut().zip(octets(a)) {
+            for (slot, b) in common.iter_mut().zip(octets(*a)) {
                 let b = Byte::exact(b);
                 *slot = if n == 0 { b } else { slot.join(b) };
             }
@@ -91,13 +92,6 @@ impl Destinations {
                 self.among(self.all.iter().filter(inside).count())
             }
         }
-    }
-}
-
-fn octets(a: &IpAddr) -> Vec<u8> {
-    match a {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 

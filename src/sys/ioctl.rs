@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::facts::{Features, IfName};
-use crate::wire::rtnl::Instruction;
+use crate::wire::bpf::Instruction;
 use crate::wire::{Malformed, ethioctl, until_nul};
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h

@@ -10,7 +10,7 @@ use neli::utils::Groups;
 use rustix::io::Errno;
 
 use super::ioctl::{attach_filter, borrow};
-use crate::wire::nft;
+use crate::wire::bpf;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -28,7 +28,7 @@ impl NftEvents {
         let socket = NlSocket::new(NlFamily::Netfilter).map_err(to_errno)?;
         // A commit announces each rule of it and then its generation: the kernel drops all but that. If it refuses the
         // filter there is only more to drain.
-        let _ = attach_filter(borrow(&socket), &nft::generation_filter());
+        let _ = attach_filter(borrow(&socket), &bpf::new_generations());
         socket
             .bind(None, Groups::new_groups(&[NFNLGRP_NFTABLES]))
             .map_err(to_errno)?;

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::octets;
+
 /// `ETH_P_IP`.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// `ETH_P_IPV6`.
@@ -206,10 +208,6 @@ fn transport(
 
 /// The transport checksum over pseudo header and segment, with the two bytes at `sum_at` counted as zero.
 fn checksum(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8], sum_at: usize) -> u16 {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    };
     // A segment in one IP packet is shorter than 2^16, so that 64 bits cannot overflow.
     let words = |bytes: &[u8]| -> u64 {
         bytes

@@ -7,43 +7,26 @@ use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
 use super::nat_setup::Requests;
-use super::{NLM_F_CREATE, NLM_F_EXCL};
-
-const RTM_NEWLINK: u16 = 16;
-const RTM_NEWADDR: u16 = 20;
-const RTM_NEWNEIGH: u16 = 28;
+use super::rtnl::{
+    AF_BRIDGE, IFA_ADDRESS, IFA_LOCAL, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
+    IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LINK,
+    IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM,
+    IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+};
+use super::{NLM_F_CREATE, NLM_F_EXCL, family};
+use crate::facts::octets;
 
 const AF_UNSPEC: u8 = 0;
-const AF_INET: u8 = 2;
-const AF_BRIDGE: u8 = 7;
-const AF_INET6: u8 = 10;
 
 /// `IFF_UP | IFF_NOARP`. Without ARP the kernel takes every neighbour of the device for known and gives it the device's
 /// own MAC address: nothing has to be resolved before the first packet, and IPv6 addresses need no duplicate detection.
 const UP_WITHOUT_ARP: u32 = 0x1 | 0x80;
 
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_GROUP: u16 = 2;
-const IFLA_VXLAN_LINK: u16 = 3;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT_RANGE: u16 = 10;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_GROUP6: u16 = 16;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IFLA_VXLAN_UDP_CSUM: u16 = 18;
-const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
 
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 0x02;
 
-const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 0x02;
@@ -182,20 +165,6 @@ fn ifinfomsg(ifindex: u32, flags: u32) -> [u8; 16] {
 
 fn nul_terminated(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
-}
-
-fn family(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
 }
 
 #[cfg(all(test, target_endian = "little"))]

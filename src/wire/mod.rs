@@ -4,6 +4,7 @@
 //! Pure. Reading borrows from the receive buffer and never allocates: a dump of a thousand devices holds tens of thousands
 //! of attributes, which is why this does not go through a tree of owned ones.
 
+pub mod bpf;
 pub mod ethioctl;
 pub mod ethnl;
 pub mod frame;
@@ -14,6 +15,7 @@ pub mod route;
 pub mod rtnl;
 pub mod xt;
 
+use core::net::IpAddr;
 use std::fmt;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netlink.h#L54>
@@ -159,6 +161,14 @@ impl<'a> Attr<'a> {
     /// The attributes nested in this one.
     pub fn nested(&self) -> impl Iterator<Item = Result<Attr<'a>, Malformed>> + use<'a> {
         attrs(self.payload)
+    }
+}
+
+/// `AF_INET` or `AF_INET6`.
+fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => rtnl::AF_INET,
+        IpAddr::V6(_) => rtnl::AF_INET6,
     }
 }
 

@@ -10,6 +10,7 @@ use core::ops::RangeInclusive;
 use super::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer, acknowledgement, is_acknowledgement,
 };
+use crate::facts::octets;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -193,10 +194,8 @@ pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
 
 fn expressions(buf: &mut Writer, family: u8, rule: &SourceNat) {
     // Where the destination address is in the IP header, and how long it is.
-    let (offset, dst) = match rule.dst {
-        IpAddr::V4(a) => (16, a.octets().to_vec()),
-        IpAddr::V6(a) => (24, a.octets().to_vec()),
-    };
+    let offset = if rule.dst.is_ipv6() { 24 } else { 16 };
+    let dst = octets(rule.dst);
     expression(buf, b"payload\0", |b| {
         put_be32(b, NFTA_PAYLOAD_DREG, NFT_REG_1);
         put_be32(b, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
@@ -209,8 +208,7 @@ fn expressions(buf: &mut Writer, family: u8, rule: &SourceNat) {
         b.put_nest(NFTA_CMP_DATA, |b| b.put(NFTA_DATA_VALUE, &dst));
     });
     match &rule.rewrite {
-        Rewrite::Address(IpAddr::V4(a)) => immediate(buf, NFT_REG_1, &a.octets()),
-        Rewrite::Address(IpAddr::V6(a)) => immediate(buf, NFT_REG_1, &a.octets()),
+        Rewrite::Address(address) => immediate(buf, NFT_REG_1, &octets(*address)),
         Rewrite::Port(range) => {
             immediate(buf, NFT_REG_1, &range.start().to_be_bytes());
             immediate(buf, NFT_REG_2, &range.end().to_be_bytes());

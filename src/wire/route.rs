@@ -4,7 +4,9 @@
 
 use core::net::IpAddr;
 
-use super::{Malformed, Message, NLM_F_DUMP, Writer, attrs, get_u16, get_u32};
+use super::rtnl::AF_INET6;
+use super::{Malformed, Message, NLM_F_DUMP, Writer, attrs, family, get_u16, get_u32};
+use crate::facts::octets;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h
 const RTM_NEWROUTE: u16 = 24;
@@ -31,9 +33,6 @@ const FR_ACT_TO_TBL: u8 = 1;
 const FR_ACT_BLACKHOLE: u8 = 6;
 const FR_ACT_PROHIBIT: u8 = 8;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-
 /// Of `struct rtmsg` and of `struct fib_rule_hdr`, which begin alike.
 const HEADER_LEN: usize = 12;
 /// `struct rtnexthop`, before its attributes.
@@ -44,23 +43,15 @@ const NEXTHOP_LEN: usize = 8;
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/route.c> (`inet_rtm_getroute`)
 pub fn look_up(w: &mut Writer, seq: u32, destination: IpAddr, source: Option<IpAddr>) {
-    let bytes = |address: IpAddr| match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    };
     let source = source.filter(|source| source.is_ipv6() == destination.is_ipv6());
-    let (family, bits) = if destination.is_ipv6() {
-        (AF_INET6, 128)
-    } else {
-        (AF_INET, 32)
-    };
+    let bits = if destination.is_ipv6() { 128 } else { 32 };
     let mut header = [0; HEADER_LEN];
-    header[..3].copy_from_slice(&[family, bits, source.map_or(0, |_| bits)]);
+    header[..3].copy_from_slice(&[family(destination), bits, source.map_or(0, |_| bits)]);
     header[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
     let open = w.message(RTM_GETROUTE, 0, seq, &header);
-    w.put(RTA_DST, &bytes(destination));
+    w.put(RTA_DST, &octets(destination));
     if let Some(source) = source {
-        w.put(RTA_SRC, &bytes(source));
+        w.put(RTA_SRC, &octets(source));
     }
     w.end_message(&open);
 }

@@ -10,42 +10,44 @@ use crate::facts::{IfName, OuterChecksum, UnderlayLink, VxlanLink};
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
 pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
-const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWNEIGH: u16 = 28;
+pub(super) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 
-const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_DATA: u16 = 2;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if_link.h#L1390
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_GROUP: u16 = 2;
-const IFLA_VXLAN_LINK: u16 = 3;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_GROUP6: u16 = 16;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IFLA_VXLAN_UDP_CSUM: u16 = 18;
-const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
+pub(super) const IFLA_VXLAN_ID: u16 = 1;
+pub(super) const IFLA_VXLAN_GROUP: u16 = 2;
+pub(super) const IFLA_VXLAN_LINK: u16 = 3;
+pub(super) const IFLA_VXLAN_LOCAL: u16 = 4;
+pub(super) const IFLA_VXLAN_LEARNING: u16 = 7;
+pub(super) const IFLA_VXLAN_PORT: u16 = 15;
+pub(super) const IFLA_VXLAN_GROUP6: u16 = 16;
+pub(super) const IFLA_VXLAN_LOCAL6: u16 = 17;
+pub(super) const IFLA_VXLAN_UDP_CSUM: u16 = 18;
+pub(super) const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
 const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/neighbour.h
-const NDA_DST: u16 = 1;
+pub(super) const NDA_DST: u16 = 1;
 const NDA_PORT: u16 = 6;
 const NDA_IFINDEX: u16 = 8;
 const NDA_NH_ID: u16 = 13;
 
-const AF_BRIDGE: u8 = 7;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_BRIDGE: u8 = 7;
+pub(super) const AF_INET6: u8 = 10;
 
 const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
@@ -318,75 +320,4 @@ fn address(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
     } else {
         Err(Malformed("address"))
     }
-}
-
-/// One instruction of classic BPF: `struct sock_filter`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// `BPF_*` class, size and mode.
-    pub code: u16,
-    /// Instructions to skip if a jump's condition holds.
-    pub jt: u8,
-    /// Instructions to skip if it does not.
-    pub jf: u8,
-    /// The operand.
-    pub k: u32,
-}
-
-/// A filter that accepts `RTM_NEWLINK` messages about VXLAN devices, and refuses everything else.
-///
-/// It reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and in it `IFLA_INFO_KIND`, and compares the kind.
-/// <https://github.com/torvalds/linux/blob/v6.12/net/core/filter.c#L129> (`bpf_skb_get_nlattr`)
-pub fn vxlan_event_filter() -> [Instruction; 16] {
-    const LD_W_ABS: u16 = 0x20;
-    const LD_H_ABS: u16 = 0x28;
-    const LD_W_IND: u16 = 0x40;
-    const LD_H_IND: u16 = 0x48;
-    const LD_IMM: u16 = 0x00;
-    const LDX_IMM: u16 = 0x01;
-    const JEQ: u16 = 0x15;
-    const TAX: u16 = 0x07;
-    const RET: u16 = 0x06;
-    const SKF_AD_OFF: u32 = 0xffff_f000;
-    const SKF_AD_NLATTR: u32 = SKF_AD_OFF + 12;
-    const SKF_AD_NLATTR_NEST: u32 = SKF_AD_OFF + 16;
-    const NLMSG_HDRLEN: u32 = 16;
-    let do_ = |code, k| Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let unless = |k, jf| Instruction {
-        code: JEQ,
-        jt: 0,
-        jf,
-        k,
-    };
-    let when = |k, jt| Instruction {
-        code: JEQ,
-        jt,
-        jf: 0,
-        k,
-    };
-    // Loads are big-endian and a message's header is in host order.
-    let newlink = u32::from(RTM_NEWLINK.to_be());
-    [
-        do_(LD_H_ABS, 4),
-        unless(newlink, 13),
-        do_(LDX_IMM, u32::from(IFLA_LINKINFO)),
-        do_(LD_IMM, NLMSG_HDRLEN + 16),
-        do_(LD_W_ABS, SKF_AD_NLATTR),
-        when(0, 9),
-        do_(LDX_IMM, u32::from(IFLA_INFO_KIND)),
-        do_(LD_W_ABS, SKF_AD_NLATTR_NEST),
-        when(0, 6),
-        do_(TAX, 0),
-        do_(LD_W_IND, 4),
-        unless(u32::from_be_bytes(*b"vxla"), 3),
-        do_(LD_H_IND, 8),
-        unless(u32::from(u16::from_be_bytes(*b"n\0")), 1),
-        do_(RET, u32::MAX),
-        do_(RET, 0),
-    ]
 }

@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Symbol, What, chain_name, condition, follow, masked, native, network, not, ports, protocol,
-    target,
+    Symbol, What, chain_name, condition, follow, interface, masked, native, network, not, ports,
+    protocol, target,
 };
 use crate::exposure::rules::{
     Connmark, Expr, Family, Nat, NatRules, Op, Rule, Source, Table, Verdict,
@@ -133,16 +133,7 @@ impl<'a> Iptables<'a> {
             }
             Source::Meta(key @ (6 | 7)) => {
                 let flag = if key == 6 { "-i" } else { "-o" };
-                let end = data.iter().position(|&b| b == 0);
-                let plus = if end.is_none() && data.len() < 16 {
-                    "+"
-                } else {
-                    ""
-                };
-                format!(
-                    "{n} {flag} {}{plus}",
-                    escape(&data[..end.unwrap_or(data.len())])
-                )
+                format!("{n} {flag} {}", interface(data, "+"))
             }
             Source::Meta(16) => {
                 self.module = match data {

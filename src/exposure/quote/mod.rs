@@ -358,6 +358,17 @@ fn follow(symbols: &mut Vec<Symbol>, e: &Expr) {
     symbols.push(symbol);
 }
 
+/// The name of an interface in a comparison; one that is cut short before its NUL stands for all that begin so, which ends in `any`.
+fn interface(data: &[u8], any: &str) -> String {
+    let name = data.split(|b| *b == 0).next().unwrap_or_default();
+    let any = if name.len() == data.len() && data.len() < 16 {
+        any
+    } else {
+        ""
+    };
+    format!("{}{any}", escape(name))
+}
+
 fn native(data: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(data.try_into().ok()?))
 }

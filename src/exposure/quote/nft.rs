@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Symbol, What, address_types, chain_name, condition, follow, native, network, protocol, states,
-    target,
+    Symbol, What, address_types, chain_name, condition, follow, interface, native, network,
+    protocol, states, target,
 };
 use crate::exposure::rules::{
     Data, Element, Expr, Family, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
@@ -382,16 +382,7 @@ fn value(kind: Option<Source>, data: &[u8]) -> String {
     let number = || native(data);
     match kind {
         Some(Source::Meta(6 | 7)) => {
-            let end = data.iter().position(|&b| b == 0);
-            let star = if end.is_none() && data.len() < 16 {
-                "*"
-            } else {
-                ""
-            };
-            format!(
-                "\"{}{star}\"",
-                escape(&data[..end.unwrap_or(data.len())]).replace('"', "\\\"")
-            )
+            format!("\"{}\"", interface(data, "*").replace('"', "\\\""))
         }
         Some(Source::Meta(3) | Source::Ct(3)) => {
             number().map_or_else(|| hex(data), |n| format!("{n:#010x}"))

@@ -14,12 +14,13 @@ mod tests;
 
 pub use ruleset::Ruleset;
 
-use super::rtnl::Instruction;
 use super::{Malformed, Message, NLM_F_DUMP, Writer, attrs};
 use crate::exposure::rules::{Base, Hook, Reg};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;
+/// `NFT_MSG_NEWGEN`: the announcement of a new generation.
+pub(super) const NEWGEN: u16 = NFTABLES << 8 | 15;
 /// `NFNL_SUBSYS_IPSET`.
 const IPSET: u16 = 6;
 
@@ -201,32 +202,6 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
         name: f.name(3).ok_or(BAD)?.into(),
         base,
     })
-}
-
-/// A filter that accepts the announcement of a new generation (`NFT_MSG_NEWGEN`) and refuses everything else.
-pub fn generation_filter() -> [Instruction; 4] {
-    const LD_H_ABS: u16 = 0x28;
-    const JEQ: u16 = 0x15;
-    const RET: u16 = 0x06;
-    const NEWGEN: u16 = NFTABLES << 8 | 15;
-    let do_ = |code, k| Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    // Loads are big-endian and a message's header is in host order; its type is behind its length.
-    [
-        do_(LD_H_ABS, 4),
-        Instruction {
-            code: JEQ,
-            jt: 0,
-            jf: 1,
-            k: u32::from(NEWGEN.to_be()),
-        },
-        do_(RET, u32::MAX),
-        do_(RET, 0),
-    ]
 }
 
 /// How a rule's names become indices of its table.
