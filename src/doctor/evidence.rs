@@ -1,0 +1,189 @@
+//! The evidence on a node: the receiver's counters, and what connection tracking knows of VXLAN flows.
+//!
+//! Owns how `/proc/net/snmp`, `snmp6` and `nf_conntrack` are understood. Pure: `sys::node_evidence` reads them.
+
+use serde::Serialize;
+
+use crate::facts::escape;
+
+/// `InCsumErrors` of the receiving side, since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// UDP over IPv4: outer packets with a wrong checksum end here.
+    pub udp: u64,
+    /// UDP over IPv6.
+    pub udp6: u64,
+    /// TCP, of both families.
+    pub tcp: u64,
+}
+
+impl Count {
+    /// From the texts of `/proc/net/snmp` and `/proc/net/snmp6`; none where the first is not as it should be.
+    pub fn parse(snmp: &str, snmp6: &str) -> Option<Self> {
+        let of = |protocol: &str| {
+            let mut lines = snmp
+                .lines()
+                .filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
+            let (names, values) = (lines.next()?, lines.next()?);
+            let at = names.split(' ').position(|name| name == "InCsumErrors")?;
+            values.split(' ').nth(at)?.parse().ok()
+        };
+        let udp6 = snmp6
+            .lines()
+            .find_map(|line| line.strip_prefix("Udp6InCsumErrors")?.trim().parse().ok());
+        Some(Self {
+            udp: of("Udp")?,
+            udp6: udp6.unwrap_or(0),
+            tcp: of("Tcp")?,
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            udp: self.udp.saturating_sub(before.udp),
+            udp6: self.udp6.saturating_sub(before.udp6),
+            tcp: self.tcp.saturating_sub(before.tcp),
+        }
+    }
+}
+
+/// The counters, and how they changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Since boot, as of the beginning; null if they could not be read.
+    pub since_boot: Option<Count>,
+    /// How many seconds were waited.
+    pub seconds: Option<u32>,
+    /// The change in that time.
+    pub change: Option<Count>,
+}
+
+impl Counters {
+    /// Of one reading, or two with the seconds between them.
+    pub fn new(before: Option<Count>, after: Option<(u32, Option<Count>)>) -> Self {
+        let change = after.as_ref().and_then(|(_, after)| {
+            let (before, after) = (before.as_ref()?, after.as_ref()?);
+            Some(after.since(before))
+        });
+        Self {
+            since_boot: before,
+            seconds: after.map(|(seconds, _)| seconds),
+            change,
+        }
+    }
+}
+
+/// What connection tracking knows of VXLAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flows {
+    /// Why nothing is known.
+    pub unreadable: Option<String>,
+    /// How many VXLAN flows there are.
+    pub seen: usize,
+    /// How many of them NAT has rewritten.
+    pub rewritten: usize,
+    /// The first few of those, as `/proc/net/nf_conntrack` has them.
+    pub examples: Vec<String>,
+}
+
+impl Flows {
+    const EXAMPLES: usize = 3;
+
+    /// Looks at one line of `/proc/net/nf_conntrack`.
+    pub fn add(&mut self, line: &str, ports: &[u16]) {
+        let Some(rewritten) = vxlan_flow(line, ports) else {
+            return;
+        };
+        self.seen += 1;
+        if rewritten {
+            self.rewritten += 1;
+            if self.examples.len() < Self::EXAMPLES {
+                self.examples.push(escape(line.trim().as_bytes()));
+            }
+        }
+    }
+}
+
+/// None if it is no flow to one of these UDP ports, else whether NAT rewrites it: then the answer is expected by another
+/// address or port than the packet was sent from.
+fn vxlan_flow(line: &str, ports: &[u16]) -> Option<bool> {
+    line.split_ascii_whitespace().find(|word| *word == "udp")?;
+    let values = |key: &str| {
+        line.split_ascii_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .filter(|(k, _)| *k == key)
+            .map(|(_, value)| value)
+            .collect::<Vec<_>>()
+    };
+    let (src, dst) = (values("src"), values("dst"));
+    let (sport, dport) = (values("sport"), values("dport"));
+    let port: u16 = dport.first()?.parse().ok()?;
+    if !ports.contains(&port) {
+        return None;
+    }
+    Some(
+        dst.get(1)? != src.first()?
+            || src.get(1)? != dst.first()?
+            || dport.get(1)? != sport.first()?
+            || sport.get(1)? != dport.first()?,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_their_names() {
+        let snmp = "Tcp: InSegs InCsumErrors\nTcp: 5 2\nUdp: InDatagrams InCsumErrors IgnoredMulti\nUdp: 9 7 1\nUdpLite: InCsumErrors\nUdpLite: 3\n";
+        let snmp6 = "Ip6InReceives 1\nUdp6InCsumErrors               \t4\n";
+        let count = |udp, udp6, tcp| Count { udp, udp6, tcp };
+        assert_eq!(Count::parse(snmp, snmp6), Some(count(7, 4, 2)));
+        assert_eq!(Count::parse(snmp, ""), Some(count(7, 0, 2)));
+        for broken in ["", "Udp: InCsumErrors\n", "Udp: A\nUdp: 1\n"] {
+            assert_eq!(Count::parse(broken, snmp6), None, "{broken:?}");
+        }
+        let after = Some((5, Some(count(9, 4, 1))));
+        let counters = Counters::new(Some(count(7, 4, 2)), after);
+        assert_eq!(
+            (counters.seconds, counters.change),
+            (Some(5), Some(count(2, 0, 0)))
+        );
+    }
+
+    #[test]
+    fn flows_that_nat_has_rewritten() {
+        let flow = |reply: &str| {
+            format!(
+                "ipv4     2 udp      17 29 src=10.0.0.1 dst=10.0.0.2 sport=40000 dport=8472 [UNREPLIED] {reply} mark=0 zone=0 use=2"
+            )
+        };
+        for (line, expected) in [
+            (
+                flow("src=10.0.0.2 dst=10.0.0.1 sport=8472 dport=40000"),
+                Some(false),
+            ),
+            (
+                flow("src=10.0.0.2 dst=10.0.0.1 sport=8472 dport=7103"),
+                Some(true),
+            ),
+            (
+                flow("src=10.0.0.2 dst=10.0.0.9 sport=8472 dport=40000"),
+                Some(true),
+            ),
+            (
+                flow("src=10.0.0.9 dst=10.0.0.1 sport=8472 dport=40000"),
+                Some(true),
+            ),
+            (flow("src=10.0.0.2"), None),
+            (flow("").replace("8472", "53"), None),
+            (
+                flow("src=10.0.0.2 dst=10.0.0.1 sport=8472 dport=1").replace("udp", "tcp"),
+                None,
+            ),
+            (String::new(), None),
+        ] {
+            assert_eq!(vxlan_flow(&line, &[4789, 8472]), expected, "{line}");
+        }
+    }
+}

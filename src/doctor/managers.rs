@@ -1,0 +1,244 @@
+//! Who else sets the feature: `.link` files, udev rules, scripts, units, Felix.
+//!
+//! Owns how such files are understood. Pure: `sys::node_evidence` reads them.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::facts::{IfName, escape};
+use crate::glob::Glob;
+
+/// Somebody else who sets the feature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Manager {
+    /// `link-file`, `udev-rule`, `dispatcher`, `systemd-unit`, `felix`.
+    pub kind: &'static str,
+    /// The file, if it is one.
+    pub path: Option<String>,
+    /// What it does.
+    pub text: String,
+}
+
+/// A file that may set the feature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its kind, as of [`Manager`].
+    pub kind: &'static str,
+    /// Its path.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// Who sets the feature, going by these files and the names of the devices. Link files have to be in the order in which udev
+/// tries them.
+pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
+    let mut found = Vec::new();
+    let links: Vec<&Candidate> = files.iter().filter(|f| f.kind == "link-file").collect();
+    let mut by_text: Vec<(&Candidate, String)> = Vec::new();
+    for device in devices {
+        let matching = links.iter().filter(|file| link_matches(&file.text, device));
+        for (n, file) in matching.enumerate() {
+            let Some(value) = link_setting(&file.text) else {
+                continue;
+            };
+            let text = if n == 0 {
+                format!("TransmitChecksumOffload={value} for {device}")
+            } else {
+                format!(
+                    "TransmitChecksumOffload={value} is shadowed for {device}: an earlier .link file matches"
+                )
+            };
+            by_text.push((file, text));
+        }
+        let name = device.as_bytes();
+        if name.starts_with(b"vxlan.calico") || name.starts_with(b"vxlan-v6.calico") {
+            found.push(Manager {
+                kind: "felix",
+                path: None,
+                text: format!(
+                    "Calico's Felix turns it off on {device} every 10 seconds where it takes the kernel to be 5.7.0 or older, or where ChecksumOffloadBroken=true is set"
+                ),
+            });
+        }
+    }
+    found.extend(by_text.into_iter().map(|(file, text)| Manager {
+        kind: file.kind,
+        path: Some(escape(file.path.as_bytes())),
+        text,
+    }));
+    for file in files.iter().filter(|file| file.kind != "link-file") {
+        if let Some(line) = file.text.lines().find(|line| sets_offload(line)) {
+            let known = if file.path.ends_with("/flannel-ethtool.service") {
+                " (the name of kURL's unit)"
+            } else if file.text.contains("sys-devices-virtual-net-flannel") {
+                " (bound to flannel's device, as kops 1.17 and 1.18 did)"
+            } else {
+                ""
+            };
+            found.push(Manager {
+                kind: file.kind,
+                path: Some(escape(file.path.as_bytes())),
+                text: format!("{}{known}", escape(line.trim().as_bytes())),
+            });
+        }
+    }
+    found
+}
+
+/// Whether a line calls ethtool to change a transmit checksum.
+fn sets_offload(line: &str) -> bool {
+    let line = line.trim_start();
+    let names = ["tx-checksum", " tx off", " tx on"];
+    !line.starts_with(['#', ';'])
+        && line.contains("ethtool")
+        && names.iter().any(|name| line.contains(name))
+}
+
+/// The keys of one section of a .link file.
+fn section<'a>(text: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let mut inside = false;
+    text.lines().filter_map(move |line| {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            inside = name == wanted;
+        }
+        let (key, value) = line.split_once('=')?;
+        let comment = line.starts_with(['#', ';']);
+        (inside && !comment).then(|| (key.trim(), value.trim()))
+    })
+}
+
+/// Whether every condition of `[Match]` holds for a VXLAN device of this name; one that is not known here is taken not to. A
+/// file without any matches nothing (systemd.link(5)).
+fn link_matches(text: &str, device: &IfName) -> bool {
+    let globs = |value: &str, subject: &[u8]| {
+        let (value, wanted) = match value.strip_prefix('!') {
+            Some(rest) => (rest, false),
+            None => (value, true),
+        };
+        let any = value
+            .split_ascii_whitespace()
+            .any(|word| Glob::new(word).is_ok_and(|glob| glob.matches(subject)));
+        any == wanted
+    };
+    let mut conditions = HashMap::new();
+    for (key, value) in section(text, "Match") {
+        let holds = match key {
+            "Type" | "Kind" | "Driver" => globs(value, b"vxlan"),
+            "OriginalName" => globs(value, device.as_bytes()),
+            _ => false,
+        };
+        // A key may be given more than once, which adds to its list.
+        *conditions.entry(key).or_insert(false) |= holds;
+    }
+    !conditions.is_empty() && conditions.values().all(|holds| *holds)
+}
+
+fn link_setting(text: &str) -> Option<String> {
+    section(text, "Link")
+        .filter(|(key, _)| *key == "TransmitChecksumOffload")
+        .last()
+        .map(|(_, value)| escape(value.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> IfName {
+        IfName::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn link_files_as_udev_tries_them() {
+        let file = |path: &str, text: &str| Candidate {
+            kind: "link-file",
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let vxlan = "[Match]\nType=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
+        let default = "[Match]\nOriginalName=*\n[Link]\nNamePolicy=keep\n";
+        let other = "[Match]\nOriginalName=eth* vx*\nMACAddress=00:11:22:33:44:55\n[Link]\nTransmitChecksumOffload=no\n";
+        let negated = "[Match]\nType=!vxlan\n[Link]\nTransmitChecksumOffload=no\n";
+        let empty = "# [Match]\n[Match]\n#Type=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
+        let sets = "TransmitChecksumOffload=no for flannel.1";
+        let shadowed = "is shadowed for flannel.1";
+        for (name_of, texts, expected) in [
+            ("sets", vec![vxlan], vec![sets]),
+            ("first wins", vec![vxlan, default], vec![sets]),
+            ("shadowed", vec![default, vxlan], vec![shadowed]),
+            (
+                "no condition of a VXLAN device",
+                vec![other, vxlan],
+                vec![sets],
+            ),
+            ("negated", vec![negated], vec![]),
+            ("no condition at all", vec![empty], vec![]),
+            ("nothing to do with it", vec![default], vec![]),
+        ] {
+            let files: Vec<_> = texts.iter().map(|text| file("/x.link", text)).collect();
+            let found = managers(&files, &[name("flannel.1")]);
+            assert_eq!(found.len(), expected.len(), "{name_of}: {found:?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.text.contains(expected), "{name_of}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_calls_ethtool_and_felix() {
+        let file = |kind, path: &str, text: &str| Candidate {
+            kind,
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let files = [
+            file(
+                "udev-rule",
+                "/etc/udev/rules.d/90-flannel.rules",
+                "# ethtool tx-checksum\nSUBSYSTEM==\"net\", RUN+=\"/sbin/ethtool -K $name tx-checksum-ip-generic off\"\n",
+            ),
+            file(
+                "systemd-unit",
+                "/etc/systemd/system/flannel-ethtool.service",
+                "ExecStart=/sbin/ethtool -K flannel.1 tx-checksum-ip-generic off\n",
+            ),
+            file(
+                "systemd-unit",
+                "/etc/systemd/system/kops.service",
+                "After=sys-devices-virtual-net-flannel.1.device\nExecStart=/sbin/ethtool -K flannel.1 tx-checksum-ip-generic off\n",
+            ),
+            file(
+                "dispatcher",
+                "/etc/NetworkManager/dispatcher.d/99-x",
+                "ethtool -K ens192 rx off\n",
+            ),
+            file(
+                "udev-rule",
+                "/etc/udev/rules.d/1.rules",
+                "#ethtool -K x tx off\n",
+            ),
+        ];
+        let found = managers(&files, &[name("vxlan.calico"), name("flannel.1")]);
+        let seen: Vec<_> = found.iter().map(|m| (m.kind, m.path.as_deref())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("felix", None),
+                ("udev-rule", Some("/etc/udev/rules.d/90-flannel.rules")),
+                (
+                    "systemd-unit",
+                    Some("/etc/systemd/system/flannel-ethtool.service")
+                ),
+                ("systemd-unit", Some("/etc/systemd/system/kops.service")),
+            ]
+        );
+        assert!(found[1].text.starts_with("SUBSYSTEM"), "{found:?}");
+        assert!(
+            found[2].text.contains("kURL") && found[3].text.contains("kops"),
+            "{found:?}"
+        );
+    }
+}
