@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use crate::discover::read_features;
-use crate::error::Fault;
 use crate::facts::{Features, SET_OFF, SET_ON};
+use crate::fault::Fault;
 use crate::plan::{Action, DevicePlan, Plan};
 use crate::report::{Change, Outcome};
 use crate::sys::features::Backend;

@@ -17,15 +17,17 @@ use crate::discover::Which;
 use crate::docs;
 use crate::doctor;
 use crate::error::Error;
-use crate::facts::{Facts, FeatureTable, IfName, KernelFacts, escape};
+use crate::error::ExitCode;
+use crate::facts::{Facts, FeatureTable, KernelFacts};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};
 use crate::plan::{self, Action, Plan};
 use crate::probe::{Limits, Place};
 use crate::render::{self, Explanation, Kept, RuleOutcome};
-use crate::report::{ExitCode, KernelReport, Report};
+use crate::report::{KernelReport, Report};
 use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
+use crate::text::{IfName, escape};
 use crate::watch;
 
 /// So often at most `apply --if-exists` looks again for devices that were created during the run.

@@ -8,15 +8,17 @@ use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
 
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::exposure::{Elsewhere, OuterFlow};
 use crate::facts::{
-    Device, Exposure, FeatureTable, Features, IfName, OuterChecksum, Past, Underlay, UnderlayLink,
+    Device, Exposure, FeatureTable, Features, OuterChecksum, Past, Underlay, UnderlayLink,
     VxlanLink,
 };
+use crate::fault::Fault;
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
 use crate::sys::netlink::{Answers, Netlink};
+use crate::text::IfName;
 use crate::wire::{Writer, route, rtnl};
 
 const LIST: &str = "list the VXLAN devices";

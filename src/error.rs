@@ -1,166 +1,28 @@
 //! What can go wrong, in words.
 //!
-//! Owns the error type of the whole program, the texts of the errno values that people meet here, and which exit code an
-//! error ends with. May not do I/O. A failure of one device is data (`Fault`); `Error` means that nothing could be done.
+//! Owns the error type of the whole program, and the exit codes. Pure. A failure of one device is data (`Fault`); `Error` means
+//! that nothing could be done.
 
 use std::fmt;
 
-use rustix::io::Errno;
-use serde::Serialize;
-
+use crate::fault::Fault;
 use crate::policy::PolicyErrors;
-use crate::report::ExitCode;
-use crate::wire::{KernelError, Malformed};
 
-/// A request that failed: what was tried, what the kernel said, what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// What was tried: verb and object, such as `set tx-checksum-ip-generic off`.
-    pub operation: String,
-    /// The name of the errno, such as `EPERM`; none if the failure is not the kernel's.
-    pub errno: Option<String>,
-    /// What the kernel or the reader said.
-    pub text: String,
-    /// What to do, where there is something to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-    #[serde(skip)]
-    code: Option<Errno>,
-}
-
-impl Fault {
-    /// From a system call or a netlink answer.
-    pub fn kernel(operation: impl Into<String>, code: Errno, extack: Option<&str>) -> Self {
-        let description = std::io::Error::from(code).to_string();
-        let description = description.split(" (os error").next().unwrap_or_default();
-        Self {
-            operation: operation.into(),
-            errno: Some(errno_name(code)),
-            text: extack.map_or_else(
-                || description.to_owned(),
-                |said| format!("{description}: {said}"),
-            ),
-            advice: advice(code).map(str::to_owned),
-            code: Some(code),
-        }
-    }
-
-    /// From a netlink answer.
-    pub fn netlink(operation: impl Into<String>, error: &KernelError) -> Self {
-        Self::kernel(
-            operation,
-            Errno::from_raw_os_error(error.errno),
-            error.extack.as_deref(),
-        )
-    }
-
-    /// From an answer that is not what the protocol says.
-    pub fn malformed(operation: impl Into<String>, error: Malformed) -> Self {
-        Self::other(operation, format!("the kernel answered with a {error}"))
-    }
-
-    /// From anything else.
-    pub fn other(operation: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            operation: operation.into(),
-            errno: None,
-            text: text.into(),
-            advice: None,
-            code: None,
-        }
-    }
-
-    /// With what to do.
-    #[must_use]
-    pub fn advise(mut self, advice: impl Into<String>) -> Self {
-        self.advice = Some(advice.into());
-        self
-    }
-
-    /// The errno, if the kernel gave one.
-    pub fn code(&self) -> Option<Errno> {
-        self.code
-    }
-
-    /// The device does not exist any more, or not under this name.
-    pub fn gone(&self) -> bool {
-        matches!(self.code, Some(Errno::NODEV | Errno::NXIO))
-    }
-
-    /// The answer was lost or not understood: the kernel may have done what it was asked for.
-    pub fn lost(&self) -> bool {
-        matches!(self.code, None | Some(Errno::NOBUFS | Errno::NOMEM))
-    }
-
-    /// The caller lacks CAP_NET_ADMIN.
-    pub fn forbidden(&self) -> bool {
-        matches!(self.code, Some(Errno::PERM | Errno::ACCESS))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.operation, self.text)?;
-        if let Some(errno) = &self.errno {
-            write!(f, " ({errno})")?;
-        }
-        if let Some(advice) = &self.advice {
-            write!(f, "; {advice}")?;
-        }
-        Ok(())
-    }
-}
-
-fn advice(code: Errno) -> Option<&'static str> {
-    match code {
-        Errno::PERM | Errno::ACCESS => {
-            Some("this needs CAP_NET_ADMIN in the network namespace of the device: run it as root")
-        }
-        Errno::NOBUFS | Errno::NOMEM => {
-            Some("the kernel is short of memory for answers: run it again")
-        }
-        _ => None,
-    }
-}
-
-/// `EPERM` and not `Operation not permitted`: what people search for.
-fn errno_name(code: Errno) -> String {
-    let name = match code {
-        Errno::PERM => "EPERM",
-        Errno::NOENT => "ENOENT",
-        Errno::INTR => "EINTR",
-        Errno::IO => "EIO",
-        Errno::NXIO => "ENXIO",
-        Errno::BADF => "EBADF",
-        Errno::AGAIN => "EAGAIN",
-        Errno::NOMEM => "ENOMEM",
-        Errno::ACCESS => "EACCES",
-        Errno::FAULT => "EFAULT",
-        Errno::BUSY => "EBUSY",
-        Errno::EXIST => "EEXIST",
-        Errno::NODEV => "ENODEV",
-        Errno::NOTDIR => "ENOTDIR",
-        Errno::ISDIR => "EISDIR",
-        Errno::INVAL => "EINVAL",
-        Errno::NFILE => "ENFILE",
-        Errno::MFILE => "EMFILE",
-        Errno::NOSPC => "ENOSPC",
-        Errno::ROFS => "EROFS",
-        Errno::PIPE => "EPIPE",
-        Errno::RANGE => "ERANGE",
-        Errno::LOOP => "ELOOP",
-        Errno::NAMETOOLONG => "ENAMETOOLONG",
-        Errno::NOSYS => "ENOSYS",
-        Errno::MSGSIZE => "EMSGSIZE",
-        Errno::PROTONOSUPPORT => "EPROTONOSUPPORT",
-        Errno::OPNOTSUPP => "EOPNOTSUPP",
-        Errno::AFNOSUPPORT => "EAFNOSUPPORT",
-        Errno::NETDOWN => "ENETDOWN",
-        Errno::NOBUFS => "ENOBUFS",
-        Errno::TIMEDOUT => "ETIMEDOUT",
-        other => return format!("errno {}", other.raw_os_error()),
-    };
-    name.to_owned()
+/// What the process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitCode {
+    /// All is as it should be.
+    Ok = 0,
+    /// Changes are pending; only with `--exit-code`.
+    Pending = 2,
+    /// Some device failed, or nothing could be done.
+    Failed = 1,
+    /// `EX_USAGE` of sysexits.h.
+    Usage = 64,
+    /// `EX_NOPERM`.
+    Permission = 77,
+    /// `EX_CONFIG`.
+    Policy = 78,
 }
 
 /// Why nothing could be done at all.
@@ -226,6 +88,8 @@ impl From<Fault> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::KernelError;
+    use crate::fault::Malformed;
 
     #[test]
     fn faults_say_what_was_tried_what_the_kernel_said_and_what_to_do() {

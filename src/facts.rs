@@ -3,13 +3,13 @@
 //! Owns the types that discovery fills and `plan::decide` reads. May not do I/O, decide, or render.
 
 use core::net::IpAddr;
-use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::error::Fault;
 pub use crate::exposure::Exposure;
+use crate::fault::Fault;
+use crate::text::IfName;
 
 /// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
 ///
@@ -30,104 +30,6 @@ pub enum BackendName {
     /// `SIOCETHTOOL`, in every kernel.
     #[serde(rename = "ethtool-ioctl")]
     Ioctl,
-}
-
-/// A network device's name: 1 to 15 bytes, any byte but NUL, `/` and white space (newer kernels refuse `:` too), so not
-/// necessarily UTF-8.
-///
-/// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IfName {
-    bytes: [u8; Self::MAX],
-    len: u8,
-}
-
-impl IfName {
-    /// `IFNAMSIZ - 1`.
-    pub const MAX: usize = 15;
-
-    /// None if no device can have this name.
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        let legal = |b: &u8| !matches!(b, 0 | b'/' | b' ' | b'\t'..=b'\r');
-        let ok = (1..=Self::MAX).contains(&bytes.len()) && bytes != b"." && bytes != b"..";
-        if !ok || !bytes.iter().all(legal) {
-            return None;
-        }
-        let mut name = Self {
-            bytes: [0; Self::MAX],
-            len: u8::try_from(bytes.len()).ok()?,
-        };
-        name.bytes[..bytes.len()].copy_from_slice(bytes);
-        Some(name)
-    }
-
-    /// The name as the kernel has it.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-/// Safe for a terminal and a log: what is not printable text is written as `\xNN`, a backslash as `\\`.
-impl fmt::Display for IfName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&escape(self.as_bytes()))
-    }
-}
-
-impl fmt::Debug for IfName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", escape(self.as_bytes()))
-    }
-}
-
-/// JSON escapes control characters itself, so a name that is UTF-8 stays exactly what it is; any other is escaped.
-impl Serialize for IfName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(self.as_bytes()) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.serialize_str(&escape(self.as_bytes())),
-        }
-    }
-}
-
-/// The bytes of an address, in the order of the wire.
-pub fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
-}
-
-/// Makes any bytes safe to print on one line: bytes that are not UTF-8, control characters and characters that reorder or
-/// hide text become `\xNN` (one escape a byte), a backslash becomes `\\`.
-pub fn escape(bytes: &[u8]) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let harmless = |b: &u8| matches!(b, b' '..=b'~') && *b != b'\\';
-    let mut out = String::with_capacity(bytes.len());
-    if bytes.iter().all(harmless) {
-        out.extend(bytes.iter().map(|b| char::from(*b)));
-        return out;
-    }
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                c if hidden(c) => {
-                    for b in c.encode_utf8(&mut [0; 4]).bytes() {
-                        let _ = write!(out, "\\x{b:02x}");
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        for b in chunk.invalid() {
-            let _ = write!(out, "\\x{b:02x}");
-        }
-    }
-    out
 }
 
 /// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
@@ -368,42 +270,6 @@ mod tests {
         assert_eq!(table.named(0b101), ["tx-lro", "rx-gro"]);
         assert_eq!(table.bits(|name| name.starts_with("tx-")), 0b011);
         assert_eq!(FeatureTable::default().index(), None);
-    }
-
-    #[test]
-    fn names_as_the_kernel_allows_them() {
-        for (bytes, ok) in [
-            (&b"flannel.1"[..], true),
-            (b"vxlan_sys_4789x", true),
-            (b"vxlan_sys_4789xy", false),
-            (b"", false),
-            (b".", false),
-            (b"..", false),
-            (b"a/b", false),
-            (b"a b", false),
-            (b"a\n", false),
-            (b"\x1b[31m", true),
-            (b"\xff", true),
-        ] {
-            assert_eq!(IfName::new(bytes).is_some(), ok, "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn names_are_safe_to_print_and_exact_in_json() {
-        for (bytes, text, json) in [
-            (&b"flannel.1"[..], "flannel.1", r#""flannel.1""#),
-            (b"\x1b[31mred", r"\x1b[31mred", r#""\u001b[31mred""#),
-            ("vx🦀".as_bytes(), "vx🦀", r#""vx🦀""#),
-            (b"%n%s", "%n%s", r#""%n%s""#),
-            (b"a\xffb", r"a\xffb", r#""a\\xffb""#),
-            (b"a\\b", r"a\\b", r#""a\\b""#),
-            ("a\u{202e}b".as_bytes(), r"a\xe2\x80\xaeb", "\"a\u{202e}b\""),
-        ] {
-            let name = IfName::new(bytes).unwrap();
-            assert_eq!(name.to_string(), text);
-            assert_eq!(serde_json::to_string(&name).unwrap(), json);
-        }
     }
 
     #[test]

@@ -6,11 +6,10 @@ use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 
-use crate::facts::{
-    Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, IfName, OuterChecksum,
-};
+use crate::facts::{Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, OuterChecksum};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::policy::{Assume, Policy, Rule, Subject, When};
+use crate::text::IfName;
 
 /// What to do with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -6,32 +6,17 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::error::Fault;
+use crate::error::ExitCode;
 use crate::facts::{
-    BackendName, FeatureState, IfName, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay,
+    BackendName, FeatureState, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay,
 };
+use crate::fault::Fault;
 use crate::kernel::{BugVerdict, KernelVerdict};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
+use crate::text::IfName;
 
 /// Increased when a field changes its meaning or goes away; new fields may come at any time.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// What the process ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ExitCode {
-    /// All is as it should be.
-    Ok = 0,
-    /// Changes are pending; only with `--exit-code`.
-    Pending = 2,
-    /// Some device failed, or nothing could be done.
-    Failed = 1,
-    /// `EX_USAGE` of sysexits.h.
-    Usage = 64,
-    /// `EX_NOPERM`.
-    Permission = 77,
-    /// `EX_CONFIG`.
-    Policy = 78,
-}
 
 /// What became of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -19,10 +19,12 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::discover::Which;
-use crate::error::{Error, Fault};
+use crate::error::Error;
+use crate::error::ExitCode;
+use crate::fault::Fault;
 use crate::node::{Node, Options, require_net_admin};
 use crate::plan::ReasonCode;
-use crate::report::{ExitCode, Outcome, Report};
+use crate::report::{Outcome, Report};
 use crate::state::TRUCE;
 use crate::sys::journal;
 use crate::sys::link_events::{Heard, LinkEvents};

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use common::{Netns, run};
 use vxcsum::discover::{Discovery, Which};
 use vxcsum::exposure::{Elsewhere, OuterFlow};
-use vxcsum::facts::IfName;
 use vxcsum::sys::features::{Backend, Choice};
+use vxcsum::text::IfName;
 
 /// With `only` the kernel is asked for the entries of one device, else for those of all.
 fn flows(netns: &Netns, only: Option<&str>) -> BTreeMap<String, OuterFlow> {

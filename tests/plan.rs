@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 
-use vxcsum::error::Fault;
+use vxcsum::error::ExitCode;
 use vxcsum::facts::Facts;
 use vxcsum::facts::{
-    BackendName, Device, Exposure, FEATURE, FeatureState, FeatureTable, Features, IfName,
-    KernelFacts, OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
+    BackendName, Device, Exposure, FEATURE, FeatureState, FeatureTable, Features, KernelFacts,
+    OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
 };
+use vxcsum::fault::Fault;
+use vxcsum::fault::KernelError;
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
 use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::policy::{Kind, Policy, merge, parse};
 use vxcsum::render;
-use vxcsum::report::{Change, ExitCode, KernelReport, Outcome, Report};
-use vxcsum::wire::KernelError;
+use vxcsum::report::{Change, KernelReport, Outcome, Report};
+use vxcsum::text::IfName;
 
 const BIT: u128 = 0b10;
 const TSO: u128 = 0b100;

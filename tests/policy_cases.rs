@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use vxcsum::facts::{IfName, OuterChecksum};
+use vxcsum::facts::OuterChecksum;
 use vxcsum::policy::{
     BUILT_IN, Fragment, Kind, Policy, PolicyError, PolicyErrors, Subject, merge, parse,
 };
+use vxcsum::text::IfName;
 
 /// `tests/cases/policy/*.toml`: files and what comes of them.
 #[derive(Deserialize)]

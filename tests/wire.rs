@@ -4,8 +4,11 @@
 #![cfg(target_endian = "little")]
 
 use proptest::prelude::*;
-use vxcsum::facts::{FEATURE, Features, IfName, OuterChecksum, UnderlayLink};
-use vxcsum::wire::{self, DumpReader, Malformed, Message, Writer, ethnl, route, rtnl};
+use vxcsum::facts::{FEATURE, Features, OuterChecksum, UnderlayLink};
+use vxcsum::fault::Malformed;
+use vxcsum::text::IfName;
+use vxcsum::wire;
+use vxcsum::wire::{DumpReader, Message, Writer, ethnl, route, rtnl};
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;

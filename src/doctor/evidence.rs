@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::facts::escape;
+use crate::text::escape;
 
 /// `InCsumErrors` of the receiving side, since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

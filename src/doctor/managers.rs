@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::facts::{IfName, escape};
 use crate::glob::Glob;
+use crate::text::{IfName, escape};
 
 /// Somebody else who sets the feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

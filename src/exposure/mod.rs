@@ -22,7 +22,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::facts::{IfName, escape};
+use crate::text::{IfName, escape};
 use bits::Mark;
 use machine::{Event, Machine, Place, State, TooMuch, Translation, add};
 use packet::{Destinations, Packet};

@@ -6,7 +6,7 @@ use core::net::IpAddr;
 
 use super::bits::{Byte, Tri, between, equal};
 use super::rules::{Element, IpSet, Match, Member, NatRules, Set, Side, Source};
-use crate::facts::octets;
+use crate::text::octets;
 
 /// `RTN_LOCAL`.
 const RTN_LOCAL: u32 = 2;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use crate::facts::escape;
+use crate::text::escape;
 
 /// One problem of one policy file. Every text is safe to print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

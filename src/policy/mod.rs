@@ -13,9 +13,10 @@ use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
-use crate::facts::{IfName, OuterChecksum, escape};
+use crate::facts::OuterChecksum;
 use crate::glob::Glob;
 use crate::kernel::{BugId, KernelOverride};
+use crate::text::{IfName, escape};
 
 pub use diagnose::{PolicyError, PolicyErrors};
 pub use parse::{Kind, parse};

@@ -5,9 +5,9 @@
 use std::fmt::Write as _;
 
 use super::{Assume, Policy, Rule, Sourced, When, checksum_text, range_text};
-use crate::facts::escape;
 use crate::glob::Glob;
 use crate::kernel::Status;
+use crate::text::escape;
 
 impl Policy {
     /// The merged policy as one TOML file. A comment behind each value, or behind the header of a rule or kernel entry,

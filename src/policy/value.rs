@@ -11,8 +11,8 @@ use toml::de::DeValue;
 use super::Sourced;
 use super::diagnose::printable;
 use super::parse::Parser;
-use crate::facts::IfName;
 use crate::glob::Glob;
+use crate::text::IfName;
 
 /// A value and the bytes of the file where it stands.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;

@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::ExitCode;
 use crate::kernel::BugId;
-use crate::report::ExitCode;
 use crate::wire::frame::{self, Sum};
 
 pub mod plan;

@@ -8,9 +8,10 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped};
 use crate::doctor::{Defence, Diagnosis, Health, KubeProxy};
-use crate::facts::{FEATURE, escape};
+use crate::facts::FEATURE;
 use crate::kernel::Source;
 use crate::report::DeviceReport;
+use crate::text::escape;
 
 /// The diagnosis.
 ///

@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::facts::{Device, IfName, UnderlayLink, escape};
+use crate::facts::{Device, UnderlayLink};
 use crate::kernel::{BugVerdict, Mark, Source, Status};
 use crate::plan::{ReasonCode, susceptible};
 use crate::policy::Policy;
 use crate::report::{DeviceReport, KernelReport, Outcome, Report};
+use crate::text::{IfName, escape};
 
 /// What became of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

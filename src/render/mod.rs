@@ -139,7 +139,7 @@ fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::
     write!(
         out,
         "kernel {}:",
-        crate::facts::escape(kernel.release.as_bytes())
+        crate::text::escape(kernel.release.as_bytes())
     )?;
     for (n, bug) in kernel.bugs().iter().enumerate() {
         let comma = if n == 0 { "" } else { "," };
@@ -348,7 +348,7 @@ fn same_paragraph(a: &DeviceReport<'_>, b: &DeviceReport<'_>) -> bool {
 fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
     let mut facts = vec![("why", device.reason.text.to_string())];
     if let Some(rule) = &device.rule {
-        facts.push(("rule", crate::facts::escape(rule.as_bytes())));
+        facts.push(("rule", crate::text::escape(rule.as_bytes())));
     }
     if !device.also_off.is_empty() {
         let text = format!(

@@ -28,7 +28,7 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: Kept, color: bool) -> i
     writeln!(
         out,
         "kernel {}: measured in {} ms",
-        crate::facts::escape(run.release.as_bytes()),
+        crate::text::escape(run.release.as_bytes()),
         run.elapsed.as_millis()
     )?;
     for result in &run.results {

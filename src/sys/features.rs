@@ -4,8 +4,9 @@
 
 use super::ioctl::{Failed, Socket};
 use super::netlink::{Answers, Netlink};
-use crate::error::Fault;
-use crate::facts::{BackendName, FEATURE, Features, IfName, SET_OFF, SET_ON};
+use crate::facts::{BackendName, FEATURE, Features, SET_OFF, SET_ON};
+use crate::fault::Fault;
+use crate::text::IfName;
 use crate::wire::{Message, ethnl};
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
@@ -237,7 +238,7 @@ fn ioctl_fault(operation: &str, failed: Failed) -> Fault {
 
 /// One result a device: a failure of the socket is every device's failure.
 fn spread<T, U>(
-    answers: Result<Vec<Result<Option<T>, crate::wire::KernelError>>, Fault>,
+    answers: Result<Vec<Result<Option<T>, crate::fault::KernelError>>, Fault>,
     count: usize,
     operation: &str,
     each: impl Fn(Option<T>) -> Result<U, Fault>,

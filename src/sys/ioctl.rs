@@ -13,9 +13,11 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::facts::{Features, IfName};
+use crate::facts::Features;
+use crate::fault::Malformed;
+use crate::text::IfName;
 use crate::wire::bpf::Instruction;
-use crate::wire::{Malformed, ethioctl, until_nul};
+use crate::wire::{ethioctl, until_nul};
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
 const SIOCGIFNAME: Opcode = 0x8910;

@@ -14,8 +14,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::ioctl::get_option;
 use super::netlink::{Failed, Netlink};
 use crate::exposure::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
+use crate::fault::Malformed;
 use crate::wire::nft::{self, Get, Ruleset};
-use crate::wire::{DumpError, Malformed, Message, Writer, xt};
+use crate::wire::{DumpError, Message, Writer, xt};
 
 /// How often a read is tried again that others disturb by changing the rules.
 const ATTEMPTS: u32 = 5;
@@ -85,7 +86,7 @@ pub fn read() -> NatRules {
                     let what = format!(
                         "legacy {} table {}",
                         family.word(),
-                        crate::facts::escape(&name)
+                        crate::text::escape(&name)
                     );
                     part(what, retry(|| Ok(legacy(family, &name)?.map(|t| vec![t]))));
                 }

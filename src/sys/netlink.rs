@@ -10,8 +10,10 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
-use crate::error::Fault;
-use crate::wire::{self, DumpError, DumpReader, KernelError, Malformed, Message, Writer};
+use crate::fault::Fault;
+use crate::fault::{KernelError, Malformed};
+use crate::wire;
+use crate::wire::{DumpError, DumpReader, Message, Writer};
 
 /// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer. From 128 KiB on the allocator hands out
 /// untouched pages instead of writing zeros to all of them.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::files::read_text;
 use crate::doctor::{Candidate, Count, Flows, Manager};
-use crate::facts::IfName;
+use crate::text::IfName;
 
 /// The receiver's checksum errors in this network namespace.
 pub fn counters() -> Option<Count> {

@@ -14,8 +14,8 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::facts::escape;
 use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors};
+use crate::text::escape;
 
 /// Where policies are, the most important first.
 const DIRECTORIES: [&str; 4] = [

@@ -5,8 +5,8 @@
 use std::io;
 use std::path::Path;
 
-use super::state_file::{read_text, replace, run_dir};
 use crate::probe::{Machine, ProbeRun};
+use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "probe.json";
 

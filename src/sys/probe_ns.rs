@@ -25,12 +25,12 @@ use rustix::net::{
 };
 
 use super::{files, ioctl, state_file};
-use crate::facts::{IfName, escape};
 use crate::probe::plan::{self, Step};
 use crate::probe::{
     Case, Code, Family, Inner, Limits, Machine, Observed, Place, ProbeRun, Reason, furniture,
     observe,
 };
+use crate::text::{IfName, escape};
 use crate::wire::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::wire::nat_setup::{Requests, acks};
 

@@ -3,7 +3,7 @@
 //! Owns reading, locking and replacing the file. What stands in it is `state`'s business.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,12 +14,14 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::run_dir_io::make_dir;
+use crate::run_dir_io::read_text;
+use crate::run_dir_io::replace;
+use crate::run_dir_io::run_dir;
 use crate::state::{Now, State};
 
 /// A run takes milliseconds: whoever holds the lock longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A state of ten thousand devices is smaller.
-const LIMIT: u64 = 16 << 20;
 
 const NAME: &str = "state.json";
 
@@ -131,49 +133,6 @@ impl StateFile {
     fn make_dir(&self) -> io::Result<()> {
         make_dir(&self.dir)
     }
-}
-
-/// Where vxcsum keeps what is true until the next boot.
-pub(super) fn run_dir(root: &Path) -> PathBuf {
-    root.join("run/vxcsum")
-}
-
-/// A file of this directory: never through a link, and never waiting for a pipe.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(LIMIT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Replaces a file in one step: a reader sees the old one or the new one, whatever is killed when.
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    make_dir(dir)?;
-    let new = dir.join(format!("{name}.new"));
-    // A leftover of a killed run is replaced, and never followed.
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-    // For everybody to read, whatever the umask is: `status` needs no privilege.
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(bytes)?;
-    fs::rename(&new, dir.join(name))
-}
-
-fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
 }
 
 /// What this boot is called; empty where /proc does not say. It does not change while a process lives.

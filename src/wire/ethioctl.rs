@@ -3,8 +3,9 @@
 //! Owns their layout (`include/uapi/linux/ethtool.h`), as buffers of bytes that `sys::ioctl` hands to the kernel and gets
 //! back. Pure. <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>
 
-use super::{Malformed, get_u32, until_nul};
+use super::{get_u32, until_nul};
 use crate::facts::Features;
+use crate::fault::Malformed;
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
@@ -80,7 +81,7 @@ pub fn gstrings(bytes: &[u8]) -> Result<Vec<String>, Malformed> {
         .ok_or(bad)?;
     Ok(names
         .chunks_exact(ETH_GSTRING_LEN)
-        .map(|name| crate::facts::escape(until_nul(name)))
+        .map(|name| crate::text::escape(until_nul(name)))
         .collect())
 }
 
@@ -139,7 +140,7 @@ pub fn drvinfo_request() -> Vec<u8> {
 /// The driver's name; none if it has none.
 pub fn drvinfo_driver(bytes: &[u8]) -> Option<String> {
     let name = until_nul(bytes.get(4..36)?);
-    (!name.is_empty()).then(|| crate::facts::escape(name))
+    (!name.is_empty()).then(|| crate::text::escape(name))
 }
 
 fn words(words: &[u32]) -> Vec<u8> {

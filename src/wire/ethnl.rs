@@ -3,8 +3,10 @@
 //! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
 //! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
 
-use super::{Attr, Malformed, Message, NLM_F_DUMP, Open, Writer, attrs};
-use crate::facts::{Features, IfName};
+use super::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs};
+use crate::facts::Features;
+use crate::fault::Malformed;
+use crate::text::IfName;
 
 const GENL_ID_CTRL: u16 = 0x10;
 const GENL_HDRLEN: usize = 4;
@@ -140,7 +142,7 @@ pub fn feature_names(message: &Message<'_>) -> Result<Vec<String>, Malformed> {
                 return Err(bad);
             }
             let value = find(&string, ETHTOOL_A_STRING_VALUE)?.ok_or(bad)?;
-            names.push(crate::facts::escape(value.string()));
+            names.push(crate::text::escape(value.string()));
         }
     }
     Ok(names)

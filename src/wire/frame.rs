@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::octets;
+use crate::text::octets;
 
 /// `ETH_P_IP`.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;

@@ -14,7 +14,7 @@ use super::rtnl::{
     IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
 };
 use super::{NLM_F_CREATE, NLM_F_EXCL, family};
-use crate::facts::octets;
+use crate::text::octets;
 
 const AF_UNSPEC: u8 = 0;
 

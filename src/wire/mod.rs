@@ -16,7 +16,9 @@ pub mod rtnl;
 pub mod xt;
 
 use core::net::IpAddr;
-use std::fmt;
+
+use crate::fault::KernelError;
+use crate::fault::Malformed;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netlink.h#L54>
 pub const NLM_F_REQUEST: u16 = 0x01;
@@ -46,16 +48,6 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 
 const fn align(len: usize) -> usize {
     (len + 3) & !3
-}
-
-/// Bytes that are not what the kernel's protocol says. Holds what was being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "malformed {}", self.0)
-    }
 }
 
 /// One netlink message, without its header.
@@ -194,15 +186,6 @@ fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
         .map(u16::from_ne_bytes)
 }
 
-/// A refusal by the kernel, from a `NLMSG_ERROR` message or the end of a dump.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelError {
-    /// A positive errno.
-    pub errno: i32,
-    /// The extended acknowledgement's message, if the kernel gave one.
-    pub extack: Option<String>,
-}
-
 /// What a `NLMSG_ERROR` message says: `Ok` is an acknowledgement.
 ///
 /// # Errors
@@ -234,7 +217,7 @@ fn extack(tlvs: &[u8]) -> Result<Option<String>, Malformed> {
     for attr in attrs(tlvs) {
         let attr = attr?;
         if attr.kind == NLMSGERR_ATTR_MSG {
-            return Ok(Some(crate::facts::escape(attr.string())));
+            return Ok(Some(crate::text::escape(attr.string())));
         }
     }
     Ok(None)

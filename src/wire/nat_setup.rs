@@ -10,7 +10,7 @@ use core::ops::RangeInclusive;
 use super::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer, acknowledgement, is_acknowledgement,
 };
-use crate::facts::octets;
+use crate::text::octets;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;

@@ -5,8 +5,9 @@
 use core::net::IpAddr;
 
 use super::rtnl::AF_INET6;
-use super::{Malformed, Message, NLM_F_DUMP, Writer, attrs, family, get_u16, get_u32};
-use crate::facts::octets;
+use super::{Message, NLM_F_DUMP, Writer, attrs, family, get_u16, get_u32};
+use crate::fault::Malformed;
+use crate::text::octets;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h
 const RTM_NEWROUTE: u16 = 24;

@@ -4,8 +4,10 @@
 
 use core::net::IpAddr;
 
-use super::{Attr, Malformed, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
-use crate::facts::{IfName, OuterChecksum, UnderlayLink, VxlanLink};
+use super::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
+use crate::facts::{OuterChecksum, UnderlayLink, VxlanLink};
+use crate::fault::Malformed;
+use crate::text::IfName;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
 pub const RTM_NEWLINK: u16 = 16;
@@ -164,7 +166,7 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     Ok(Some(Link {
         ifindex,
         name,
-        kind: kind.map(crate::facts::escape),
+        kind: kind.map(crate::text::escape),
         vxlan,
     }))
 }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fault::KernelError;
+use crate::fault::Malformed;
 
 fn message(kind: u16, flags: u16, seq: u32, payload: &[u8]) -> Vec<u8> {
     let mut w = Writer::default();

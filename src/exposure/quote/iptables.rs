@@ -11,7 +11,7 @@ use super::{
 use crate::exposure::rules::{
     Connmark, Expr, Family, Nat, NatRules, Op, Rule, Source, Table, Verdict,
 };
-use crate::facts::escape;
+use crate::text::escape;
 
 /// Writes a rule with the words of iptables, as iptables-nft does for the native expressions that it uses.
 pub(super) struct Iptables<'a> {

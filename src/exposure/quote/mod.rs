@@ -9,7 +9,7 @@ use super::rules::{
     Backend, Chain, Expr, Family, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, Nat,
     NatKind, NatRules, Reg, Side, Source, Table,
 };
-use crate::facts::escape;
+use crate::text::escape;
 
 mod iptables;
 mod nft;

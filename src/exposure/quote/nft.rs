@@ -12,7 +12,7 @@ use crate::exposure::rules::{
     Data, Element, Expr, Family, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
     NatRegs, NatRules, Op, Reg, Rule, Set, Source, Table, Verdict,
 };
-use crate::facts::escape;
+use crate::text::escape;
 
 /// Writes a rule with the words of nft.
 pub(super) struct Nft<'a> {

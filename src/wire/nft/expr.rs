@@ -6,7 +6,8 @@ use super::{Fields, Message, Names, TableKey, attrs};
 use crate::exposure::rules::{
     Connmark, Expr, Family, MapTo, NatKind, NatRegs, Op, Rule, Source, Verdict,
 };
-use crate::wire::{Malformed, xt};
+use crate::fault::Malformed;
+use crate::wire::xt;
 
 /// The table and chain of a rule, before it is decoded with that table's names.
 pub fn rule_place<'a>(msg: &Message<'a>) -> Result<(TableKey, &'a [u8]), Malformed> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::{Get, Message, Names, TableKey, expr, sets};
 use crate::exposure::rules::{Backend, Chain, Expr, Family, Table};
-use crate::wire::Malformed;
+use crate::fault::Malformed;
 
 /// The tables so far. Dormant tables are left out: no packet sees them.
 #[derive(Default)]

@@ -10,11 +10,11 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::HashMap;
 
-use super::Malformed;
 use crate::exposure::rules::{
     Backend, Base, Chain, Connmark, Expr, Family, Hook, Match, Nat, NatKind, Rule, Side, Table,
     Verdict,
 };
+use crate::fault::Malformed;
 
 /// `sizeof(struct ipt_getinfo)`, and of ip6t.
 pub const INFO_LEN: usize = 84;
