@@ -14,10 +14,7 @@ use crate::cli::{
     Apply, Cli, Command, Common, Doctor, Explain, PolicyCommand, Probe, Revert, Status,
 };
 use crate::discover::Which;
-use crate::docs;
-use crate::doctor;
-use crate::error::Error;
-use crate::error::ExitCode;
+use crate::error::{Error, ExitCode};
 use crate::facts::{Facts, FeatureTable, KernelFacts};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
@@ -28,7 +25,7 @@ use crate::render::{self, Explanation, Kept, RuleOutcome};
 use crate::report::{KernelReport, Report};
 use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
 use crate::text::{IfName, escape};
-use crate::watch;
+use crate::{docs, doctor, watch};
 
 /// So often at most `apply --if-exists` looks again for devices that were created during the run.
 const ROUNDS: usize = 10;

@@ -15,11 +15,12 @@ use crate::facts::{
     VxlanLink,
 };
 use crate::fault::Fault;
+use crate::netlink::Writer;
+use crate::netlink::socket_io::{Answers, Netlink};
 use crate::sys::features::Backend;
 use crate::sys::ioctl::Socket;
-use crate::sys::netlink::{Answers, Netlink};
 use crate::text::IfName;
-use crate::wire::{Writer, route, rtnl};
+use crate::wire::{route, rtnl};
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";

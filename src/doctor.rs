@@ -11,7 +11,8 @@ pub use managers::{Candidate, Manager, managers};
 
 use serde::Serialize;
 
-use crate::exposure::{quoted_chains, rules::NatRules};
+use crate::exposure::quoted_chains;
+use crate::exposure::rules::NatRules;
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::probe::{BugResult, Hex, Observed, Outcome, Outer, ProbeRun};
 use crate::report::{DeviceReport, Report};

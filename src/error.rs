@@ -88,8 +88,7 @@ impl From<Fault> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::KernelError;
-    use crate::fault::Malformed;
+    use crate::fault::{KernelError, Malformed};
 
     #[test]
     fn faults_say_what_was_tried_what_the_kernel_said_and_what_to_do() {

@@ -15,6 +15,7 @@ pub mod facts;
 pub mod fault;
 pub mod glob;
 pub mod kernel;
+pub mod netlink;
 pub mod node;
 pub mod plan;
 pub mod policy;

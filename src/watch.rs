@@ -19,8 +19,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::discover::Which;
-use crate::error::Error;
-use crate::error::ExitCode;
+use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
 use crate::node::{Node, Options, require_net_admin};
 use crate::plan::ReasonCode;

@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
-use vxcsum::facts::Facts;
 use vxcsum::facts::{
-    BackendName, Device, Exposure, FEATURE, FeatureState, FeatureTable, Features, KernelFacts,
-    OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
+    BackendName, Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, Features,
+    KernelFacts, OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
 };
-use vxcsum::fault::Fault;
-use vxcsum::fault::KernelError;
+use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
 use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::policy::{Kind, Policy, merge, parse};

@@ -6,9 +6,9 @@
 use proptest::prelude::*;
 use vxcsum::facts::{FEATURE, Features, OuterChecksum, UnderlayLink};
 use vxcsum::fault::Malformed;
+use vxcsum::netlink::{self, DumpReader, Message, Writer};
 use vxcsum::text::IfName;
-use vxcsum::wire;
-use vxcsum::wire::{DumpReader, Message, Writer, ethnl, route, rtnl};
+use vxcsum::wire::{self, ethnl, route, rtnl};
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;
@@ -59,7 +59,7 @@ fn requests_are_what_was_sent() {
     };
     let flannel = name("flannel.1");
     let device = (FLANNEL, &flannel);
-    let ack = wire::NLM_F_ACK;
+    let ack = netlink::NLM_F_ACK;
     for (fixture, request) in [
         ("getlink-dump.request", written(&|w| rtnl::dump_vxlan(w, 1))),
         (
@@ -165,7 +165,7 @@ fn the_link_dump_describes_every_vxlan_device() {
 #[test]
 fn a_link_of_another_kind_is_named_and_is_no_vxlan_device() {
     let datagram = &datagrams("getlink-veth.answer")[0];
-    let message = wire::messages(datagram).next().unwrap().unwrap();
+    let message = netlink::messages(datagram).next().unwrap().unwrap();
     let link = rtnl::link(&message).unwrap().unwrap();
     assert_eq!(
         (link.name, link.kind.as_deref(), link.vxlan),
@@ -253,7 +253,7 @@ fn what_is_no_forwarding_entry() {
 #[test]
 fn the_family_and_its_commands() {
     let datagram = &datagrams("family.answer")[0];
-    let message = wire::messages(datagram).next().unwrap().unwrap();
+    let message = netlink::messages(datagram).next().unwrap().unwrap();
     assert_eq!(
         ethnl::family(&message),
         Ok(ethnl::Family {
@@ -269,7 +269,7 @@ fn the_family_and_its_commands() {
         .position(|window| window == op)
         .expect("the operation is in the capture");
     without[at + 4] = 99;
-    let message = wire::messages(&without).next().unwrap().unwrap();
+    let message = netlink::messages(&without).next().unwrap().unwrap();
     assert_eq!(
         ethnl::family(&message),
         Ok(ethnl::Family {
@@ -282,7 +282,7 @@ fn the_family_and_its_commands() {
 #[test]
 fn the_names_of_the_features() {
     let datagram = &datagrams("strset.answer")[0];
-    let message = wire::messages(datagram).next().unwrap().unwrap();
+    let message = netlink::messages(datagram).next().unwrap().unwrap();
     let names = ethnl::feature_names(&message).unwrap();
     assert_eq!(names.iter().position(|name| name == FEATURE), Some(3));
     assert_eq!(names[0], "tx-scatter-gather");
@@ -291,7 +291,7 @@ fn the_names_of_the_features() {
 #[test]
 fn features_of_one_device_and_of_all() {
     let datagram = &datagrams("features-get.answer")[0];
-    let message = wire::messages(datagram).next().unwrap().unwrap();
+    let message = netlink::messages(datagram).next().unwrap().unwrap();
     let device = ethnl::features(&message, |_, _| true).unwrap().unwrap();
     assert_eq!((device.ifindex, device.name), (FLANNEL, &b"flannel.1"[..]));
     let state = device.features.state(3);
@@ -317,9 +317,9 @@ fn features_of_one_device_and_of_all() {
 fn acknowledgements_and_refusals() {
     let read = |fixture| {
         let datagram = &datagrams(fixture)[0];
-        let message = wire::messages(datagram).next().unwrap().unwrap();
-        assert!(wire::is_acknowledgement(&message));
-        wire::acknowledgement(&message).unwrap()
+        let message = netlink::messages(datagram).next().unwrap().unwrap();
+        assert!(netlink::is_acknowledgement(&message));
+        netlink::acknowledgement(&message).unwrap()
     };
     assert_eq!(read("features-set.answer"), Ok(()));
     let refused = read("features-set-renamed.answer").unwrap_err();

@@ -2,10 +2,9 @@
 //!
 //! Owns the order of evidence. Pure.
 
-use super::bugs;
 use super::release::Kernel;
 use super::{
-    BugId, BugVerdict, Evidence, KernelOverride, KernelVerdict, Mark, Source, Status, Why,
+    BugId, BugVerdict, Evidence, KernelOverride, KernelVerdict, Mark, Source, Status, Why, bugs,
 };
 use crate::facts::KernelFacts;
 use crate::probe::{Outcome, ProbeRun};

@@ -14,9 +14,10 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use super::{Case, Code, Family, Inner, Nat, Observed, Outer, Reason};
+use crate::netlink::requests::Requests;
 use crate::wire::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
 use crate::wire::link_setup::{self, Device, Vxlan};
-use crate::wire::nat_setup::{self, Requests, Rewrite, SourceNat};
+use crate::wire::nat_setup::{self, Rewrite, SourceNat};
 
 /// The end of the veth pair that packets leave through.
 pub const UNDERLAY: Device<'static> = Device {

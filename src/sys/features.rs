@@ -3,11 +3,12 @@
 //! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
 
 use super::ioctl::{Failed, Socket};
-use super::netlink::{Answers, Netlink};
 use crate::facts::{BackendName, FEATURE, Features, SET_OFF, SET_ON};
 use crate::fault::Fault;
+use crate::netlink::Message;
+use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
-use crate::wire::{Message, ethnl};
+use crate::wire::ethnl;
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 

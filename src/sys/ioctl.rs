@@ -15,9 +15,10 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::facts::Features;
 use crate::fault::Malformed;
+use crate::netlink::until_nul;
 use crate::text::IfName;
 use crate::wire::bpf::Instruction;
-use crate::wire::{ethioctl, until_nul};
+use crate::wire::ethioctl;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
 const SIOCGIFNAME: Opcode = 0x8910;

@@ -12,7 +12,8 @@ use neli::utils::Groups;
 use rustix::io::Errno;
 
 use super::ioctl::{attach_filter, borrow};
-use crate::wire::{self, bpf, rtnl};
+use crate::netlink;
+use crate::wire::{bpf, rtnl};
 
 const RTNLGRP_LINK: u32 = 1;
 
@@ -72,7 +73,7 @@ impl LinkEvents {
                 return Ok(Heard::Overrun);
             };
             // One message a datagram; one that cannot be read may be about any device.
-            for message in wire::messages(datagram) {
+            for message in netlink::messages(datagram) {
                 match message.and_then(|message| rtnl::link(&message)) {
                     Ok(Some(link)) if link.vxlan.is_some() => return Ok(Heard::Link(link.ifindex)),
                     Ok(_) => {}

@@ -10,7 +10,6 @@ pub mod journal;
 pub mod link_events;
 pub mod message_ids;
 pub mod nat_rules;
-pub mod netlink;
 pub mod nft_events;
 pub mod node_evidence;
 pub mod policy_files;

@@ -12,11 +12,12 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::ioctl::get_option;
-use super::netlink::{Failed, Netlink};
 use crate::exposure::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
 use crate::fault::Malformed;
+use crate::netlink::socket_io::{Failed, Netlink};
+use crate::netlink::{DumpError, Message, Writer};
 use crate::wire::nft::{self, Get, Ruleset};
-use crate::wire::{DumpError, Message, Writer, xt};
+use crate::wire::xt;
 
 /// How often a read is tried again that others disturb by changing the rules.
 const ATTEMPTS: u32 = 5;

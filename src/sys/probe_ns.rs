@@ -25,6 +25,7 @@ use rustix::net::{
 };
 
 use super::{files, ioctl, state_file};
+use crate::netlink::requests::{Requests, acks};
 use crate::probe::plan::{self, Step};
 use crate::probe::{
     Case, Code, Family, Inner, Limits, Machine, Observed, Place, ProbeRun, Reason, furniture,
@@ -32,7 +33,6 @@ use crate::probe::{
 };
 use crate::text::{IfName, escape};
 use crate::wire::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::wire::nat_setup::{Requests, acks};
 
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1613>
 const ETHTOOL_GTXCSUM: u32 = 0x16;

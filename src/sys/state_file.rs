@@ -3,8 +3,8 @@
 //! Owns reading, locking and replacing the file. What stands in it is `state`'s business.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,10 +14,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::run_dir_io::make_dir;
-use crate::run_dir_io::read_text;
-use crate::run_dir_io::replace;
-use crate::run_dir_io::run_dir;
+use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 use crate::state::{Now, State};
 
 /// A run takes milliseconds: whoever holds the lock longer is stuck.

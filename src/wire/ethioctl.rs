@@ -3,9 +3,9 @@
 //! Owns their layout (`include/uapi/linux/ethtool.h`), as buffers of bytes that `sys::ioctl` hands to the kernel and gets
 //! back. Pure. <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>
 
-use super::{get_u32, until_nul};
 use crate::facts::Features;
 use crate::fault::Malformed;
+use crate::netlink::{get_u32, until_nul};
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;

@@ -3,9 +3,9 @@
 //! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
 //! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
 
-use super::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs};
 use crate::facts::Features;
 use crate::fault::Malformed;
+use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs};
 use crate::text::IfName;
 
 const GENL_ID_CTRL: u16 = 0x10;

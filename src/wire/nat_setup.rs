@@ -7,9 +7,8 @@
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
-use super::{
-    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer, acknowledgement, is_acknowledgement,
-};
+use crate::netlink::requests::Requests;
+use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer};
 use crate::text::octets;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -81,66 +80,6 @@ pub struct SourceNat {
     pub dst: IpAddr,
     /// What becomes of them.
     pub rewrite: Rewrite,
-}
-
-/// Netlink messages to be sent in one go; each has its own sequence number, counted from 1.
-#[derive(Debug, Default)]
-pub struct Requests {
-    writer: Writer,
-    /// The sequence numbers that the kernel has to acknowledge, in order.
-    pub acks: Vec<u32>,
-    last_seq: u32,
-}
-
-impl Requests {
-    /// The messages.
-    pub fn bytes(&self) -> &[u8] {
-        self.writer.bytes()
-    }
-
-    /// Appends one message; its sequence number is returned.
-    fn message(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        header: &[u8],
-        body: impl FnOnce(&mut Writer),
-    ) -> u32 {
-        self.last_seq += 1;
-        let open = self.writer.message(kind, flags, self.last_seq, header);
-        body(&mut self.writer);
-        self.writer.end_message(&open);
-        self.last_seq
-    }
-
-    /// Appends one message that has to be acknowledged.
-    pub fn acked(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        header: &[u8],
-        body: impl FnOnce(&mut Writer),
-    ) -> u32 {
-        let seq = self.message(kind, flags | NLM_F_ACK, header, body);
-        self.acks.push(seq);
-        seq
-    }
-}
-
-/// The answers in what a netlink socket received: sequence number and errno, which is 0 for an acknowledgement. What
-/// cannot be read is no answer.
-pub fn acks(datagram: &[u8]) -> Vec<(u32, i32)> {
-    super::messages(datagram)
-        .flatten()
-        .filter(is_acknowledgement)
-        .filter_map(|message| {
-            let errno = match acknowledgement(&message).ok()? {
-                Ok(()) => 0,
-                Err(e) => e.errno,
-            };
-            Some((message.seq, errno))
-        })
-        .collect()
 }
 
 /// A batch that creates a table, a postrouting chain of type `nat` and these rules in it. The destinations have to be of
@@ -283,10 +222,10 @@ pub mod text {
             let kind = u16::from_ne_bytes([bytes[2], bytes[3]]);
             let padded = len.next_multiple_of(4);
             assert!(bytes[len..padded].iter().all(|b| *b == 0));
-            if kind & crate::wire::NLA_F_NESTED == 0 {
+            if kind & crate::netlink::NLA_F_NESTED == 0 {
                 let _ = write!(out, " {kind}={}", hex(&bytes[4..len]));
             } else {
-                let kind = kind & !crate::wire::NLA_F_NESTED;
+                let kind = kind & !crate::netlink::NLA_F_NESTED;
                 path.push(kind);
                 let start = 4 + skip(path);
                 let _ = write!(out, " {kind}[{}", hex(&bytes[4..start]));
@@ -309,6 +248,7 @@ pub mod text {
 #[cfg(all(test, target_endian = "little"))]
 mod tests {
     use super::*;
+    use crate::netlink::requests::acks;
 
     /// As nft 1.0 sends `add table`, `add chain ... { type nat hook postrouting priority 100; }`,
     /// `add rule ... ip daddr 192.0.2.3 snat to 192.0.2.9` and, less its match of the protocol,

@@ -4,9 +4,9 @@
 
 use core::net::IpAddr;
 
-use super::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::facts::{OuterChecksum, UnderlayLink, VxlanLink};
 use crate::fault::Malformed;
+use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::text::IfName;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
@@ -321,5 +321,13 @@ fn address(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
         Ok(Some(IpAddr::from(v6)))
     } else {
         Err(Malformed("address"))
+    }
+}
+
+/// `AF_INET` or `AF_INET6`.
+pub fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
     }
 }

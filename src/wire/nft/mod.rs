@@ -14,9 +14,9 @@ mod tests;
 
 pub use ruleset::Ruleset;
 
-use super::{Message, NLM_F_DUMP, Writer, attrs};
 use crate::exposure::rules::{Base, Hook, Reg};
 use crate::fault::Malformed;
+use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::exposure::rules::{Data, Element, IpSet, Member, NatRules, Table};
-use crate::wire::messages;
+use crate::netlink::messages;
 
 /// Lines of `tag type payload`.
 fn fixture(text: &str) -> Vec<(String, u16, Vec<u8>)> {

@@ -10,10 +10,9 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
-use crate::fault::Fault;
-use crate::fault::{KernelError, Malformed};
-use crate::wire;
-use crate::wire::{DumpError, DumpReader, Message, Writer};
+use super::{DumpError, DumpReader, Message, Writer};
+use crate::fault::{Fault, KernelError, Malformed};
+use crate::netlink;
 
 /// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer. From 128 KiB on the allocator hands out
 /// untouched pages instead of writing zeros to all of them.
@@ -149,7 +148,7 @@ impl Netlink {
                 write(
                     &mut self.request,
                     seq,
-                    if acknowledge { wire::NLM_F_ACK } else { 0 },
+                    if acknowledge { netlink::NLM_F_ACK } else { 0 },
                     index,
                 );
                 self.seq = seq;
@@ -164,7 +163,7 @@ impl Netlink {
                     Err(Errno::AGAIN) => break,
                     Err(e) => return Err(Fault::kernel(operation, e, None)),
                 };
-                for message in wire::messages(datagram) {
+                for message in netlink::messages(datagram) {
                     let message = message.map_err(malformed)?;
                     let index = message
                         .seq
@@ -172,8 +171,8 @@ impl Netlink {
                         .map(|n| first + n as usize)
                         .filter(|n| *n < end);
                     let Some(index) = index else { continue };
-                    if wire::is_acknowledgement(&message) {
-                        outcomes[index] = wire::acknowledgement(&message)
+                    if netlink::is_acknowledgement(&message) {
+                        outcomes[index] = netlink::acknowledgement(&message)
                             .map_err(malformed)?
                             .map(|()| None);
                         open -= 1;

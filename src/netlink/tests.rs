@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fault::KernelError;
-use crate::fault::Malformed;
+use crate::fault::{KernelError, Malformed};
 
 fn message(kind: u16, flags: u16, seq: u32, payload: &[u8]) -> Vec<u8> {
     let mut w = Writer::default();

@@ -1,0 +1,65 @@
+//! Requests that are numbered and sent together, and their acknowledgements.
+//!
+//! Owns the numbering. Pure: may not send anything.
+
+use super::{NLM_F_ACK, Writer, acknowledgement, is_acknowledgement};
+
+/// Netlink messages to be sent in one go; each has its own sequence number, counted from 1.
+#[derive(Debug, Default)]
+pub struct Requests {
+    writer: Writer,
+    /// The sequence numbers that the kernel has to acknowledge, in order.
+    pub acks: Vec<u32>,
+    last_seq: u32,
+}
+
+impl Requests {
+    /// The messages.
+    pub fn bytes(&self) -> &[u8] {
+        self.writer.bytes()
+    }
+
+    /// Appends one message; its sequence number is returned.
+    pub fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Writer),
+    ) -> u32 {
+        self.last_seq += 1;
+        let open = self.writer.message(kind, flags, self.last_seq, header);
+        body(&mut self.writer);
+        self.writer.end_message(&open);
+        self.last_seq
+    }
+
+    /// Appends one message that has to be acknowledged.
+    pub fn acked(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Writer),
+    ) -> u32 {
+        let seq = self.message(kind, flags | NLM_F_ACK, header, body);
+        self.acks.push(seq);
+        seq
+    }
+}
+
+/// The answers in what a netlink socket received: sequence number and errno, which is 0 for an acknowledgement. What
+/// cannot be read is no answer.
+pub fn acks(datagram: &[u8]) -> Vec<(u32, i32)> {
+    super::messages(datagram)
+        .flatten()
+        .filter(is_acknowledgement)
+        .filter_map(|message| {
+            let errno = match acknowledgement(&message).ok()? {
+                Ok(()) => 0,
+                Err(e) => e.errno,
+            };
+            Some((message.seq, errno))
+        })
+        .collect()
+}
