@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 
 use crate::discover::read_features;
-use crate::facts::{Features, SET_OFF, SET_ON};
+use crate::ethtool::backend_io::Backend;
+use crate::ethtool::{Features, SET_OFF, SET_ON};
 use crate::fault::Fault;
 use crate::plan::{Action, DevicePlan, Plan};
 use crate::report::{Change, Outcome};
-use crate::sys::features::Backend;
 
 /// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
 /// it. A device that fails stops no other.
@@ -105,7 +105,7 @@ fn change(
     }
 }
 
-fn failed(fault: Fault, feature: Option<crate::facts::FeatureState>) -> Change {
+fn failed(fault: Fault, feature: Option<crate::ethtool::FeatureState>) -> Change {
     let outcome = if fault.gone() {
         Outcome::Gone
     } else {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::facts::BackendName;
-use crate::sys::features::Choice;
+use crate::ethtool::BackendName;
+use crate::ethtool::backend_io::Choice;
 use crate::text::IfName;
 
 /// Turns tx-checksum-ip-generic off on the VXLAN devices whose packets this kernel would send with a broken outer UDP

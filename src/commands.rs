@@ -15,7 +15,8 @@ use crate::cli::{
 };
 use crate::discover::Which;
 use crate::error::{Error, ExitCode};
-use crate::facts::{Facts, FeatureTable, KernelFacts};
+use crate::ethtool::FeatureTable;
+use crate::facts::{Facts, KernelFacts};
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};

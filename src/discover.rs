@@ -9,16 +9,14 @@ use std::rc::Rc;
 use neli::consts::socket::NlFamily;
 
 use crate::error::Error;
+use crate::ethtool::backend_io::Backend;
+use crate::ethtool::ioctl_io::Socket;
+use crate::ethtool::{FeatureTable, Features};
 use crate::exposure::{Elsewhere, OuterFlow};
-use crate::facts::{
-    Device, Exposure, FeatureTable, Features, OuterChecksum, Past, Underlay, UnderlayLink,
-    VxlanLink,
-};
+use crate::facts::{Device, Exposure, OuterChecksum, Past, Underlay, UnderlayLink, VxlanLink};
 use crate::fault::Fault;
 use crate::netlink::Writer;
 use crate::netlink::socket_io::{Answers, Netlink};
-use crate::sys::features::Backend;
-use crate::sys::ioctl::Socket;
 use crate::text::IfName;
 use crate::wire::{route, rtnl};
 

@@ -7,30 +7,10 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use crate::ethtool::{FeatureTable, Features};
 pub use crate::exposure::Exposure;
 use crate::fault::Fault;
 use crate::text::IfName;
-
-/// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
-///
-/// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L22>
-pub const FEATURE: &str = "tx-checksum-ip-generic";
-
-/// What a failed set was doing.
-pub const SET_OFF: &str = "set tx-checksum-ip-generic off";
-/// The same, in the other direction.
-pub const SET_ON: &str = "set tx-checksum-ip-generic on";
-
-/// Which interface of the kernel is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum BackendName {
-    /// Generic netlink family `ethtool`, with features from 5.7 on.
-    #[serde(rename = "ethtool-netlink")]
-    Netlink,
-    /// `SIOCETHTOOL`, in every kernel.
-    #[serde(rename = "ethtool-ioctl")]
-    Ioctl,
-}
 
 /// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,102 +104,6 @@ pub enum OuterChecksum {
     Unknown,
 }
 
-/// The four feature sets of a device, as bits: bit n is the feature with index n in the kernel's `ETH_SS_FEATURES` strings.
-///
-/// <https://docs.kernel.org/networking/netdev-features.html>
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
-    /// What the device lets the user change.
-    pub hw: u128,
-    /// What the user asked for.
-    pub wanted: u128,
-    /// What is in force.
-    pub active: u128,
-    /// What nobody can change on this device.
-    pub nochange: u128,
-}
-
-/// The state of one feature on one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "the kernel has these four, under these names"
-)]
-pub struct FeatureState {
-    /// In the `hw` set.
-    pub hw: bool,
-    /// In the `wanted` set.
-    pub wanted: bool,
-    /// In the `active` set.
-    pub active: bool,
-    /// In the `nochange` set.
-    pub nochange: bool,
-}
-
-impl FeatureState {
-    /// What ethtool(8) marks `[fixed]`.
-    pub fn fixed(self) -> bool {
-        !self.hw || self.nochange
-    }
-
-    /// Nothing left to turn off.
-    pub fn off(self) -> bool {
-        !self.wanted && !self.active
-    }
-}
-
-impl Features {
-    /// The state of the feature with this index (below 128).
-    pub fn state(&self, index: u32) -> FeatureState {
-        let has = |set: u128| set.checked_shr(index).is_some_and(|s| s & 1 == 1);
-        FeatureState {
-            hw: has(self.hw),
-            wanted: has(self.wanted),
-            active: has(self.active),
-            nochange: has(self.nochange),
-        }
-    }
-}
-
-/// The names of the features of this kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FeatureTable {
-    /// Name n belongs to bit n.
-    pub names: Vec<String>,
-}
-
-impl FeatureTable {
-    /// The bit of [`FEATURE`]; none if this kernel does not have it.
-    pub fn index(&self) -> Option<u32> {
-        self.names
-            .iter()
-            .position(|name| name == FEATURE)
-            .and_then(|n| u32::try_from(n).ok())
-    }
-
-    /// The bits of the features whose names are `chosen`.
-    pub fn bits(&self, chosen: impl Fn(&str) -> bool) -> u128 {
-        self.names
-            .iter()
-            .take(128)
-            .enumerate()
-            .filter(|(_, name)| chosen(name))
-            .fold(0, |bits, (n, _)| bits | 1 << n)
-    }
-
-    /// The names of the bits that are set.
-    pub fn named(&self, bits: u128) -> Vec<&str> {
-        let set = |n: &usize| {
-            bits.checked_shr(u32::try_from(*n).unwrap_or(u32::MAX))
-                .is_some_and(|b| b & 1 == 1)
-        };
-        (0..self.names.len())
-            .filter(set)
-            .map(|n| self.names[n].as_str())
-            .collect()
-    }
-}
-
 /// One VXLAN device and all that was learnt about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -255,49 +139,4 @@ pub struct Facts {
     pub table: FeatureTable,
     /// The VXLAN devices, by ifindex.
     pub devices: Vec<Device>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_feature_table_finds_the_bit() {
-        let table = FeatureTable {
-            names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec(),
-        };
-        assert_eq!(table.index(), Some(1));
-        assert_eq!(table.named(0b101), ["tx-lro", "rx-gro"]);
-        assert_eq!(table.bits(|name| name.starts_with("tx-")), 0b011);
-        assert_eq!(FeatureTable::default().index(), None);
-    }
-
-    #[test]
-    fn feature_state_of_an_index() {
-        let f = Features {
-            hw: 0b100,
-            wanted: 0b110,
-            active: 0b010,
-            nochange: 0b001,
-        };
-        assert_eq!(
-            f.state(2),
-            FeatureState {
-                hw: true,
-                wanted: true,
-                active: false,
-                nochange: false
-            }
-        );
-        assert!(f.state(0).fixed() && f.state(0).off() && f.state(1).fixed());
-        assert_eq!(
-            f.state(200),
-            FeatureState {
-                hw: false,
-                wanted: false,
-                active: false,
-                nochange: false
-            }
-        );
-    }
 }

@@ -10,6 +10,7 @@ pub mod discover;
 pub mod docs;
 pub mod doctor;
 pub mod error;
+pub mod ethtool;
 pub mod exposure;
 pub mod facts;
 pub mod fault;

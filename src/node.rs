@@ -12,9 +12,11 @@ use log::warn;
 use crate::apply::apply;
 use crate::discover::{Discovery, Which};
 use crate::error::Error;
+use crate::ethtool::FeatureTable;
+use crate::ethtool::backend_io::{Backend, Choice};
 use crate::exposure::rules::{self, NatRules};
 use crate::exposure::{Exposure, analyze};
-use crate::facts::{Device, Facts, FeatureTable, KernelFacts, Past};
+use crate::facts::{Device, Facts, KernelFacts, Past};
 use crate::kernel::KernelVerdict;
 use crate::kernel::verdict::judge;
 use crate::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
@@ -22,7 +24,6 @@ use crate::policy::Policy;
 use crate::probe::ProbeRun;
 use crate::report::{Change, KernelReport, Outcome};
 use crate::state::{State, Turned};
-use crate::sys::features::{Backend, Choice};
 use crate::sys::policy_files::{self, Wanted};
 use crate::sys::state_file::{self, Lock, StateFile};
 use crate::sys::{files, journal, nat_rules, probe_file, probe_ns};
@@ -159,7 +160,7 @@ impl Node {
     }
 
     /// The interface in use.
-    pub fn backend(&self) -> crate::facts::BackendName {
+    pub fn backend(&self) -> crate::ethtool::BackendName {
         self.backend.name()
     }
 
@@ -353,7 +354,7 @@ impl Node {
 }
 
 fn is_off(device: &crate::facts::Device, table: &FeatureTable) -> bool {
-    state(device, table).is_some_and(crate::facts::FeatureState::off)
+    state(device, table).is_some_and(crate::ethtool::FeatureState::off)
 }
 
 /// What was measured on this boot; a file that is not used is warned of.

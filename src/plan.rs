@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 
-use crate::facts::{Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, OuterChecksum};
+use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
+use crate::facts::{Device, Exposure, Facts, OuterChecksum};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::policy::{Assume, Policy, Rule, Subject, When};
 use crate::text::IfName;

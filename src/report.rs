@@ -7,9 +7,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::error::ExitCode;
-use crate::facts::{
-    BackendName, FeatureState, KernelFacts, OsRelease, OuterChecksum, SET_OFF, Underlay,
-};
+use crate::ethtool::{BackendName, FeatureState, SET_OFF};
+use crate::facts::{KernelFacts, OsRelease, OuterChecksum, Underlay};
 use crate::fault::Fault;
 use crate::kernel::{BugVerdict, KernelVerdict};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};

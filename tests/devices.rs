@@ -566,8 +566,8 @@ fn an_unknown_kernel_counts_as_affected_and_explains_how_to_know() {
 
 #[test]
 fn a_fixed_feature_is_seen_as_fixed_and_stays() {
-    use vxcsum::facts::{BackendName, FeatureTable};
-    use vxcsum::sys::features::{Backend, Choice};
+    use vxcsum::ethtool::backend_io::{Backend, Choice};
+    use vxcsum::ethtool::{BackendName, FeatureTable};
     use vxcsum::text::IfName;
 
     let netns = Netns::new();

@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vxcsum::discover::{Discovery, Which};
+use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::exposure::{Exposure, OuterFlow, analyze};
-use vxcsum::sys::features::{Backend, Choice};
 use vxcsum::sys::nat_rules;
 
 /// Four namespaces, deleted when this goes.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
+use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features, SET_OFF};
 use vxcsum::facts::{
-    BackendName, Device, Exposure, FEATURE, Facts, FeatureState, FeatureTable, Features,
-    KernelFacts, OuterChecksum, Past, SET_OFF, Underlay, UnderlayLink, VxlanLink,
+    Device, Exposure, Facts, KernelFacts, OuterChecksum, Past, Underlay, UnderlayLink, VxlanLink,
 };
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};

@@ -4,11 +4,12 @@
 #![cfg(target_endian = "little")]
 
 use proptest::prelude::*;
-use vxcsum::facts::{FEATURE, Features, OuterChecksum, UnderlayLink};
+use vxcsum::ethtool::{FEATURE, Features, netlink as ethnl, structs};
+use vxcsum::facts::{OuterChecksum, UnderlayLink};
 use vxcsum::fault::Malformed;
 use vxcsum::netlink::{self, DumpReader, Message, Writer};
 use vxcsum::text::IfName;
-use vxcsum::wire::{self, ethnl, route, rtnl};
+use vxcsum::wire::{route, rtnl};
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;
@@ -388,9 +389,9 @@ proptest! {
     ) {
         let message = Message { kind, flags: 0, seq: 1, payload: &payload };
         read_all(&message);
-        let _ = wire::ethioctl::sset_info(&payload);
-        let _ = wire::ethioctl::gstrings(&payload);
-        let _ = wire::ethioctl::gfeatures(&payload);
-        let _ = wire::ethioctl::drvinfo_driver(&payload);
+        let _ = structs::sset_info(&payload);
+        let _ = structs::gstrings(&payload);
+        let _ = structs::gfeatures(&payload);
+        let _ = structs::drvinfo_driver(&payload);
     }
 }

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped};
 use crate::doctor::{Defence, Diagnosis, Health, KubeProxy};
-use crate::facts::FEATURE;
+use crate::ethtool::FEATURE;
 use crate::kernel::Source;
 use crate::report::DeviceReport;
 use crate::text::escape;

@@ -151,7 +151,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         ("destinations", destinations(&facts.remotes)),
         ("outer checksum", outer(device.outer_checksum).to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
-        (crate::facts::FEATURE, sets),
+        (crate::ethtool::FEATURE, sets),
         ("exposure to NAT", exposure),
     ] {
         wrapped(out, "  ", &format!("{label}: {text}"))?;
@@ -293,7 +293,7 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
         ways.push(format!(
             "to turn the offload on again by hand: ethtool -K {} {} on",
             device.name,
-            crate::facts::FEATURE
+            crate::ethtool::FEATURE
         ));
     }
     for way in ways {

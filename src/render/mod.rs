@@ -20,7 +20,8 @@ pub use probe::{Kept, probe};
 use table::{Cell, Table};
 
 use crate::error::Error;
-use crate::facts::{BackendName, FEATURE, FeatureState, OuterChecksum};
+use crate::ethtool::{BackendName, FEATURE, FeatureState};
+use crate::facts::OuterChecksum;
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::plan::Action;
 use crate::policy::PolicyError;

@@ -9,7 +9,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::message_ids;
 use crate::error::Error;
-use crate::facts::FEATURE;
+use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
 use crate::plan::{Action, DevicePlan, ReasonCode};
 use crate::probe::{self, ProbeRun};

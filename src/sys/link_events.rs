@@ -11,7 +11,7 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
-use super::ioctl::{attach_filter, borrow};
+use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink;
 use crate::wire::{bpf, rtnl};
 

@@ -3,9 +3,7 @@
 //! Owns sockets, ioctls, file reads and the log. May not decide anything: bytes are understood in `wire`, decisions are
 //! taken in `plan`.
 
-pub mod features;
 pub mod files;
-pub mod ioctl;
 pub mod journal;
 pub mod link_events;
 pub mod message_ids;

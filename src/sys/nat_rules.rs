@@ -11,7 +11,7 @@ use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::ioctl::get_option;
+use crate::ethtool::ioctl_io::get_option;
 use crate::exposure::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
 use crate::fault::Malformed;
 use crate::netlink::socket_io::{Failed, Netlink};

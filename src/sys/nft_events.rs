@@ -9,7 +9,7 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
-use super::ioctl::{attach_filter, borrow};
+use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::wire::bpf;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>

@@ -24,7 +24,8 @@ use rustix::net::{
     send, socket_with,
 };
 
-use super::{files, ioctl, state_file};
+use super::{files, state_file};
+use crate::ethtool::ioctl_io;
 use crate::netlink::requests::{Requests, acks};
 use crate::probe::plan::{self, Step};
 use crate::probe::{
@@ -81,11 +82,13 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
 
 fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
     match place {
-        Place::NewNamespace => ioctl::unshare_network().map_err(|e| failed(Step::Namespace, e))?,
+        Place::NewNamespace => {
+            ioctl_io::unshare_network().map_err(|e| failed(Step::Namespace, e))?
+        }
         Place::PrivateNetwork => require_empty()?,
     }
     let unusable = furnish(deadline)?;
-    let switches = ioctl::Socket::open().map_err(|e| failed(Step::Offload, e))?;
+    let switches = ioctl_io::Socket::open().map_err(|e| failed(Step::Offload, e))?;
     let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .map_err(|e| failed(Step::Offload, errno_of(&e)))?;
     for end in [plan::UNDERLAY, plan::PEER] {
@@ -199,7 +202,7 @@ fn exchange(
 
 /// Turns `tx-checksum-ip-generic` on or off and makes sure of it. Uses the oldest of ethtool's commands, which all
 /// kernels have: on a VXLAN device it is about no other feature.
-fn switch(socket: &ioctl::Socket, device: &str, on: bool) -> Result<(), Reason> {
+fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Reason> {
     let fail = |errno: Errno| Reason {
         text: format!(
             "probe: {device}: switch checksum offload: {}",

@@ -1,6 +1,6 @@
 //! The filters of the multicast sockets, in classic BPF.
 //!
-//! Owns the programs; `sys::ioctl` attaches them. Pure. Loads are big-endian and a netlink message's header is in host order.
+//! Owns the programs; `ethtool::ioctl_io` attaches them. Pure. Loads are big-endian and a netlink message's header is in host order.
 
 use super::nft::NEWGEN;
 use super::rtnl::{IFLA_INFO_KIND, IFLA_LINKINFO, RTM_NEWLINK};

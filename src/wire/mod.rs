@@ -1,8 +1,6 @@
 //! Messages of the kernel, by feature.
 
 pub mod bpf;
-pub mod ethioctl;
-pub mod ethnl;
 pub mod frame;
 pub mod link_setup;
 pub mod nat_setup;

@@ -2,7 +2,7 @@
 //!
 //! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, two socket options that rustix does
 //! not have, leaving the network namespace, and the lending of neli's descriptor. The safe functions here are the only
-//! callers; those of the ioctl size their buffers from `wire::ethioctl`, where the layouts are tested.
+//! callers; those of the ioctl size their buffers from `ethtool::structs`, where the layouts are tested.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -13,12 +13,11 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::facts::Features;
+use super::{Features, structs};
 use crate::fault::Malformed;
 use crate::netlink::until_nul;
 use crate::text::IfName;
 use crate::wire::bpf::Instruction;
-use crate::wire::ethioctl;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
 const SIOCGIFNAME: Opcode = 0x8910;
@@ -142,9 +141,9 @@ impl Socket {
     /// # Errors
     /// The errno of the ioctl.
     pub fn driver(&self, name: &IfName) -> Result<Option<String>, Errno> {
-        let mut buffer = ethioctl::drvinfo_request();
+        let mut buffer = structs::drvinfo_request();
         self.ethtool(name, &mut buffer)?;
-        Ok(ethioctl::drvinfo_driver(&buffer))
+        Ok(structs::drvinfo_driver(&buffer))
     }
 
     /// The names of all features, asked of any one device.
@@ -152,13 +151,13 @@ impl Socket {
     /// # Errors
     /// The errno of the ioctl, or an answer that cannot be.
     pub fn feature_names(&self, name: &IfName) -> Result<Vec<String>, Failed> {
-        let mut buffer = ethioctl::sset_info_request();
+        let mut buffer = structs::sset_info_request();
         self.ethtool(name, &mut buffer)?;
         // The kernel writes as many names as it has, whatever the request says: the count is a constant of the kernel, so
         // that the buffer made from it is large enough.
-        let mut buffer = ethioctl::gstrings_request(ethioctl::sset_info(&buffer)?);
+        let mut buffer = structs::gstrings_request(structs::sset_info(&buffer)?);
         self.ethtool(name, &mut buffer)?;
-        Ok(ethioctl::gstrings(&buffer)?)
+        Ok(structs::gstrings(&buffer)?)
     }
 
     /// The four feature sets of a device in a kernel with `count` features.
@@ -166,9 +165,9 @@ impl Socket {
     /// # Errors
     /// The errno of the ioctl, or an answer that cannot be.
     pub fn features(&self, name: &IfName, count: u32) -> Result<Features, Failed> {
-        let mut buffer = ethioctl::gfeatures_request(count);
+        let mut buffer = structs::gfeatures_request(count);
         self.ethtool(name, &mut buffer)?;
-        Ok(ethioctl::gfeatures(&buffer)?)
+        Ok(structs::gfeatures(&buffer)?)
     }
 
     /// Asks for one feature of a device to be wanted or not. Whether the kernel did it must be read back.
@@ -182,7 +181,7 @@ impl Socket {
         index: u32,
         wanted: bool,
     ) -> Result<(), Errno> {
-        self.ethtool(name, &mut ethioctl::sfeatures_request(count, index, wanted))
+        self.ethtool(name, &mut structs::sfeatures_request(count, index, wanted))
             .map(|_| ())
     }
 
@@ -191,9 +190,9 @@ impl Socket {
     /// # Errors
     /// The errno of the ioctl.
     pub fn ethtool_value(&self, name: &IfName, command: u32, data: u32) -> Result<u32, Errno> {
-        let mut buffer = ethioctl::value_request(command, data);
+        let mut buffer = structs::value_request(command, data);
         self.ethtool(name, &mut buffer)?;
-        Ok(ethioctl::value(buffer))
+        Ok(structs::value(buffer))
     }
 
     fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {

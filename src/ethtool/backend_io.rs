@@ -2,13 +2,12 @@
 //!
 //! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
 
-use super::ioctl::{Failed, Socket};
-use crate::facts::{BackendName, FEATURE, Features, SET_OFF, SET_ON};
+use super::ioctl_io::{Failed, Socket};
+use super::{BackendName, FEATURE, Features, SET_OFF, SET_ON, netlink};
 use crate::fault::Fault;
 use crate::netlink::Message;
 use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
-use crate::wire::ethnl;
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
@@ -77,9 +76,9 @@ impl Backend {
     pub fn feature_names(&mut self, any: &IfName) -> Result<Vec<String>, Fault> {
         match &mut self.0 {
             Kind::Netlink { socket, family } => {
-                let write = |w: &mut _, seq| ethnl::get_feature_names(w, *family, seq);
+                let write = |w: &mut _, seq| netlink::get_feature_names(w, *family, seq);
                 let names =
-                    socket.request(READ_NAMES, write, |m| ethnl::feature_names(m).map(Some))?;
+                    socket.request(READ_NAMES, write, |m| netlink::feature_names(m).map(Some))?;
                 names
                     .map_err(|e| Fault::netlink(READ_NAMES, &e))?
                     .ok_or_else(|| Fault::other(READ_NAMES, "the kernel named none"))
@@ -94,10 +93,11 @@ impl Backend {
     pub fn read(&mut self, devices: &[DeviceRef<'_>], count: u32) -> Vec<Result<Features, Fault>> {
         match &mut self.0 {
             Kind::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
-                let write =
-                    |w: &mut _, seq, _, n: usize| ethnl::get_features(w, *family, seq, devices[n]);
+                let write = |w: &mut _, seq, _, n: usize| {
+                    netlink::get_features(w, *family, seq, devices[n])
+                };
                 let read = |m: &Message<'_>| {
-                    Ok(ethnl::features(m, |_, _| true)?.map(|device| device.features))
+                    Ok(netlink::features(m, |_, _| true)?.map(|device| device.features))
                 };
                 let answers = socket.batch(READ, devices.len(), Answers::Each, write, read);
                 spread(answers, devices.len(), READ, |answer| {
@@ -129,7 +129,7 @@ impl Backend {
         match &mut self.0 {
             Kind::Netlink { socket, family } => {
                 let write = |w: &mut _, seq, flags, n: usize| {
-                    ethnl::set_feature(w, *family, (seq, flags), devices[n], FEATURE, on);
+                    netlink::set_feature(w, *family, (seq, flags), devices[n], FEATURE, on);
                 };
                 let answers = socket.batch(
                     operation,
@@ -168,12 +168,12 @@ fn read_by_dump(
     };
     let dumped = socket.dump(
         READ,
-        |w, seq| ethnl::dump_features(w, family, seq),
+        |w, seq| netlink::dump_features(w, family, seq),
         |m| {
             let is_wanted = |ifindex, name: &[u8]| {
                 place(ifindex).is_some_and(|n| devices[n].1.as_bytes() == name)
             };
-            let device = ethnl::features(m, is_wanted)?;
+            let device = netlink::features(m, is_wanted)?;
             Ok(device.and_then(|device| Some((place(device.ifindex)?, device.features))))
         },
     );
@@ -204,7 +204,7 @@ fn open_netlink() -> Result<Option<Kind>, Fault> {
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => return Ok(None),
         Err(e) => return Err(Fault::kernel(OPEN, e, None)),
     };
-    match socket.request(OPEN, ethnl::get_family, |m| ethnl::family(m).map(Some))? {
+    match socket.request(OPEN, netlink::get_family, |m| netlink::family(m).map(Some))? {
         Ok(Some(family)) if family.has_features => Ok(Some(Kind::Netlink {
             socket,
             family: family.id,

@@ -3,7 +3,7 @@
 //! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
 //! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
 
-use crate::facts::Features;
+use super::Features;
 use crate::fault::Malformed;
 use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs};
 use crate::text::IfName;

@@ -1,9 +1,9 @@
 //! The structures of the SIOCETHTOOL ioctl.
 //!
-//! Owns their layout (`include/uapi/linux/ethtool.h`), as buffers of bytes that `sys::ioctl` hands to the kernel and gets
+//! Owns their layout (`include/uapi/linux/ethtool.h`), as buffers of bytes that `ethtool::ioctl_io` hands to the kernel and gets
 //! back. Pure. <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>
 
-use crate::facts::Features;
+use super::Features;
 use crate::fault::Malformed;
 use crate::netlink::{get_u32, until_nul};
 
