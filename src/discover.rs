@@ -13,12 +13,12 @@ use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features};
 use crate::exposure::{Elsewhere, OuterFlow};
-use crate::facts::{Device, Exposure, OuterChecksum, Past, Underlay, UnderlayLink, VxlanLink};
+use crate::facts::{Device, Exposure, Past};
 use crate::fault::Fault;
+use crate::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink, route, rtnl};
 use crate::netlink::Writer;
 use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
-use crate::wire::{route, rtnl};
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";

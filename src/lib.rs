@@ -16,6 +16,7 @@ pub mod facts;
 pub mod fault;
 pub mod glob;
 pub mod kernel;
+pub mod link;
 pub mod netlink;
 pub mod node;
 pub mod plan;

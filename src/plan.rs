@@ -7,8 +7,9 @@ use std::rc::Rc;
 use serde::{Serialize, Serializer};
 
 use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
-use crate::facts::{Device, Exposure, Facts, OuterChecksum};
+use crate::facts::{Device, Exposure, Facts};
 use crate::kernel::{BugId, KernelVerdict, Status};
+use crate::link::OuterChecksum;
 use crate::policy::{Assume, Policy, Rule, Subject, When};
 use crate::text::IfName;
 

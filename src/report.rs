@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
-use crate::facts::{KernelFacts, OsRelease, OuterChecksum, Underlay};
+use crate::facts::{KernelFacts, OsRelease};
 use crate::fault::Fault;
 use crate::kernel::{BugVerdict, KernelVerdict};
+use crate::link::{OuterChecksum, Underlay};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::text::IfName;
 

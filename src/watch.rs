@@ -21,12 +21,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::discover::Which;
 use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
+use crate::link::events_io::{Heard, LinkEvents};
 use crate::node::{Node, Options, require_net_admin};
 use crate::plan::ReasonCode;
 use crate::report::{Outcome, Report};
 use crate::state::TRUCE;
 use crate::sys::journal;
-use crate::sys::link_events::{Heard, LinkEvents};
 use crate::sys::nft_events::NftEvents;
 
 /// More devices than this at once are looked at with one dump.

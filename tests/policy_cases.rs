@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use vxcsum::facts::OuterChecksum;
+use vxcsum::link::OuterChecksum;
 use vxcsum::policy::{
     BUILT_IN, Fragment, Kind, Policy, PolicyError, PolicyErrors, Subject, merge, parse,
 };

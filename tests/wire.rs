@@ -5,11 +5,10 @@
 
 use proptest::prelude::*;
 use vxcsum::ethtool::{FEATURE, Features, netlink as ethnl, structs};
-use vxcsum::facts::{OuterChecksum, UnderlayLink};
 use vxcsum::fault::Malformed;
+use vxcsum::link::{OuterChecksum, UnderlayLink, route, rtnl};
 use vxcsum::netlink::{self, DumpReader, Message, Writer};
 use vxcsum::text::IfName;
-use vxcsum::wire::{route, rtnl};
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;

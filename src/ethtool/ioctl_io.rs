@@ -15,9 +15,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Features, structs};
 use crate::fault::Malformed;
+use crate::netlink::filter::Instruction;
 use crate::netlink::until_nul;
 use crate::text::IfName;
-use crate::wire::bpf::Instruction;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
 const SIOCGIFNAME: Opcode = 0x8910;

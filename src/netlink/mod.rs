@@ -4,6 +4,7 @@
 //! Pure. Reading borrows from the receive buffer and never allocates: a dump of a thousand devices holds tens of thousands
 //! of attributes, which is why this does not go through a tree of owned ones.
 
+pub mod filter;
 pub mod requests;
 pub mod socket_io;
 

@@ -13,9 +13,9 @@ use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
-use crate::facts::OuterChecksum;
 use crate::glob::Glob;
 use crate::kernel::{BugId, KernelOverride};
+use crate::link::OuterChecksum;
 use crate::text::{IfName, escape};
 
 pub use diagnose::{PolicyError, PolicyErrors};

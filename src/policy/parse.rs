@@ -10,8 +10,8 @@ use toml::de::DeTable;
 use super::diagnose::{Found, PolicyErrors, Source, printable};
 use super::value::{Value, accepted, nearest, number};
 use super::{Assume, Fragment, Rule, When};
-use crate::facts::OuterChecksum;
 use crate::kernel::{BugId, KernelOverride, Status};
+use crate::link::OuterChecksum;
 use crate::text::IfName;
 
 /// The version of the format that this program understands.

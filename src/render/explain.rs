@@ -9,8 +9,9 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::facts::{Device, UnderlayLink};
+use crate::facts::Device;
 use crate::kernel::{BugVerdict, Mark, Source, Status};
+use crate::link::UnderlayLink;
 use crate::plan::{ReasonCode, susceptible};
 use crate::policy::Policy;
 use crate::report::{DeviceReport, KernelReport, Outcome, Report};

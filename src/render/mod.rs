@@ -21,8 +21,8 @@ use table::{Cell, Table};
 
 use crate::error::Error;
 use crate::ethtool::{BackendName, FEATURE, FeatureState};
-use crate::facts::OuterChecksum;
 use crate::kernel::{BugVerdict, Status, Why};
+use crate::link::OuterChecksum;
 use crate::plan::Action;
 use crate::policy::PolicyError;
 use crate::report::{DeviceReport, KernelReport, Outcome, Report};

@@ -5,7 +5,6 @@
 
 pub mod files;
 pub mod journal;
-pub mod link_events;
 pub mod message_ids;
 pub mod nat_rules;
 pub mod nft_events;

@@ -10,7 +10,8 @@ use neli::utils::Groups;
 use rustix::io::Errno;
 
 use crate::ethtool::ioctl_io::{attach_filter, borrow};
-use crate::wire::bpf;
+use crate::netlink::filter::{Instruction, LD_H_ABS, NLMSG_TYPE, RET, jump_unless_eq, stmt};
+use crate::wire::nft::NEWGEN;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -28,7 +29,7 @@ impl NftEvents {
         let socket = NlSocket::new(NlFamily::Netfilter).map_err(to_errno)?;
         // A commit announces each rule of it and then its generation: the kernel drops all but that. If it refuses the
         // filter there is only more to drain.
-        let _ = attach_filter(borrow(&socket), &bpf::new_generations());
+        let _ = attach_filter(borrow(&socket), &new_generations());
         socket
             .bind(None, Groups::new_groups(&[NFNLGRP_NFTABLES]))
             .map_err(to_errno)?;
@@ -60,4 +61,14 @@ impl AsFd for NftEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         borrow(&self.socket)
     }
+}
+
+/// A filter that accepts the announcement of a new generation of `nf_tables` rules, and refuses everything else.
+fn new_generations() -> [Instruction; 4] {
+    [
+        stmt(LD_H_ABS, NLMSG_TYPE),
+        jump_unless_eq(u32::from(NEWGEN.to_be()), 1),
+        stmt(RET, u32::MAX),
+        stmt(RET, 0),
+    ]
 }

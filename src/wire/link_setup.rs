@@ -6,16 +6,15 @@
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
-use super::rtnl::{
+use crate::link::rtnl::{
     AF_BRIDGE, IFA_ADDRESS, IFA_LOCAL, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
     IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LINK,
     IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM,
-    IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, family,
 };
 use crate::netlink::requests::Requests;
 use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL};
 use crate::text::octets;
-use crate::wire::rtnl::family;
 
 const AF_UNSPEC: u8 = 0;
 

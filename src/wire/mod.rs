@@ -1,10 +1,7 @@
 //! Messages of the kernel, by feature.
 
-pub mod bpf;
 pub mod frame;
 pub mod link_setup;
 pub mod nat_setup;
 pub mod nft;
-pub mod route;
-pub mod rtnl;
 pub mod xt;

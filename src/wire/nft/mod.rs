@@ -21,7 +21,7 @@ use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs};
 /// `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;
 /// `NFT_MSG_NEWGEN`: the announcement of a new generation.
-pub(super) const NEWGEN: u16 = NFTABLES << 8 | 15;
+pub(crate) const NEWGEN: u16 = NFTABLES << 8 | 15;
 /// `NFNL_SUBSYS_IPSET`.
 const IPSET: u16 = 6;
 

@@ -11,9 +11,9 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
+use super::{filter, rtnl};
 use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink;
-use crate::wire::{bpf, rtnl};
 
 const RTNLGRP_LINK: u32 = 1;
 
@@ -42,7 +42,7 @@ impl LinkEvents {
         let socket = NlSocket::new(NlFamily::Route).map_err(to_errno)?;
         // Before the group is joined, so that nothing else is ever heard. A node can have thousands of veth changes a
         // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `hear` does its work.
-        let _ = attach_filter(borrow(&socket), &bpf::vxlan_events());
+        let _ = attach_filter(borrow(&socket), &filter::vxlan_events());
         let _ = socket.set_recv_buffer_size(1 << 20);
         socket
             .bind(None, Groups::new_groups(&[RTNLGRP_LINK]))

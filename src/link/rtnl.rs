@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use crate::facts::{OuterChecksum, UnderlayLink, VxlanLink};
+use super::{OuterChecksum, UnderlayLink, VxlanLink};
 use crate::fault::Malformed;
 use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::text::IfName;
@@ -12,43 +12,43 @@ use crate::text::IfName;
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
 pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
-pub(super) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-pub(super) const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 
-pub(super) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
-pub(super) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
-pub(super) const IFLA_INFO_KIND: u16 = 1;
-pub(super) const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if_link.h#L1390
-pub(super) const IFLA_VXLAN_ID: u16 = 1;
-pub(super) const IFLA_VXLAN_GROUP: u16 = 2;
-pub(super) const IFLA_VXLAN_LINK: u16 = 3;
-pub(super) const IFLA_VXLAN_LOCAL: u16 = 4;
-pub(super) const IFLA_VXLAN_LEARNING: u16 = 7;
-pub(super) const IFLA_VXLAN_PORT: u16 = 15;
-pub(super) const IFLA_VXLAN_GROUP6: u16 = 16;
-pub(super) const IFLA_VXLAN_LOCAL6: u16 = 17;
-pub(super) const IFLA_VXLAN_UDP_CSUM: u16 = 18;
-pub(super) const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
+pub(crate) const IFLA_VXLAN_ID: u16 = 1;
+pub(crate) const IFLA_VXLAN_GROUP: u16 = 2;
+pub(crate) const IFLA_VXLAN_LINK: u16 = 3;
+pub(crate) const IFLA_VXLAN_LOCAL: u16 = 4;
+pub(crate) const IFLA_VXLAN_LEARNING: u16 = 7;
+pub(crate) const IFLA_VXLAN_PORT: u16 = 15;
+pub(crate) const IFLA_VXLAN_GROUP6: u16 = 16;
+pub(crate) const IFLA_VXLAN_LOCAL6: u16 = 17;
+pub(crate) const IFLA_VXLAN_UDP_CSUM: u16 = 18;
+pub(crate) const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
 const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 
-pub(super) const IFA_ADDRESS: u16 = 1;
-pub(super) const IFA_LOCAL: u16 = 2;
+pub(crate) const IFA_ADDRESS: u16 = 1;
+pub(crate) const IFA_LOCAL: u16 = 2;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/neighbour.h
-pub(super) const NDA_DST: u16 = 1;
+pub(crate) const NDA_DST: u16 = 1;
 const NDA_PORT: u16 = 6;
 const NDA_IFINDEX: u16 = 8;
 const NDA_NH_ID: u16 = 13;
 
 pub(super) const AF_INET: u8 = 2;
-pub(super) const AF_BRIDGE: u8 = 7;
+pub(crate) const AF_BRIDGE: u8 = 7;
 pub(super) const AF_INET6: u8 = 10;
 
 const IFINFOMSG_LEN: usize = 16;

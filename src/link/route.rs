@@ -4,11 +4,10 @@
 
 use core::net::IpAddr;
 
-use super::rtnl::AF_INET6;
+use super::rtnl::{AF_INET6, family};
 use crate::fault::Malformed;
 use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs, get_u16, get_u32};
 use crate::text::octets;
-use crate::wire::rtnl::family;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h
 const RTM_NEWROUTE: u16 = 24;

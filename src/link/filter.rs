@@ -1,0 +1,37 @@
+//! The filter of the socket that waits for link events.
+//!
+//! Owns the program, in classic BPF. Pure.
+
+use super::rtnl::{IFLA_INFO_KIND, IFLA_LINKINFO, RTM_NEWLINK};
+use crate::netlink::filter::{
+    Instruction, LD_H_ABS, LD_H_IND, LD_IMM, LD_W_ABS, LD_W_IND, LDX_IMM, NLMSG_HDRLEN, NLMSG_TYPE,
+    RET, TAX, jump_if_eq, jump_unless_eq, stmt,
+};
+
+/// A filter that accepts `RTM_NEWLINK` messages about VXLAN devices, and refuses everything else.
+///
+/// It reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and in it `IFLA_INFO_KIND`, and compares the kind.
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/filter.c#L129> (`bpf_skb_get_nlattr`)
+pub fn vxlan_events() -> [Instruction; 16] {
+    const SKF_AD_OFF: u32 = 0xffff_f000;
+    const SKF_AD_NLATTR: u32 = SKF_AD_OFF + 12;
+    const SKF_AD_NLATTR_NEST: u32 = SKF_AD_OFF + 16;
+    [
+        stmt(LD_H_ABS, NLMSG_TYPE),
+        jump_unless_eq(u32::from(RTM_NEWLINK.to_be()), 13),
+        stmt(LDX_IMM, u32::from(IFLA_LINKINFO)),
+        stmt(LD_IMM, NLMSG_HDRLEN + 16),
+        stmt(LD_W_ABS, SKF_AD_NLATTR),
+        jump_if_eq(0, 9),
+        stmt(LDX_IMM, u32::from(IFLA_INFO_KIND)),
+        stmt(LD_W_ABS, SKF_AD_NLATTR_NEST),
+        jump_if_eq(0, 6),
+        stmt(TAX, 0),
+        stmt(LD_W_IND, 4),
+        jump_unless_eq(u32::from_be_bytes(*b"vxla"), 3),
+        stmt(LD_H_IND, 8),
+        jump_unless_eq(u32::from(u16::from_be_bytes(*b"n\0")), 1),
+        stmt(RET, u32::MAX),
+        stmt(RET, 0),
+    ]
+}

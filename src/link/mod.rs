@@ -1,0 +1,84 @@
+//! VXLAN devices and the links below them, as rtnetlink describes them.
+//!
+//! Owns what is known of a link, the messages about links, addresses and routes, and the events. May not decide anything.
+
+pub mod events_io;
+pub mod filter;
+pub mod route;
+pub mod rtnl;
+
+use core::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::text::IfName;
+
+/// One VXLAN device as rtnetlink describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the kernel has these, each on its own"
+)]
+pub struct VxlanLink {
+    /// The device's identity for as long as it exists.
+    pub ifindex: u32,
+    /// Its name when it was read.
+    pub name: IfName,
+    /// `IFLA_VXLAN_ID`; none on an `external` device, whose VNI is chosen per packet.
+    pub vni: Option<u32>,
+    /// `IFLA_VXLAN_PORT`, host byte order.
+    pub dst_port: Option<u16>,
+    /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`.
+    pub local: Option<IpAddr>,
+    /// `IFLA_VXLAN_GROUP` or `IFLA_VXLAN_GROUP6`: a multicast group or another machine.
+    pub remote: Option<IpAddr>,
+    /// `IFLA_VXLAN_LEARNING`: it sends to whoever it received from.
+    pub learning: bool,
+    /// The outer UDP checksum of its packets: `IFLA_VXLAN_UDP_CSUM`, or over IPv6 `udp_zero_csum6_tx`.
+    pub outer_checksum: OuterChecksum,
+    /// `IFLA_VXLAN_UDP_ZERO_CSUM6_TX`: zero outer checksum over IPv6 allowed when sending.
+    pub udp_zero_csum6_tx: bool,
+    /// `IFLA_VXLAN_UDP_ZERO_CSUM6_RX`: zero outer checksum over IPv6 accepted when receiving.
+    pub udp_zero_csum6_rx: bool,
+    /// Where its packets leave.
+    pub underlay: UnderlayLink,
+    /// It is a port of a bridge or another master (`IFLA_MASTER`).
+    pub enslaved: bool,
+}
+
+/// How the underlay of a VXLAN device is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderlayLink {
+    /// `IFLA_VXLAN_LINK`, an ifindex of this network namespace.
+    Ifindex(u32),
+    /// The device was moved here: its underlay is in another network namespace and its ifindex means nothing here.
+    OtherNamespace,
+    /// No `IFLA_VXLAN_LINK`: the owner of the local address, if there is one, else whatever routing says.
+    NotSet,
+}
+
+/// The device through which a VXLAN device's packets leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Underlay {
+    /// Its ifindex.
+    #[serde(skip)]
+    pub ifindex: u32,
+    /// Its name.
+    pub name: IfName,
+    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`; none if the device does not say.
+    pub driver: Option<String>,
+}
+
+/// The outer UDP checksum that a VXLAN device gives its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OuterChecksum {
+    /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.
+    Present,
+    /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
+    Zero,
+    /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
+    External,
+    /// The kernel did not say.
+    Unknown,
+}
