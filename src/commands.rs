@@ -16,15 +16,16 @@ use crate::cli::{
 use crate::discover::Which;
 use crate::error::{Error, ExitCode};
 use crate::ethtool::FeatureTable;
-use crate::facts::{Facts, KernelFacts};
+use crate::facts::Facts;
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
-use crate::node::{Node, Options, load_policy, load_probe, require_net_admin};
+use crate::kernel::{KernelFacts, read_io};
+use crate::node::{Node, Options, load_policy, load_probe, measurements, require_net_admin};
 use crate::plan::{self, Action, Plan};
-use crate::probe::{Limits, Place};
+use crate::probe::{Code, Limits, Outcome, Place, ProbeRun};
 use crate::render::{self, Explanation, Kept, RuleOutcome};
 use crate::report::{KernelReport, Report};
-use crate::sys::{files, journal, node_evidence, probe_file, probe_ns};
+use crate::sys::{journal, node_evidence, probe_file, probe_ns};
 use crate::text::{IfName, escape};
 use crate::{docs, doctor, watch};
 
@@ -259,10 +260,10 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     let (kernel, probe) = if let Some(release) = &args.kernel {
         (named_kernel(release, args)?, None)
     } else {
-        let kernel = files::kernel_facts(&common.root, |note| warn!("{note}"));
+        let kernel = read_io::kernel_facts(&common.root, |note| warn!("{note}"));
         (kernel, load_probe(&common.root))
     };
-    let verdict = judge(&kernel, &policy.kernels, probe.as_ref());
+    let verdict = judge(&kernel, &policy.kernels, &measurements(probe.as_ref()));
     let table = FeatureTable::default();
     let nothing = Plan {
         table: &table,
@@ -278,11 +279,11 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
 fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
     let os = match &args.os_release {
         Some(path) => {
-            let text = files::read_text(path)
+            let text = read_io::read_text(path)
                 .map_err(|e| Error::Io(format!("read {}: {e}", path.display())))?;
             parse_os_release(&text)
         }
-        None => crate::facts::OsRelease::default(),
+        None => crate::kernel::OsRelease::default(),
     };
     Ok(KernelFacts {
         release: release.to_owned(),
@@ -352,7 +353,7 @@ fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
             render::probe(out, &run, kept, color)
         })?;
     }
-    Ok(run.exit_code())
+    Ok(probe_exit_code(&run))
 }
 
 fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
@@ -383,7 +384,7 @@ fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let diagnosis = doctor::Diagnosis::new(
         report,
         doctor::Findings {
-            table: judge(&node.kernel, &[], None),
+            table: judge(&node.kernel, &[], &measurements(None)),
             probe: node.probe.as_ref(),
             rules: node.rules.as_ref(),
             counters,
@@ -462,4 +463,20 @@ fn print(
 /// <https://no-color.org>
 fn colored(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// What `vxcsum probe` ends with: an answer for both bugs is all that is asked of it.
+fn probe_exit_code(run: &ProbeRun) -> ExitCode {
+    let reasons = run
+        .results
+        .iter()
+        .filter_map(|result| match &result.outcome {
+            Outcome::Inconclusive(reason) => Some(reason.code),
+            _ => None,
+        });
+    match reasons.max_by_key(|code| *code == Code::NoPermission) {
+        None => ExitCode::Ok,
+        Some(Code::NoPermission) => ExitCode::Permission,
+        Some(_) => ExitCode::Failed,
+    }
 }

@@ -5,34 +5,11 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
-use serde::Serialize;
-
 use crate::ethtool::{FeatureTable, Features};
 pub use crate::exposure::Exposure;
 use crate::fault::Fault;
+use crate::kernel::KernelFacts;
 use crate::link::{Underlay, VxlanLink};
-
-/// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KernelFacts {
-    /// `uname -r`, such as `4.18.0-147.5.1.el8_1.x86_64`.
-    pub release: String,
-    /// `uname -v`, such as `#1 SMP Debian 4.19.132-1 (2020-07-24)`; empty if not known.
-    pub version: String,
-    /// `/proc/version_signature`, which only Ubuntu has, such as `Ubuntu 5.4.0-104.118-generic 5.4.166`.
-    pub version_signature: Option<String>,
-    /// `/etc/os-release`.
-    pub os: OsRelease,
-}
-
-/// The keys of os-release(5) that matter here; empty where the file or the key is missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct OsRelease {
-    /// `ID`, such as `rhel`.
-    pub id: String,
-    /// `VERSION_ID`, such as `8.1`.
-    pub version_id: String,
-}
 
 /// One VXLAN device and all that was learnt about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

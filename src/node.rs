@@ -16,9 +16,9 @@ use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::exposure::rules::{self, NatRules};
 use crate::exposure::{Exposure, analyze};
-use crate::facts::{Device, Facts, KernelFacts, Past};
-use crate::kernel::KernelVerdict;
+use crate::facts::{Device, Facts, Past};
 use crate::kernel::verdict::judge;
+use crate::kernel::{KernelFacts, KernelVerdict, Measurements, read_io};
 use crate::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
 use crate::policy::Policy;
 use crate::probe::ProbeRun;
@@ -26,7 +26,12 @@ use crate::report::{Change, KernelReport, Outcome};
 use crate::state::{State, Turned};
 use crate::sys::policy_files::{self, Wanted};
 use crate::sys::state_file::{self, Lock, StateFile};
-use crate::sys::{files, journal, nat_rules, probe_file, probe_ns};
+use crate::sys::{journal, nat_rules, probe_file, probe_ns};
+
+/// What a probe measured; nothing without one.
+pub fn measurements(probe: Option<&ProbeRun>) -> Measurements {
+    probe.map(ProbeRun::measurements).unwrap_or_default()
+}
 
 /// What a process works with.
 #[derive(Clone, Debug)]
@@ -106,9 +111,9 @@ impl Node {
     }
 
     fn with_policy(options: Options, policy: Policy) -> Result<Self, Error> {
-        let kernel = files::kernel_facts(&options.root, |note| warn!("{note}"));
+        let kernel = read_io::kernel_facts(&options.root, |note| warn!("{note}"));
         let probe = load_probe(&options.root);
-        let verdict = judge(&kernel, &policy.kernels, probe.as_ref());
+        let verdict = judge(&kernel, &policy.kernels, &measurements(probe.as_ref()));
         let backend = Backend::open(options.backend)?;
         let discovery = Discovery::open()?;
         let record = StateFile::new(&options.root);
@@ -154,7 +159,11 @@ impl Node {
     pub fn reload(&mut self) -> Result<(), Error> {
         self.policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
         self.probe = load_probe(&self.options.root);
-        self.verdict = judge(&self.kernel, &self.policy.kernels, self.probe.as_ref());
+        self.verdict = judge(
+            &self.kernel,
+            &self.policy.kernels,
+            &measurements(self.probe.as_ref()),
+        );
         self.forget_rules();
         Ok(())
     }

@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
-use crate::facts::{KernelFacts, OsRelease};
 use crate::fault::Fault;
-use crate::kernel::{BugVerdict, KernelVerdict};
+use crate::kernel::{BugVerdict, KernelFacts, KernelVerdict, OsRelease};
 use crate::link::{OuterChecksum, Underlay};
 use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::text::IfName;

@@ -7,10 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
-use vxcsum::facts::{KernelFacts, OsRelease};
 use vxcsum::kernel::release::Kernel;
 use vxcsum::kernel::verdict::judge;
-use vxcsum::kernel::{BugId, bugs};
+use vxcsum::kernel::{BugId, KernelFacts, OsRelease, bugs};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -80,7 +79,7 @@ fn every_case_is_judged_as_it_says() {
     let mut wrong = Vec::new();
     for (name, case) in &cases {
         let facts = facts(case);
-        let verdict = judge(&facts, &[], None);
+        let verdict = judge(&facts, &[], &Default::default());
         let kernel = Kernel::identify(&facts);
         for (id, expected) in [
             (BugId::NatZeroCsum, &case.nat_zero_csum),

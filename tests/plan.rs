@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
 use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features, SET_OFF};
-use vxcsum::facts::{Device, Exposure, Facts, KernelFacts, Past};
+use vxcsum::facts::{Device, Exposure, Facts, Past};
 use vxcsum::fault::{Fault, KernelError};
-use vxcsum::kernel::{BugId, BugVerdict, KernelVerdict, Status};
+use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
 use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::policy::{Kind, Policy, merge, parse};

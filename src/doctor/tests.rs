@@ -5,11 +5,11 @@ fn a_contradiction_of_table_and_probe_is_told_with_a_frame() {
     let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
     let run = ProbeRun::from_json(run).unwrap();
     let verdict = |release: &str| {
-        let facts = crate::facts::KernelFacts {
+        let facts = crate::kernel::KernelFacts {
             release: release.to_owned(),
-            ..crate::facts::KernelFacts::default()
+            ..crate::kernel::KernelFacts::default()
         };
-        crate::kernel::verdict::judge(&facts, &[], None)
+        crate::kernel::verdict::judge(&facts, &[], &Default::default())
     };
     assert_eq!(disagreements(&verdict("6.18.44"), &run), []);
     assert_eq!(disagreements(&verdict("my-kernel"), &run), []);

@@ -4,10 +4,33 @@
 
 pub mod bugs;
 pub mod os_release;
+pub mod read_io;
 pub mod release;
 pub mod verdict;
 
 use serde::Serialize;
+
+/// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// `uname -r`, such as `4.18.0-147.5.1.el8_1.x86_64`.
+    pub release: String,
+    /// `uname -v`, such as `#1 SMP Debian 4.19.132-1 (2020-07-24)`; empty if not known.
+    pub version: String,
+    /// `/proc/version_signature`, which only Ubuntu has, such as `Ubuntu 5.4.0-104.118-generic 5.4.166`.
+    pub version_signature: Option<String>,
+    /// `/etc/os-release`.
+    pub os: OsRelease,
+}
+
+/// The keys of os-release(5) that matter here; empty where the file or the key is missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OsRelease {
+    /// `ID`, such as `rhel`.
+    pub id: String,
+    /// `VERSION_ID`, such as `8.1`.
+    pub version_id: String,
+}
 
 /// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -139,6 +162,18 @@ impl KernelVerdict {
         }
     }
 }
+
+/// What packets showed about one bug on this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// They left with a wrong outer checksum.
+    pub affected: bool,
+    /// They left with a right one while the feature was off; None if that was not tried.
+    pub cured: Option<bool>,
+}
+
+/// What was measured, in the order of [`BugId::ALL`]; None where packets showed nothing.
+pub type Measurements = [Option<Measured>; BugId::ALL.len()];
 
 /// A `[[kernel]]` entry of the policy: what this site knows better than the built-in table.
 #[derive(Clone, Debug, PartialEq, Eq)]

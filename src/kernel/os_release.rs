@@ -2,7 +2,7 @@
 //!
 //! Owns the parser. Pure; where the file lies and who reads it is not decided here.
 
-use crate::facts::OsRelease;
+use super::OsRelease;
 
 /// Takes `ID` and `VERSION_ID` out of the text of an os-release file.
 ///

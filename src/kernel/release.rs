@@ -3,7 +3,7 @@
 //! Owns the parsing of `uname -r`, of the version in `uname -v` (Debian) and of `/proc/version_signature` (Ubuntu), and the
 //! order of versions. Knows nothing of bugs. Pure, and no string makes it panic.
 
-use crate::facts::KernelFacts;
+use super::KernelFacts;
 
 /// An upstream version, ordered as upstream releases follow each other within a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,52 +4,54 @@
 
 use super::release::Kernel;
 use super::{
-    BugId, BugVerdict, Evidence, KernelOverride, KernelVerdict, Mark, Source, Status, Why, bugs,
+    BugId, BugVerdict, Evidence, KernelFacts, KernelOverride, KernelVerdict, Mark, Source, Status,
+    Why, bugs,
 };
-use crate::facts::KernelFacts;
-use crate::probe::{Outcome, ProbeRun};
 
-/// Judges a kernel by its strings and by a probe of it, if there was one on this boot. What was measured wins, then the last
+use crate::kernel::{Measured, Measurements};
+
+/// Judges a kernel by its strings and by what packets showed on this boot. What was measured wins, then the last
 /// `[[kernel]]` entry that matches, then the table; the evidence of the weaker stays listed.
 pub fn judge(
     facts: &KernelFacts,
     overrides: &[KernelOverride],
-    probe: Option<&ProbeRun>,
+    measurements: &Measurements,
 ) -> KernelVerdict {
     let kernel = Kernel::identify(facts);
     KernelVerdict {
-        bugs: BugId::ALL.map(|id| {
+        bugs: std::array::from_fn(|n| {
+            let id = BugId::ALL[n];
             let verdict = by_table(id, &kernel);
             let verdict = overrides
                 .iter()
                 .rev()
                 .find(|o| o.bug == id && o.release.matches(facts.release.as_bytes()))
                 .map_or_else(|| verdict.clone(), |o| declared(o, &verdict));
-            measured(id, probe, &verdict).unwrap_or(verdict)
+            match measurements[n] {
+                Some(result) => measured(result, verdict),
+                None => verdict,
+            }
         }),
     }
 }
 
-/// None if nothing was shown.
-fn measured(id: BugId, probe: Option<&ProbeRun>, weaker: &BugVerdict) -> Option<BugVerdict> {
-    let result = probe?.bug(id);
-    let (status, text) = match (&result.outcome, result.cured) {
-        (Outcome::Inconclusive(_), _) => return None,
-        (Outcome::NotAffected, _) => (
+fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
+    let (status, text) = match (result.affected, result.cured) {
+        (false, _) => (
             Status::NotAffected,
             "measured on this boot: packets that NAT had rewritten left with a right outer checksum",
         ),
-        (Outcome::Affected, Some(true)) => (
+        (true, Some(true)) => (
             Status::Affected,
             "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, and with a right one \
              while the feature was off",
         ),
-        (Outcome::Affected, Some(false)) => (
+        (true, Some(false)) => (
             Status::Affected,
             "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, even with the feature \
              off",
         ),
-        (Outcome::Affected, None) => (
+        (true, None) => (
             Status::Affected,
             "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum",
         ),
@@ -60,14 +62,12 @@ fn measured(id: BugId, probe: Option<&ProbeRun>, weaker: &BugVerdict) -> Option<
         text: text.to_owned(),
         url: None,
     };
-    Some(BugVerdict {
-        id,
+    BugVerdict {
         status,
         why: weaker.why.filter(|_| status == Status::NotAffected),
-        evidence: std::iter::once(evidence)
-            .chain(weaker.evidence.iter().cloned())
-            .collect(),
-    })
+        evidence: std::iter::once(evidence).chain(weaker.evidence).collect(),
+        ..weaker
+    }
 }
 
 fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
@@ -111,6 +111,10 @@ fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Measurements;
+    use crate::probe::ProbeRun;
+
+    const NOTHING: Measurements = [None; BugId::ALL.len()];
     use crate::glob::Glob;
     use proptest::prelude::*;
 
@@ -133,7 +137,7 @@ mod tests {
     #[test]
     fn the_last_matching_entry_wins_and_the_table_stays_listed() {
         let facts = kernel("5.3.18-150300.59.93-default");
-        let table = judge(&facts, &[], None);
+        let table = judge(&facts, &[], &NOTHING);
         let overrides = [
             entry("5.3.18-*", BugId::NatZeroCsum, Status::Affected, 1),
             entry(
@@ -144,7 +148,7 @@ mod tests {
             ),
             entry("5.3.18-22.*", BugId::NatZeroCsum, Status::Affected, 9),
         ];
-        let verdict = judge(&facts, &overrides, None);
+        let verdict = judge(&facts, &overrides, &NOTHING);
         let bug = verdict.bug(BugId::NatZeroCsum);
         assert_eq!(
             (bug.status, bug.why),
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn an_entry_can_judge_what_the_table_cannot_read() {
         let all = entry("*", BugId::NatLcoCsum, Status::Affected, 2);
-        let verdict = judge(&kernel("my-kernel"), &[all], None);
+        let verdict = judge(&kernel("my-kernel"), &[all], &NOTHING);
         assert_eq!(verdict.bug(BugId::NatLcoCsum).status, Status::Affected);
         assert_eq!(verdict.bug(BugId::NatLcoCsum).why, None);
         assert_eq!(verdict.bug(BugId::NatZeroCsum).status, Status::Unknown);
@@ -192,8 +196,8 @@ mod tests {
             ("my-kernel", &[][..]),
             ("6.18.44", &declared[..]),
         ] {
-            let weaker = judge(&kernel(release), overrides, None);
-            let verdict = judge(&kernel(release), overrides, Some(&run));
+            let weaker = judge(&kernel(release), overrides, &NOTHING);
+            let verdict = judge(&kernel(release), overrides, &run.measurements());
             let statuses = verdict.bugs.each_ref().map(|bug| bug.status);
             assert_eq!(
                 statuses,
@@ -218,12 +222,15 @@ mod tests {
             core::time::Duration::ZERO,
         );
         let facts = kernel("6.18.44");
-        assert_eq!(judge(&facts, &[], Some(&run)), judge(&facts, &[], None));
+        assert_eq!(
+            judge(&facts, &[], &run.measurements()),
+            judge(&facts, &[], &NOTHING)
+        );
     }
 
     #[test]
     fn json_has_the_documented_shape() {
-        let verdict = judge(&kernel("5.4.41"), &[], None);
+        let verdict = judge(&kernel("5.4.41"), &[], &NOTHING);
         assert_eq!(
             serde_json::to_value(&verdict).unwrap()[0],
             serde_json::json!({
@@ -248,7 +255,7 @@ mod tests {
     ];
 
     fn listed(facts: &KernelFacts) -> bool {
-        judge(facts, &[], None)
+        judge(facts, &[], &NOTHING)
             .bugs
             .iter()
             .all(|bug| !bug.evidence.is_empty())

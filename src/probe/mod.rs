@@ -8,8 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::ExitCode;
-use crate::kernel::BugId;
+use crate::kernel::{BugId, Measured, Measurements};
 use crate::wire::frame::{self, Sum};
 
 pub mod plan;
@@ -295,20 +294,15 @@ impl ProbeRun {
         }
     }
 
-    /// What `vxcsum probe` ends with: an answer for both bugs is all that is asked of it.
-    pub fn exit_code(&self) -> ExitCode {
-        let reasons = self
-            .results
-            .iter()
-            .filter_map(|result| match &result.outcome {
-                Outcome::Inconclusive(reason) => Some(reason.code),
-                _ => None,
-            });
-        match reasons.max_by_key(|code| *code == Code::NoPermission) {
-            None => ExitCode::Ok,
-            Some(Code::NoPermission) => ExitCode::Permission,
-            Some(_) => ExitCode::Failed,
-        }
+    /// The answers, as the verdict on the kernel takes them.
+    pub fn measurements(&self) -> Measurements {
+        self.results.each_ref().map(|result| match result.outcome {
+            Outcome::Inconclusive(_) => None,
+            Outcome::Affected | Outcome::NotAffected => Some(Measured {
+                affected: result.outcome == Outcome::Affected,
+                cured: result.cured,
+            }),
+        })
     }
 
     /// Whether there is an answer for any bug.

@@ -3,7 +3,6 @@
 //! Owns sockets, ioctls, file reads and the log. May not decide anything: bytes are understood in `wire`, decisions are
 //! taken in `plan`.
 
-pub mod files;
 pub mod journal;
 pub mod message_ids;
 pub mod nat_rules;

@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
-use super::files::read_text;
 use crate::doctor::{Candidate, Count, Flows, Manager};
+use crate::kernel::read_io::read_text;
 use crate::text::IfName;
 
 /// The receiver's checksum errors in this network namespace.

@@ -24,8 +24,8 @@ use rustix::net::{
     send, socket_with,
 };
 
-use super::{files, state_file};
 use crate::ethtool::ioctl_io;
+use crate::kernel::read_io;
 use crate::netlink::requests::{Requests, acks};
 use crate::probe::plan::{self, Step};
 use crate::probe::{
@@ -45,7 +45,7 @@ pub fn machine() -> Machine {
     Machine {
         release: uname.release().to_string_lossy().into_owned(),
         version: uname.version().to_string_lossy().into_owned(),
-        boot_id: state_file::boot_id(),
+        boot_id: read_io::boot_id(),
     }
 }
 
@@ -122,7 +122,7 @@ fn require_empty() -> Result<(), Reason> {
         text,
     };
     let file = "/proc/thread-self/net/dev";
-    let devices = files::read_text(file.as_ref())
+    let devices = read_io::read_text(file.as_ref())
         .map_err(|e| not_private(format!("probe: read {file}: {e}")))?;
     match furniture(&devices) {
         None => Ok(()),

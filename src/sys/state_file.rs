@@ -6,7 +6,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::warn;
@@ -14,6 +13,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::kernel::read_io::boot_id;
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 use crate::state::{Now, State};
 
@@ -130,17 +130,6 @@ impl StateFile {
     fn make_dir(&self) -> io::Result<()> {
         make_dir(&self.dir)
     }
-}
-
-/// What this boot is called; empty where /proc does not say. It does not change while a process lives.
-pub fn boot_id() -> String {
-    static READ: OnceLock<String> = OnceLock::new();
-    let read = || {
-        let path = Path::new("/proc/sys/kernel/random/boot_id");
-        let text = super::files::read_text(path).unwrap_or_default();
-        text.trim().to_owned()
-    };
-    READ.get_or_init(read).clone()
 }
 
 /// The time on both clocks.

@@ -6,12 +6,13 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 use rustix::system::uname;
 
-use crate::facts::KernelFacts;
-use crate::kernel::os_release::parse_os_release;
+use super::KernelFacts;
+use super::os_release::parse_os_release;
 
 /// No such file is longer; a longer one is not one.
 const LIMIT: u64 = 64 * 1024;
@@ -69,4 +70,15 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::FileTooLarge, text));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What this boot is called; empty where /proc does not say. It does not change while a process lives.
+pub fn boot_id() -> String {
+    static READ: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let text = read_text(path).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    READ.get_or_init(read).clone()
 }
