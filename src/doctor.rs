@@ -11,9 +11,9 @@ pub use managers::{Candidate, Manager, managers};
 
 use serde::Serialize;
 
-use crate::exposure::quoted_chains;
-use crate::exposure::rules::NatRules;
 use crate::kernel::{BugId, KernelVerdict, Status};
+use crate::nat::exposure::quoted_chains;
+use crate::nat::rules::NatRules;
 use crate::probe::{BugResult, Hex, Observed, Outcome, Outer, ProbeRun};
 use crate::report::{DeviceReport, Report};
 use crate::wire::frame::Sum;

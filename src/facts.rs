@@ -6,10 +6,10 @@ use core::net::IpAddr;
 use std::rc::Rc;
 
 use crate::ethtool::{FeatureTable, Features};
-pub use crate::exposure::Exposure;
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
 use crate::link::{Underlay, VxlanLink};
+pub use crate::nat::exposure::Exposure;
 
 /// One VXLAN device and all that was learnt about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

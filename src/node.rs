@@ -14,19 +14,20 @@ use crate::discover::{Discovery, Which};
 use crate::error::Error;
 use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
-use crate::exposure::rules::{self, NatRules};
-use crate::exposure::{Exposure, analyze};
 use crate::facts::{Device, Facts, Past};
 use crate::kernel::verdict::judge;
-use crate::kernel::{KernelFacts, KernelVerdict, Measurements, read_io};
+use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
+use crate::nat::exposure::{Exposure, analyze};
+use crate::nat::rules::{self, NatRules};
+use crate::nat::{self};
 use crate::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
 use crate::policy::Policy;
+use crate::policy::files_io::{self, Wanted};
 use crate::probe::ProbeRun;
 use crate::report::{Change, KernelReport, Outcome};
 use crate::state::{State, Turned};
-use crate::sys::policy_files::{self, Wanted};
 use crate::sys::state_file::{self, Lock, StateFile};
-use crate::sys::{journal, nat_rules, probe_file, probe_ns};
+use crate::sys::{journal, probe_file, probe_ns};
 
 /// What a probe measured; nothing without one.
 pub fn measurements(probe: Option<&ProbeRun>) -> Measurements {
@@ -111,7 +112,7 @@ impl Node {
     }
 
     fn with_policy(options: Options, policy: Policy) -> Result<Self, Error> {
-        let kernel = read_io::kernel_facts(&options.root, |note| warn!("{note}"));
+        let kernel = kernel::read_io::kernel_facts(&options.root, |note| warn!("{note}"));
         let probe = load_probe(&options.root);
         let verdict = judge(&kernel, &policy.kernels, &measurements(probe.as_ref()));
         let backend = Backend::open(options.backend)?;
@@ -253,7 +254,7 @@ impl Node {
         if !self.keep_rules {
             self.rules = None;
         }
-        let rules = self.rules.get_or_insert_with(nat_rules::read);
+        let rules = self.rules.get_or_insert_with(nat::read_io::read);
         let flows = self.discovery.outer_flows(devices)?;
         for (device, flow) in devices.iter_mut().zip(flows) {
             device.exposure = Rc::new(analyze(rules, &flow));
@@ -377,7 +378,7 @@ pub fn load_probe(root: &Path) -> Option<ProbeRun> {
 /// It is not valid.
 pub fn load_policy(root: &Path, path: Option<&Path>) -> Result<Policy, Error> {
     let wanted = path.map_or(Wanted::Default, Wanted::Path);
-    policy_files::load(root, wanted, rustix::process::geteuid().is_root()).map_err(Error::Policy)
+    files_io::load(root, wanted, rustix::process::geteuid().is_root()).map_err(Error::Policy)
 }
 
 /// Whether this process may change devices, as far as its own capabilities tell.

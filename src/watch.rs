@@ -22,12 +22,12 @@ use crate::discover::Which;
 use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
 use crate::link::events_io::{Heard, LinkEvents};
+use crate::nat::events_io::NftEvents;
 use crate::node::{Node, Options, require_net_admin};
 use crate::plan::ReasonCode;
 use crate::report::{Outcome, Report};
 use crate::state::TRUCE;
 use crate::sys::journal;
-use crate::sys::nft_events::NftEvents;
 
 /// More devices than this at once are looked at with one dump.
 const FEW: usize = 64;

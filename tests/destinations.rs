@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use common::{Netns, run};
 use vxcsum::discover::{Discovery, Which};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
-use vxcsum::exposure::{Elsewhere, OuterFlow};
+use vxcsum::nat::exposure::{Elsewhere, OuterFlow};
 use vxcsum::text::IfName;
 
 /// With `only` the kernel is asked for the entries of one device, else for those of all.

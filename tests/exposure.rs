@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use vxcsum::discover::{Discovery, Which};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
-use vxcsum::exposure::{Exposure, OuterFlow, analyze};
-use vxcsum::sys::nat_rules;
+use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
+use vxcsum::nat::read_io;
 
 /// Four namespaces, deleted when this goes.
 struct Lab {
@@ -385,7 +385,7 @@ fn compare(case: &Case, tool: &str, lab: &str) -> (String, Vec<String>) {
         _ => Lab::new(lab),
     };
     case.install(&lab, tool);
-    let rules = lab.within("a", nat_rules::read);
+    let rules = lab.within("a", read_io::read);
     let got = analyze(&rules, &device(&lab, "virtio_net"));
     let packets = lab.packets();
     let mut wrong = Vec::new();
@@ -432,14 +432,14 @@ fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
                         .unwrap()
                 };
                 (
-                    nat_rules::read(),
+                    read_io::read(),
                     save(&tool.replacen("ip6", "ip", 1))
                         + &save(&tool.replacen("ip6", "ip", 1).replacen("ip", "ip6", 1)),
                 )
             });
             assert!(rules.unread.is_empty(), "{:?}", rules.unread);
             let mut theirs: Vec<&str> = saved.lines().filter(|l| l.starts_with("-A ")).collect();
-            let mut ours = vxcsum::exposure::quoted(&rules);
+            let mut ours = vxcsum::nat::exposure::quoted(&rules);
             theirs.sort_unstable();
             ours.sort_unstable();
             assert_eq!(ours, theirs, "{} {tool}", case.name);
@@ -480,7 +480,7 @@ fn fifty_thousand_rules() {
         let device = device(&lab, "virtio_net");
         let before = resident();
         let start = Instant::now();
-        let rules = lab.within("a", nat_rules::read);
+        let rules = lab.within("a", read_io::read);
         let read = start.elapsed();
         let start = Instant::now();
         let got = analyze(&rules, &device);
@@ -537,7 +537,7 @@ fn rules_that_change_while_they_are_read() {
         });
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
-            let rules = lab.within("a", nat_rules::read);
+            let rules = lab.within("a", read_io::read);
             if rules.unread.is_empty() {
                 let counts: Vec<usize> = rules
                     .tables
@@ -680,7 +680,7 @@ fn random_rules_are_never_wrongly_harmless() {
         let tool = ["iptables-legacy", "iptables-nft"][n % 2];
         let lab = Lab::new("r");
         lab.within("a", || run(&format!("{tool}-restore"), &[], &text));
-        let rules = lab.within("a", nat_rules::read);
+        let rules = lab.within("a", read_io::read);
         let got = analyze(&rules, &device(&lab, "virtio_net"));
         let packets = lab.packets();
         *seen.entry((word(&got), packets)).or_default() += 1;
@@ -707,7 +707,7 @@ fn without_permission_it_is_unknown() {
             inheritable: none,
         };
         rustix::thread::set_capabilities(None, sets).unwrap();
-        let rules = nat_rules::read();
+        let rules = read_io::read();
         let what: Vec<&str> = rules.unread.iter().map(|u| &*u.what).collect();
         assert_eq!(
             what,
@@ -728,7 +728,7 @@ fn a_node_in_a_container_is_unknown() {
     assert!(rustix::process::geteuid().is_root(), "not root");
     let lab = Lab::new("n");
     lab.contain();
-    let rules = lab.within("a", nat_rules::read);
+    let rules = lab.within("a", read_io::read);
     let Exposure::Unknown { rule: None, why } = analyze(&rules, &device(&lab, "veth")) else {
         panic!("not unknown");
     };

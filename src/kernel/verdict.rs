@@ -8,7 +8,7 @@ use super::{
     Why, bugs,
 };
 
-use crate::kernel::{Measured, Measurements};
+use super::{Measured, Measurements};
 
 /// Judges a kernel by its strings and by what packets showed on this boot. What was measured wins, then the last
 /// `[[kernel]]` entry that matches, then the table; the evidence of the weaker stays listed.

@@ -264,3 +264,20 @@ fn visible(c: char) -> char {
         c => c,
     }
 }
+
+/// What is read, and what was found wrong with it.
+pub(super) struct Parser<'s> {
+    pub source: &'s Source<'s>,
+    pub found: Vec<Found>,
+}
+
+impl Parser<'_> {
+    /// Notes a problem.
+    pub fn error(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.found.push(Found {
+            at,
+            message: message.into(),
+            help: Some(help.into()),
+        });
+    }
+}

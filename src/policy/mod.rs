@@ -4,6 +4,7 @@
 //! them). May not look at the kernel or at devices.
 
 mod diagnose;
+pub mod files_io;
 mod parse;
 mod show;
 mod value;

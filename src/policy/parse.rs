@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::diagnose::{Found, PolicyErrors, Source, printable};
+use super::diagnose::{Found, Parser, PolicyErrors, Source, printable};
 use super::value::{Value, accepted, nearest, number};
 use super::{Assume, Fragment, Rule, When};
 use crate::kernel::{BugId, KernelOverride, Status};
@@ -108,21 +108,7 @@ pub fn parse(file: &str, kind: Kind, bytes: &[u8]) -> Result<Fragment, PolicyErr
     }
 }
 
-/// What is read, and what was found wrong with it.
-pub(super) struct Parser<'s> {
-    pub source: &'s Source<'s>,
-    pub found: Vec<Found>,
-}
-
 impl Parser<'_> {
-    pub fn error(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(Found {
-            at,
-            message: message.into(),
-            help: Some(help.into()),
-        });
-    }
-
     fn document(&mut self, text: &str, kind: Kind) -> Fragment {
         let (document, syntax) = DeTable::parse_recoverable(text);
         let document = document.get_ref();

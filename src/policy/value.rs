@@ -9,8 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::Sourced;
-use super::diagnose::printable;
-use super::parse::Parser;
+use super::diagnose::{Parser, printable};
 use crate::glob::Glob;
 use crate::text::IfName;
 

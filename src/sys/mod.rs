@@ -5,10 +5,7 @@
 
 pub mod journal;
 pub mod message_ids;
-pub mod nat_rules;
-pub mod nft_events;
 pub mod node_evidence;
-pub mod policy_files;
 pub mod probe_file;
 pub mod probe_ns;
 pub mod state_file;

@@ -3,5 +3,3 @@
 pub mod frame;
 pub mod link_setup;
 pub mod nat_setup;
-pub mod nft;
-pub mod xt;

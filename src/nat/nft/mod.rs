@@ -14,8 +14,8 @@ mod tests;
 
 pub use ruleset::Ruleset;
 
-use crate::exposure::rules::{Base, Hook, Reg};
 use crate::fault::Malformed;
+use crate::nat::rules::{Base, Hook, Reg};
 use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs};
 
 /// `NFNL_SUBSYS_NFTABLES`.

@@ -9,9 +9,9 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
+use super::nft::NEWGEN;
 use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink::filter::{Instruction, LD_H_ABS, NLMSG_TYPE, RET, jump_unless_eq, stmt};
-use crate::wire::nft::NEWGEN;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>
 const NFNLGRP_NFTABLES: u32 = 7;

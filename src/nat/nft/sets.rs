@@ -6,8 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::expr::verdict;
 use super::{Fields, Message, Names, TableKey, attrs};
-use crate::exposure::rules::{Data, Element, IpSet, Member, Set};
 use crate::fault::Malformed;
+use crate::nat::rules::{Data, Element, IpSet, Member, Set};
 
 /// A set without its elements, and the table it is in.
 pub fn set(msg: &Message<'_>) -> Result<(TableKey, Set), Malformed> {

@@ -11,13 +11,13 @@ use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::nft::{self, Get, Ruleset};
+use super::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
+use super::xt;
 use crate::ethtool::ioctl_io::get_option;
-use crate::exposure::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
 use crate::fault::Malformed;
 use crate::netlink::socket_io::{Failed, Netlink};
 use crate::netlink::{DumpError, Message, Writer};
-use crate::wire::nft::{self, Get, Ruleset};
-use crate::wire::xt;
 
 /// How often a read is tried again that others disturb by changing the rules.
 const ATTEMPTS: u32 = 5;

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use super::{Get, Message, Names, TableKey, expr, sets};
-use crate::exposure::rules::{Backend, Chain, Expr, Family, Table};
 use crate::fault::Malformed;
+use crate::nat::rules::{Backend, Chain, Expr, Family, Table};
 
 /// The tables so far. Dormant tables are left out: no packet sees them.
 #[derive(Default)]

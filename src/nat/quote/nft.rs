@@ -8,7 +8,7 @@ use super::{
     Symbol, What, address_types, chain_name, condition, follow, interface, native, network,
     protocol, states, target,
 };
-use crate::exposure::rules::{
+use crate::nat::rules::{
     Data, Element, Expr, Family, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
     NatRegs, NatRules, Op, Reg, Rule, Set, Source, Table, Verdict,
 };

@@ -8,9 +8,7 @@ use super::{
     Symbol, What, chain_name, condition, follow, interface, masked, native, network, not, ports,
     protocol, target,
 };
-use crate::exposure::rules::{
-    Connmark, Expr, Family, Nat, NatRules, Op, Rule, Source, Table, Verdict,
-};
+use crate::nat::rules::{Connmark, Expr, Family, Nat, NatRules, Op, Rule, Source, Table, Verdict};
 use crate::text::escape;
 
 /// Writes a rule with the words of iptables, as iptables-nft does for the native expressions that it uses.

@@ -17,64 +17,7 @@ use super::rules::{
     Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Op, Verdict,
 };
 
-/// A packet's state on one path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct State {
-    /// Its mark.
-    pub mark: Mark,
-    /// Bits that tests on this path asked for.
-    pub relied: u32,
-    /// `notrack`.
-    pub untracked: bool,
-    /// A nat chain of this hook has decided.
-    pub translated: bool,
-}
-
-impl State {
-    /// A packet with this mark at the beginning.
-    pub fn new(mark: Mark) -> Self {
-        Self {
-            mark,
-            relied: 0,
-            untracked: false,
-            translated: false,
-        }
-    }
-
-    fn covers(&self, other: &Self) -> bool {
-        self.mark.covers(other.mark)
-            && (self.relied, self.untracked, self.translated)
-                == (other.relied, other.untracked, other.translated)
-    }
-}
-
-/// More states than this at one place become one that covers them.
-const MOST_STATES: usize = 32;
-
-/// Adds a state unless another covers it.
-pub fn add(states: &mut Vec<State>, s: State) {
-    if states.iter().any(|t| t.covers(&s)) {
-        return;
-    }
-    states.retain(|t| !s.covers(t));
-    states.push(s);
-    if states.len() > MOST_STATES {
-        let mut merged: Vec<State> = Vec::new();
-        for s in states.drain(..) {
-            match merged
-                .iter_mut()
-                .find(|t| (t.untracked, t.translated) == (s.untracked, s.translated))
-            {
-                Some(t) => {
-                    t.mark = t.mark.join(s.mark);
-                    t.relied |= s.relied;
-                }
-                None => merged.push(s),
-            }
-        }
-        *states = merged;
-    }
-}
+use crate::nat::state::{State, add};
 
 /// Where a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,9 +5,9 @@
 use core::net::IpAddr;
 
 use super::bits::{Byte, Mark, Tri, equal};
-use super::machine::State;
 use super::packet::Packet;
 use super::rules::{Expr, Op, Reg, Source};
+use super::state::State;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {

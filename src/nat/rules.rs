@@ -1,6 +1,6 @@
 //! The packet-filter rules of one network namespace, as far as they decide about NAT and marks.
 //!
-//! Owns the model that `wire::nft`, `wire::xt` and `sys::nat_rules` fill and the analysis reads. Names are bytes as the kernel
+//! Owns the model that `nat::nft`, `nat::xt` and `nat::read_io` fill and the analysis reads. Names are bytes as the kernel
 //! has them: whoever prints them escapes them. Pure.
 
 use core::net::IpAddr;

@@ -3,11 +3,11 @@
 //! Owns what each expression means to the model. What is not known becomes `Maybe` or `Opaque`. Pure.
 
 use super::{Fields, Message, Names, TableKey, attrs};
-use crate::exposure::rules::{
+use crate::fault::Malformed;
+use crate::nat::rules::{
     Connmark, Expr, Family, MapTo, NatKind, NatRegs, Op, Rule, Source, Verdict,
 };
-use crate::fault::Malformed;
-use crate::wire::xt;
+use crate::nat::xt;
 
 /// The table and chain of a rule, before it is decoded with that table's names.
 pub fn rule_place<'a>(msg: &Message<'a>) -> Result<(TableKey, &'a [u8]), Malformed> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::exposure::rules::{Data, Element, IpSet, Member, NatRules, Table};
+use crate::nat::rules::{Data, Element, IpSet, Member, NatRules, Table};
 use crate::netlink::messages;
 
 /// Lines of `tag type payload`.
@@ -71,7 +71,7 @@ fn captured_rules_read_as_their_tools_print_them() {
         ..NatRules::default()
     };
     assert_eq!(
-        crate::exposure::quoted(&rules),
+        crate::nat::exposure::quoted(&rules),
         [
             "-A POSTROUTING -m set ! --match-set [0] src,dst -m comment --comment x -j CONNMARK --save-mark",
             "inet t c meta mark set meta mark | 0x00004000 comment \"why not\"",
@@ -123,11 +123,11 @@ fn captured_sets_keep_their_elements() {
         [
             (
                 &[0, 81][..],
-                &Data::Verdict(crate::exposure::rules::Verdict::Accept)
+                &Data::Verdict(crate::nat::rules::Verdict::Accept)
             ),
             (
                 &[0, 80],
-                &Data::Verdict(crate::exposure::rules::Verdict::Jump(0))
+                &Data::Verdict(crate::nat::rules::Verdict::Jump(0))
             ),
         ]
     );
@@ -246,8 +246,8 @@ proptest! {
         }
         if let Ok(tables) = assemble(&all) {
             let rules = NatRules { tables, ..NatRules::default() };
-            let _ = crate::exposure::quoted(&rules);
-            let _ = crate::exposure::analyze(&rules, &crate::exposure::tests::flow());
+            let _ = crate::nat::exposure::quoted(&rules);
+            let _ = crate::nat::exposure::analyze(&rules, &crate::nat::exposure::tests::flow());
         }
         let _ = generation(&message(0, &all[0].2));
     }

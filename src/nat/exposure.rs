@@ -2,18 +2,11 @@
 //!
 //! Owns the question and the answer. The inner packet goes through POSTROUTING with any mark that it can have; the outer packet
 //! keeps what mark is left and, being sent by this machine, goes through OUTPUT and POSTROUTING. Only a first packet of a
-//! connection meets nat chains, so a later inner packet carries what other chains set. Pure: `sys::nat_rules` reads the rules.
+//! connection meets nat chains, so a later inner packet carries what other chains set. Pure: `nat::read_io` reads the rules.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/ip_tunnel_core.c#L50> (`iptunnel_xmit`: the mark stays within one
 //! namespace, connection tracking does not)
 
-pub mod bits;
-mod machine;
-mod packet;
-mod quote;
-mod registers;
-pub mod rules;
-mod settable;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,12 +15,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::bits::Mark;
+use super::machine::{Event, Machine, Place, TooMuch, Translation};
+use super::packet::{Destinations, Packet};
+use super::rules::{
+    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table,
+};
+use super::settable::settable;
+use super::state::{State, add};
 use crate::text::{IfName, escape};
-use bits::Mark;
-use machine::{Event, Machine, Place, State, TooMuch, Translation, add};
-use packet::{Destinations, Packet};
-use rules::{Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table};
-use settable::settable;
 
 /// What of a VXLAN device decides which rules its outer packets meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -441,7 +437,7 @@ pub fn quoted(rules: &NatRules) -> Vec<String> {
     let mut out = Vec::new();
     for table in &rules.tables {
         for chain in &table.chains {
-            out.extend((0..chain.rules.len()).map(|n| quote::rule(table, chain, n, rules)));
+            out.extend((0..chain.rules.len()).map(|n| super::quote::rule(table, chain, n, rules)));
         }
     }
     out
@@ -457,7 +453,7 @@ pub fn quoted_chains(rules: &NatRules, name: &[u8]) -> Vec<Vec<String>> {
         .filter(|(_, chain)| &*chain.name == name)
         .map(|(table, chain)| {
             (0..chain.rules.len())
-                .map(|n| quote::rule(table, chain, n, rules))
+                .map(|n| super::quote::rule(table, chain, n, rules))
                 .collect()
         })
         .collect()
@@ -465,7 +461,7 @@ pub fn quoted_chains(rules: &NatRules, name: &[u8]) -> Vec<Vec<String>> {
 
 fn rule_text(rules: &NatRules, place: Place) -> String {
     let table = &rules.tables[place.table];
-    quote::rule(
+    super::quote::rule(
         table,
         &table.chains[place.chain as usize],
         place.rule,
@@ -475,8 +471,8 @@ fn rule_text(rules: &NatRules, place: Place) -> String {
 
 fn table_text(table: &Table) -> String {
     let backend = match table.backend {
-        rules::Backend::Legacy => "xtables",
-        rules::Backend::NfTables => "nf_tables",
+        super::rules::Backend::Legacy => "xtables",
+        super::rules::Backend::NfTables => "nf_tables",
     };
     format!(
         "{} {} ({backend})",

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::exposure::rules::NatRules;
+use crate::nat::rules::NatRules;
 
 fn captured(tag: &str) -> Vec<u8> {
     let line = include_str!("../fixtures/xt.hex")
@@ -52,7 +52,7 @@ fn captured_tables_read_as_iptables_save_prints_them() {
         ),
     ] {
         let read = decode(family, &captured(info), &captured(entries)).unwrap();
-        let mut ours = crate::exposure::quoted(&read);
+        let mut ours = crate::nat::exposure::quoted(&read);
         let mut theirs = rules.to_vec();
         ours.sort_unstable();
         theirs.sort_unstable();
@@ -101,8 +101,8 @@ proptest! {
         }
         for family in [Family::Ip, Family::Ip6] {
             if let Ok(rules) = decode(family, &info, &entries) {
-                let _ = crate::exposure::quoted(&rules);
-                let _ = crate::exposure::analyze(&rules, &crate::exposure::tests::flow());
+                let _ = crate::nat::exposure::quoted(&rules);
+                let _ = crate::nat::exposure::analyze(&rules, &crate::nat::exposure::tests::flow());
             }
         }
     }

@@ -5,7 +5,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::Write as _;
 
-use super::rules::{
+use crate::nat::rules::{
     Backend, Chain, Expr, Family, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, Nat,
     NatKind, NatRules, Reg, Side, Source, Table,
 };

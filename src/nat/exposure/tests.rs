@@ -1,7 +1,7 @@
 //! Decisions on rules written as values: what cannot be installed in a test, and what the decision must not depend on.
 
-use super::rules::*;
 use super::*;
+use crate::nat::rules::*;
 
 /// flannel's device on a physical NIC.
 pub(crate) fn flow() -> OuterFlow {

@@ -3,10 +3,11 @@
 //! Owns what is assumed of a packet's mark before its way begins. Pure.
 
 use super::bits::Mark;
-use super::machine::{State, reach};
+use super::machine::reach;
 use super::packet::{Destinations, Packet};
 use super::registers::{Origin, Registers, fill, word};
 use super::rules::{Connmark, Expr, Family, MapTo, Match, NatRules};
+use super::state::State;
 
 /// Which bits of a mark rules can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

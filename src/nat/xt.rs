@@ -10,7 +10,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::HashMap;
 
-use crate::exposure::rules::{
+use super::rules::{
     Backend, Base, Chain, Connmark, Expr, Family, Hook, Match, Nat, NatKind, Rule, Side, Table,
     Verdict,
 };

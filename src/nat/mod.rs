@@ -1,0 +1,18 @@
+//! The NAT rules of this network namespace, and whether they can rewrite the outer packets of a VXLAN device.
+//!
+//! Owns reading the rules of `nf_tables` and xtables, their model, and the analysis. What is not understood may do anything, so an
+//! answer errs towards "exposed".
+
+pub mod bits;
+pub mod events_io;
+pub mod exposure;
+mod machine;
+pub mod nft;
+mod packet;
+mod quote;
+pub mod read_io;
+mod registers;
+pub mod rules;
+mod settable;
+mod state;
+pub mod xt;
