@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use common::{Netns, run};
-use vxcsum::discover::{Discovery, Which};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Elsewhere, OuterFlow};
+use vxcsum::offload::discover_io::{Discovery, Which};
 use vxcsum::text::IfName;
 
 /// With `only` the kernel is asked for the entries of one device, else for those of all.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::CommandFactory;
 use source::{codes, read};
-use vxcsum::sys::message_ids;
+use vxcsum::output::message_ids;
 
 /// Every visible command with its visible options, as `apply` and `--dry-run`.
 fn words(command: &clap::Command, out: &mut Vec<String>) {
@@ -72,12 +72,12 @@ fn the_manual_explains_every_reason() {
         .lines()
         .filter_map(|line| line.strip_prefix(".It Cm "))
         .collect();
-    assert_eq!(reasons, codes("src/plan.rs", "ReasonCode"));
+    assert_eq!(reasons, codes("src/offload/plan.rs", "ReasonCode"));
 }
 
 #[test]
 fn the_manual_lists_every_exit_code() {
-    let report = read("src/report.rs");
+    let report = read("src/error.rs");
     let (_, body) = report.split_once("pub enum ExitCode {").expect("ExitCode");
     let body = body.split("\n}").next().unwrap_or_default();
     let mut codes: Vec<u8> = body

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vxcsum::discover::{Discovery, Which};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
 use vxcsum::nat::read_io;
+use vxcsum::offload::discover_io::{Discovery, Which};
 
 /// Four namespaces, deleted when this goes.
 struct Lab {

@@ -74,7 +74,7 @@ fn with_journal(netns: &Netns, words: &str) -> (Run, String, Vec<Entry>) {
 }
 
 fn ids() -> BTreeMap<&'static str, &'static str> {
-    vxcsum::sys::message_ids::ALL.into_iter().collect()
+    vxcsum::output::message_ids::ALL.into_iter().collect()
 }
 
 #[track_caller]

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
 use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features, SET_OFF};
-use vxcsum::facts::{Device, Exposure, Facts, Past};
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
-use vxcsum::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
+use vxcsum::offload::facts::{Device, Exposure, Facts, Past};
+use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
+use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
+use vxcsum::output;
 use vxcsum::policy::{Kind, Policy, merge, parse};
-use vxcsum::render;
-use vxcsum::report::{Change, KernelReport, Outcome, Report};
 use vxcsum::text::IfName;
 
 const BIT: u128 = 0b10;
@@ -854,7 +854,7 @@ fn decisions_by_exposure() {
             }
             let report = Report::planned(&plan, kernel_report(), None);
             let mut status = Vec::new();
-            render::status(&mut status, &report, false).expect("write to memory");
+            output::status(&mut status, &report, false).expect("write to memory");
             let status = String::from_utf8(status).expect("UTF-8");
             let latent = matches!(exposure, Exposure::NotExposed { .. })
                 && found.verdict.status != NotAffected;

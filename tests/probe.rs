@@ -13,9 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vxcsum::kernel::BugId;
+use vxcsum::probe::frame::Sum;
+use vxcsum::probe::run_io::{machine, run};
 use vxcsum::probe::{Code, Limits, Nat, Observed, Outcome, Outer, Place, ProbeRun};
-use vxcsum::sys::probe_ns::{machine, run};
-use vxcsum::wire::frame::Sum;
 
 /// Where [`child`] writes its result; the presence of the variable is what makes it a child.
 const OUT: &str = "VXCSUM_TEST_PROBE_OUT";

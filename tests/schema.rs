@@ -222,21 +222,25 @@ fn the_codes_are_those_of_the_types() {
         ),
         (
             "/$defs/device/properties/outer_checksum",
-            "src/facts.rs",
+            "src/link/mod.rs",
             "OuterChecksum",
         ),
         (
             "/$defs/device/properties/exposure",
-            "src/exposure/mod.rs",
+            "src/nat/exposure.rs",
             "Exposure",
         ),
-        ("/$defs/device/properties/action", "src/plan.rs", "Action"),
+        (
+            "/$defs/device/properties/action",
+            "src/offload/plan.rs",
+            "Action",
+        ),
         (
             "/$defs/device/properties/outcome",
-            "src/report.rs",
+            "src/offload/report.rs",
             "Outcome",
         ),
-        ("/$defs/reason_code", "src/plan.rs", "ReasonCode"),
+        ("/$defs/reason_code", "src/offload/plan.rs", "ReasonCode"),
         ("/$defs/rule/properties/when", "src/policy/mod.rs", "When"),
     ] {
         let listed = schema.pointer(pointer).and_then(|at| at.get("enum"));

@@ -1,6 +1,6 @@
 //! The evidence on a node: the receiver's counters, and what connection tracking knows of VXLAN flows.
 //!
-//! Owns how `/proc/net/snmp`, `snmp6` and `nf_conntrack` are understood. Pure: `sys::node_evidence` reads them.
+//! Owns how `/proc/net/snmp`, `snmp6` and `nf_conntrack` are understood. Pure: `doctor::read_io` reads them.
 
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! Who else sets the feature: `.link` files, udev rules, scripts, units, Felix.
 //!
-//! Owns how such files are understood. Pure: `sys::node_evidence` reads them.
+//! Owns how such files are understood. Pure: `doctor::read_io` reads them.
 
 use std::collections::HashMap;
 

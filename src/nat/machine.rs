@@ -17,7 +17,7 @@ use super::rules::{
     Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Op, Verdict,
 };
 
-use crate::nat::state::{State, add};
+use super::state::{State, add};
 
 /// Where a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

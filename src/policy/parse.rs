@@ -327,7 +327,7 @@ impl Parser<'_> {
         }
     }
 
-    fn table<'v, 't>(
+    pub(crate) fn table<'v, 't>(
         &mut self,
         key: &str,
         value: &'v Value<'t>,

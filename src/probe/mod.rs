@@ -1,6 +1,6 @@
 //! The probe: does the running kernel corrupt the outer checksum of VXLAN packets that NAT rewrites.
 //!
-//! Owns the vocabulary of a run: its cases, what was seen, what follows for each bug. Pure: `sys::probe_ns` builds the
+//! Owns the vocabulary of a run: its cases, what was seen, what follows for each bug. Pure: `probe::run_io` builds the
 //! namespace that `plan` describes, sends and captures; `verdict` judges; `stored` keeps a run for the rest of the boot.
 
 use core::time::Duration;
@@ -9,12 +9,18 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{BugId, Measured, Measurements};
-use crate::wire::frame::{self, Sum};
 
+pub mod file_io;
+pub mod frame;
+pub mod link_setup;
+pub mod nat_setup;
 pub mod plan;
+pub mod render;
+pub mod run_io;
 mod stored;
 mod verdict;
 
+use frame::Sum;
 pub use stored::StoredError;
 
 /// The version of the JSON form of [`ProbeRun`].

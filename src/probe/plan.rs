@@ -13,11 +13,11 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::io;
 use std::ops::RangeInclusive;
 
+use super::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
+use super::link_setup::{self, Device, Vxlan};
+use super::nat_setup::{self, Rewrite, SourceNat};
 use super::{Case, Code, Family, Inner, Nat, Observed, Outer, Reason};
 use crate::netlink::requests::Requests;
-use crate::wire::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
-use crate::wire::link_setup::{self, Device, Vxlan};
-use crate::wire::nat_setup::{self, Rewrite, SourceNat};
 
 /// The end of the veth pair that packets leave through.
 pub const UNDERLAY: Device<'static> = Device {
@@ -321,7 +321,7 @@ mod tests {
                 protocol,
                 src_port: 1,
                 dst_port,
-                sum: crate::wire::frame::Sum::Right,
+                sum: crate::probe::frame::Sum::Right,
             };
             let to = destination(case);
             let remote = underlay_address(case.family, remote(case.nat));

@@ -2,9 +2,9 @@
 //!
 //! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
 
+use super::frame::Sum;
 use super::{BugResult, Case, Code, Family, Nat, Observed, Outcome, Outer, Reason, plan};
 use crate::kernel::BugId;
-use crate::wire::frame::Sum;
 
 /// What one case shows.
 enum Shown<'a> {

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
 use crate::fault::Fault;
 use crate::kernel::{BugVerdict, KernelFacts, KernelVerdict, OsRelease};
 use crate::link::{OuterChecksum, Underlay};
-use crate::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::text::IfName;
 
 /// Increased when a field changes its meaning or goes away; new fields may come at any time.

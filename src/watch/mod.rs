@@ -18,16 +18,16 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::discover::Which;
 use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
 use crate::link::events_io::{Heard, LinkEvents};
 use crate::nat::events_io::NftEvents;
-use crate::node::{Node, Options, require_net_admin};
-use crate::plan::ReasonCode;
-use crate::report::{Outcome, Report};
-use crate::state::TRUCE;
-use crate::sys::journal;
+use crate::offload::discover_io::Which;
+use crate::offload::node_io::{Node, Options, require_net_admin};
+use crate::offload::plan::ReasonCode;
+use crate::offload::record::TRUCE;
+use crate::offload::report::{Outcome, Report};
+use crate::output::journal_io;
 
 /// More devices than this at once are looked at with one dump.
 const FEW: usize = 64;
@@ -111,7 +111,7 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
             Ok(Heard::Nothing) => break,
             // Events were lost: nobody knows which.
             Ok(Heard::Overrun) => {
-                journal::resync();
+                journal_io::resync();
                 all = true;
             }
             Err(e) => {
@@ -147,7 +147,7 @@ fn reload(node: &mut Node, handled: &mut Handled) {
             info!("policy reloaded");
             handled.look_at_all(node);
         }
-        Err(e) => journal::policy_rejected(
+        Err(e) => journal_io::policy_rejected(
             &e,
             "the new policy is refused and the old one stays in force",
         ),
@@ -327,7 +327,7 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool
     let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), changes);
-    journal::changes(&report);
+    journal_io::changes(&report);
     handled.changed += report.changed();
     let failed = report
         .devices

@@ -24,16 +24,16 @@ use rustix::net::{
     send, socket_with,
 };
 
-use crate::ethtool::ioctl_io;
-use crate::kernel::read_io;
-use crate::netlink::requests::{Requests, acks};
-use crate::probe::plan::{self, Step};
-use crate::probe::{
+use super::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::plan::{self, Step};
+use super::{
     Case, Code, Family, Inner, Limits, Machine, Observed, Place, ProbeRun, Reason, furniture,
     observe,
 };
+use crate::ethtool::ioctl_io;
+use crate::kernel::read_io;
+use crate::netlink::requests::{Requests, acks};
 use crate::text::{IfName, escape};
-use crate::wire::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1613>
 const ETHTOOL_GTXCSUM: u32 = 0x16;

@@ -11,9 +11,9 @@ use super::message_ids;
 use crate::error::Error;
 use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
-use crate::plan::{Action, DevicePlan, ReasonCode};
+use crate::offload::plan::{Action, DevicePlan, ReasonCode};
+use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::probe::{self, ProbeRun};
-use crate::report::{DeviceReport, Outcome, Report};
 
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///

@@ -1,6 +1,6 @@
 //! `/run/vxcsum/state.json` and its lock.
 //!
-//! Owns reading, locking and replacing the file. What stands in it is `state`'s business.
+//! Owns reading, locking and replacing the file. What stands in it is `offload::record`'s business.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,9 +13,9 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::record::{Now, State};
 use crate::kernel::read_io::boot_id;
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
-use crate::state::{Now, State};
 
 /// A run takes milliseconds: whoever holds the lock longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! What is known about the machine and its VXLAN devices, as values.
 //!
-//! Owns the types that discovery fills and `plan::decide` reads. May not do I/O, decide, or render.
+//! Owns the types that discovery fills and `offload::plan::decide` reads. May not do I/O, decide, or render.
 
 use core::net::IpAddr;
 use std::rc::Rc;

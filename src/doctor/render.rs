@@ -6,11 +6,13 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped};
-use crate::doctor::{Defence, Diagnosis, Health, KubeProxy};
+use super::{Defence, Diagnosis, Health, KubeProxy};
 use crate::ethtool::FEATURE;
 use crate::kernel::Source;
-use crate::report::DeviceReport;
+use crate::offload::report::DeviceReport;
+use crate::output::{
+    GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped,
+};
 use crate::text::escape;
 
 /// The diagnosis.

@@ -8,11 +8,11 @@ use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
 
+use super::facts::{Device, Exposure, Past};
 use crate::error::Error;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features};
-use crate::facts::{Device, Exposure, Past};
 use crate::fault::Fault;
 use crate::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink, route, rtnl};
 use crate::nat::exposure::{Elsewhere, OuterFlow};

@@ -1,10 +1,12 @@
 //! The diagnosis of one node: three lines of defence, the evidence, who else is at work, and what to do.
 //!
-//! Owns what follows from the facts. Pure: `sys::node_evidence` reads the texts that `evidence` and `managers` understand, `render`
+//! Owns what follows from the facts. Pure: `doctor::read_io` reads the texts that `evidence` and `managers` understand, `output`
 //! writes the diagnosis.
 
 mod evidence;
 mod managers;
+pub mod read_io;
+pub mod render;
 
 pub use evidence::{Count, Counters, Flows};
 pub use managers::{Candidate, Manager, managers};
@@ -14,9 +16,9 @@ use serde::Serialize;
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::nat::exposure::quoted_chains;
 use crate::nat::rules::NatRules;
+use crate::offload::report::{DeviceReport, Report};
+use crate::probe::frame::Sum;
 use crate::probe::{BugResult, Hex, Observed, Outcome, Outer, ProbeRun};
-use crate::report::{DeviceReport, Report};
-use crate::wire::frame::Sum;
 
 /// How one device stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

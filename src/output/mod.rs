@@ -1,12 +1,12 @@
 //! Reports as text and JSON.
 //!
 //! Owns every text that goes to stdout. Writes into any `Write`, decides nothing, asks nobody. Names of devices come out
-//! escaped (see `facts::escape`), so that no device can draw on a terminal.
+//! escaped (see `text::escape`), so that no device can draw on a terminal.
 
-mod doctor;
 mod explain;
-mod probe;
-mod table;
+pub mod journal_io;
+pub mod message_ids;
+pub(crate) mod table;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -14,27 +14,25 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-pub use doctor::doctor;
 pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
-pub use probe::{Kept, probe};
 use table::{Cell, Table};
 
 use crate::error::Error;
 use crate::ethtool::{BackendName, FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::link::OuterChecksum;
-use crate::plan::Action;
+use crate::offload::plan::Action;
+use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::PolicyError;
-use crate::report::{DeviceReport, KernelReport, Outcome, Report};
 
 /// Reports are not wider than this, as long as the names in them allow it.
-const WIDTH: usize = 100;
+pub(crate) const WIDTH: usize = 100;
 /// More devices than this are counted where a paragraph names them; the table names them all.
 const NAMED: usize = 8;
 
-const RED: Style = AnsiColor::Red.on_default();
-const GREEN: Style = AnsiColor::Green.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(crate) const RED: Style = AnsiColor::Red.on_default();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
 
 /// One JSON object and a newline.
 ///
@@ -154,7 +152,7 @@ fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::
     writeln!(out)
 }
 
-fn status_word(bug: &BugVerdict) -> String {
+pub(crate) fn status_word(bug: &BugVerdict) -> String {
     let why = match bug.why {
         Some(Why::Fixed) => " (fixed)",
         Some(Why::PredatesBug) => " (older than the bug)",
@@ -170,7 +168,7 @@ fn backend_name(backend: BackendName) -> &'static str {
     }
 }
 
-fn status_style(status: Status) -> Style {
+pub(crate) fn status_style(status: Status) -> Style {
     match status {
         Status::Affected => RED,
         Status::NotAffected => GREEN,
@@ -178,7 +176,7 @@ fn status_style(status: Status) -> Style {
     }
 }
 
-fn paint(text: &str, style: Style, color: bool) -> String {
+pub(crate) fn paint(text: &str, style: Style, color: bool) -> String {
     if color {
         format!("{style}{text}{style:#}")
     } else {
@@ -236,7 +234,7 @@ pub(crate) fn outer(outer_checksum: OuterChecksum) -> &'static str {
     }
 }
 
-fn feature(state: Option<FeatureState>) -> &'static str {
+pub(crate) fn feature(state: Option<FeatureState>) -> &'static str {
     match state {
         None => "?",
         Some(state) => match (state.active, state.fixed(), state.wanted) {
@@ -399,7 +397,7 @@ fn totals(report: &Report<'_>) -> String {
 }
 
 /// Breaks a text at spaces; what follows the first line is indented two columns more.
-fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
+pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
     let mut column = 0;
     for word in text.split(' ') {
         let width = unicode_width::UnicodeWidthStr::width(word);

@@ -4,12 +4,12 @@
 
 use std::collections::HashMap;
 
-use crate::discover::read_features;
+use super::discover_io::read_features;
+use super::plan::{Action, DevicePlan, Plan};
+use super::report::{Change, Outcome};
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::{Features, SET_OFF, SET_ON};
 use crate::fault::Fault;
-use crate::plan::{Action, DevicePlan, Plan};
-use crate::report::{Change, Outcome};
 
 /// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
 /// it. A device that fails stops no other.

@@ -1,7 +1,7 @@
 //! One pass over the devices: the path that the verbs and `watch` share.
 //!
 //! Owns the sockets, the policy and the record of one process, and the order record, set, correct the record. May not
-//! decide: `plan` does. May not print: its caller has the report.
+//! decide: `offload::plan` does. May not print: its caller has the report.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use std::rc::Rc;
 
 use log::warn;
 
-use crate::apply::apply;
-use crate::discover::{Discovery, Which};
+use super::apply_io::apply;
+use super::discover_io::{Discovery, Which};
+use super::facts::{Device, Facts, Past};
+use super::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
+use super::record::{State, Turned};
+use super::record_io::{self, Lock, StateFile};
+use super::report::{Change, KernelReport, Outcome};
 use crate::error::Error;
 use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
-use crate::facts::{Device, Facts, Past};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
 use crate::nat::exposure::{Exposure, analyze};
 use crate::nat::rules::{self, NatRules};
 use crate::nat::{self};
-use crate::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
+use crate::output::journal_io;
 use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
-use crate::probe::ProbeRun;
-use crate::report::{Change, KernelReport, Outcome};
-use crate::state::{State, Turned};
-use crate::sys::state_file::{self, Lock, StateFile};
-use crate::sys::{journal, probe_file, probe_ns};
+use crate::probe::{ProbeRun, file_io, run_io};
 
 /// What a probe measured; nothing without one.
 pub fn measurements(probe: Option<&ProbeRun>) -> Measurements {
@@ -131,7 +131,7 @@ impl Node {
             backend,
             discovery,
             record,
-            netns: state_file::netns(),
+            netns: record_io::netns(),
         })
     }
 
@@ -222,7 +222,7 @@ impl Node {
 
     fn facts(&mut self, which: Which<'_>, state: &State, rules: bool) -> Result<Facts, Error> {
         let (table, mut devices) = self.discovery.devices(&mut self.backend, which)?;
-        let now = state_file::now();
+        let now = record_io::now();
         for device in &mut devices {
             let ifindex = device.link.ifindex;
             device.past = Past {
@@ -284,7 +284,7 @@ impl Node {
 
     /// Before: true if there is something new.
     fn write_down(&self, plan: &Plan<'_>, turn: &mut Turn, complete: bool) -> bool {
-        let now = state_file::now();
+        let now = record_io::now();
         let mut dirty = false;
         let mut turned = Vec::new();
         let mut names: (u128, Rc<Vec<String>>) = (0, Rc::default());
@@ -303,7 +303,7 @@ impl Node {
                 });
             } else if device.reason.code == ReasonCode::Contested {
                 if turn.state.give_way(self.netns, ifindex, now) {
-                    journal::contested(device);
+                    journal_io::contested(device);
                     dirty = true;
                 }
             } else if device.device.past.turned_off && is_off(device.device, plan.table) {
@@ -363,13 +363,13 @@ impl Node {
     }
 }
 
-fn is_off(device: &crate::facts::Device, table: &FeatureTable) -> bool {
+fn is_off(device: &crate::offload::facts::Device, table: &FeatureTable) -> bool {
     state(device, table).is_some_and(crate::ethtool::FeatureState::off)
 }
 
 /// What was measured on this boot; a file that is not used is warned of.
 pub fn load_probe(root: &Path) -> Option<ProbeRun> {
-    probe_file::load(root, &probe_ns::machine(), |note| warn!("{note}"))
+    file_io::load(root, &run_io::machine(), |note| warn!("{note}"))
 }
 
 /// Reads the policy of this machine.

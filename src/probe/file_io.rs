@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::probe::{Machine, ProbeRun};
+use super::{Machine, ProbeRun};
 use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "probe.json";

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
-use crate::doctor::{Candidate, Count, Flows, Manager};
+use super::{Candidate, Count, Flows, Manager};
 use crate::kernel::read_io::read_text;
 use crate::text::IfName;
 

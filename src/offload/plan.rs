@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 
+use super::facts::{Device, Exposure, Facts};
 use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
-use crate::facts::{Device, Exposure, Facts};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::link::OuterChecksum;
 use crate::policy::{Assume, Policy, Rule, Subject, When};

@@ -4,10 +4,10 @@
 
 use std::io::{self, Write};
 
-use super::table::{Cell, Table};
-use super::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
-use crate::probe::{Case, Nat, Observed, Outcome, Outer, ProbeRun};
-use crate::wire::frame::Sum;
+use super::frame::Sum;
+use super::{Case, Nat, Observed, Outcome, Outer, ProbeRun};
+use crate::output::table::{Cell, Table};
+use crate::output::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 
 /// What is stored for the rest of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::facts::Device;
 use crate::kernel::{BugVerdict, Mark, Source, Status};
 use crate::link::UnderlayLink;
-use crate::plan::{ReasonCode, susceptible};
+use crate::offload::facts::Device;
+use crate::offload::plan::{ReasonCode, susceptible};
+use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::Policy;
-use crate::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::text::{IfName, escape};
 
 /// What became of one rule.

@@ -13,19 +13,21 @@ use log::{error, warn};
 use crate::cli::{
     Apply, Cli, Command, Common, Doctor, Explain, PolicyCommand, Probe, Revert, Status,
 };
-use crate::discover::Which;
 use crate::error::{Error, ExitCode};
 use crate::ethtool::FeatureTable;
-use crate::facts::Facts;
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
-use crate::kernel::{KernelFacts, read_io};
-use crate::node::{Node, Options, load_policy, load_probe, measurements, require_net_admin};
-use crate::plan::{self, Action, Plan};
-use crate::probe::{Code, Limits, Outcome, Place, ProbeRun};
-use crate::render::{self, Explanation, Kept, RuleOutcome};
-use crate::report::{KernelReport, Report};
-use crate::sys::{journal, node_evidence, probe_file, probe_ns};
+use crate::kernel::{self, KernelFacts};
+use crate::offload::discover_io::Which;
+use crate::offload::facts::Facts;
+use crate::offload::node_io::{
+    Node, Options, load_policy, load_probe, measurements, require_net_admin,
+};
+use crate::offload::plan::{self, Action, Plan};
+use crate::offload::report::{KernelReport, Report};
+use crate::output::{self, Explanation, RuleOutcome, journal_io};
+use crate::probe::render::Kept;
+use crate::probe::{self, Code, Limits, Outcome, Place, ProbeRun, file_io, run_io};
 use crate::text::{IfName, escape};
 use crate::{docs, doctor, watch};
 
@@ -37,7 +39,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     // Before the arguments are understood: what is wrong with them is said there too.
     let log = args.iter().any(|arg| arg == "--log");
-    journal::init(log);
+    journal_io::init(log);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e, args.iter().any(|arg| arg == "--json")),
@@ -73,11 +75,11 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
 
 fn fail(e: &Error, json: bool, log: bool) -> ExitCode {
     if json {
-        if render::json_error(&mut io::stdout().lock(), e).is_err() {
+        if output::json_error(&mut io::stdout().lock(), e).is_err() {
             error!("{e}");
         }
     } else if let (Error::Policy(_), true) = (e, log) {
-        journal::policy_rejected(e, "the policy is not valid and nothing was done");
+        journal_io::policy_rejected(e, "the policy is not valid and nothing was done");
     } else if let Error::Policy(errors) = e {
         let _ = write!(io::stderr(), "{}", errors.render(colored(&io::stderr())));
     } else {
@@ -196,7 +198,7 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         drop(turn);
         let report = Report::applied(&plan, node.kernel_report(), backend, changes);
         if common.log {
-            journal::changes(&report);
+            journal_io::changes(&report);
         }
         // A device may have been created again under this name meanwhile, by an event that found this run at work.
         let ifindexes =
@@ -212,7 +214,7 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
 fn finish_apply(common: &Common, report: &Report<'_>, pending: bool) -> Result<ExitCode, Error> {
     if !common.log || common.json {
         print(common, report, |out, color| {
-            render::apply(out, report, color)
+            output::apply(out, report, color)
         })?;
     }
     Ok(report.exit_code(pending))
@@ -236,7 +238,7 @@ fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     drop(turn);
     let report = Report::applied(&plan, node.kernel_report(), backend, changes);
     if common.log {
-        journal::changes(&report);
+        journal_io::changes(&report);
     }
     finish_apply(common, &report, false)
 }
@@ -247,7 +249,7 @@ fn run_status(common: &Common, args: &Status) -> Result<ExitCode, Error> {
     let plan = node.plan(&facts);
     let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
     print(common, &report, |out, color| {
-        render::status(out, &report, color)
+        output::status(out, &report, color)
     })?;
     Ok(report.exit_code(args.exit_code))
 }
@@ -260,7 +262,7 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     let (kernel, probe) = if let Some(release) = &args.kernel {
         (named_kernel(release, args)?, None)
     } else {
-        let kernel = read_io::kernel_facts(&common.root, |note| warn!("{note}"));
+        let kernel = kernel::read_io::kernel_facts(&common.root, |note| warn!("{note}"));
         (kernel, load_probe(&common.root))
     };
     let verdict = judge(&kernel, &policy.kernels, &measurements(probe.as_ref()));
@@ -271,7 +273,7 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     };
     let report = Report::planned(&nothing, KernelReport::new(&kernel, verdict), None);
     print(common, &report, |out, color| {
-        render::explain_kernel(out, &report.kernel, color)
+        output::explain_kernel(out, &report.kernel, color)
     })?;
     Ok(ExitCode::Ok)
 }
@@ -279,7 +281,7 @@ fn run_explain(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
 fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
     let os = match &args.os_release {
         Some(path) => {
-            let text = read_io::read_text(path)
+            let text = kernel::read_io::read_text(path)
                 .map_err(|e| Error::Io(format!("read {}: {e}", path.display())))?;
             parse_os_release(&text)
         }
@@ -320,7 +322,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
         .collect();
     let explanation = Explanation { report, rules };
     print(common, &explanation, |out, color| {
-        render::explain_device(out, &explanation, facts, &node.policy, color)
+        output::explain_device(out, &explanation, facts, &node.policy, color)
     })?;
     Ok(code)
 }
@@ -331,13 +333,13 @@ fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
     } else {
         Place::NewNamespace
     };
-    let run = probe_ns::run(&Limits::default(), place);
+    let run = run_io::run(&Limits::default(), place);
     // What was measured is not forgotten because somebody without the rights tried again.
-    let earlier = || probe_file::load(&common.root, &probe_ns::machine(), |_| ());
+    let earlier = || file_io::load(&common.root, &run_io::machine(), |_| ());
     let kept = if !run.answers() && earlier().is_some_and(|earlier| earlier.answers()) {
         Kept::Earlier
     } else {
-        match probe_file::save(&common.root, &run) {
+        match file_io::save(&common.root, &run) {
             Ok(()) => Kept::This,
             Err(e) => {
                 warn!("{e}; apply and status will not know of this run");
@@ -346,11 +348,11 @@ fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
         }
     };
     if common.log {
-        journal::probed(&run);
+        journal_io::probed(&run);
     }
     if !common.log || common.json {
         print(common, &run, |out, color| {
-            render::probe(out, &run, kept, color)
+            probe::render::probe(out, &run, kept, color)
         })?;
     }
     Ok(probe_exit_code(&run))
@@ -358,7 +360,7 @@ fn run_probe(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
 
 fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
-    let before = node_evidence::counters();
+    let before = doctor::read_io::counters();
     let facts = node.look_at_all()?;
     let plan = node.plan(&facts);
     let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
@@ -377,7 +379,7 @@ fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
         || doctor::Counters::new(before.clone(), None),
         |seconds| {
             std::thread::sleep(std::time::Duration::from_secs(seconds.into()));
-            let after = node_evidence::counters();
+            let after = doctor::read_io::counters();
             doctor::Counters::new(before.clone(), Some((seconds, after)))
         },
     );
@@ -388,12 +390,12 @@ fn run_doctor(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
             probe: node.probe.as_ref(),
             rules: node.rules.as_ref(),
             counters,
-            flows: node_evidence::rewritten_flows(&ports),
-            managers: node_evidence::managers(&common.root, &names),
+            flows: doctor::read_io::rewritten_flows(&ports),
+            managers: doctor::read_io::managers(&common.root, &names),
         },
     );
     print(common, &diagnosis, |out, color| {
-        render::doctor(out, &diagnosis, color)
+        doctor::render::doctor(out, &diagnosis, color)
     })?;
     Ok(code)
 }
@@ -448,7 +450,7 @@ fn print(
     let color = colored(&io::stdout());
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     let written = if common.json {
-        render::json(&mut out, value)
+        output::json(&mut out, value)
     } else {
         text(&mut out, color)
     };
