@@ -22,7 +22,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
-	nat-delay.sh)
+	nat-delay.sh gso-csum.sh layers.sh)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 

@@ -18,18 +18,21 @@
 #
 # The nodes are network namespaces named $NS-a, $NS-b and $NS-pod. With NODE_A=here, node a is the namespace that the script runs in, which
 # is for a guest, where services of the guest are to see flannel.1. UNDERLAY=virtio takes this guest's eth0 and eth1 (guest -n) for the
-# nodes instead of a veth pair. RULES is a file of tests/cases/exposure, or `none`, instead of the rules above; IPTABLES the command that
-# loads it. Connects go to the service, or to the pod where the rules have none. A connect is tried 1 + $SYN_RETRIES times.
+# nodes instead of a veth pair. STACK is what is between flannel.1 and the NIC (layers.sh). RULES is a file of tests/cases/exposure, or
+# `none`, instead of the rules above; IPTABLES the command that loads it. Connects go to the service, or to the pod where the rules have
+# none. A connect is tried 1 + $SYN_RETRIES times.
 # Needs root, iproute2, iptables, ethtool, socat, and nft for RULES.
 set -euo pipefail
 
 NS=${NS:-vxcsum}
 NODE_A=${NODE_A:-}
 UNDERLAY=${UNDERLAY:-veth}
+STACK=${STACK:-nic}
 RULES=${RULES:-}
 IPTABLES=${IPTABLES:-iptables}
 CONNECTS=${CONNECTS:-10}
 SYN_RETRIES=${SYN_RETRIES:-4}
+. "$(dirname "$0")/layers.sh"
 
 in_a() { if [ "$NODE_A" = here ]; then "$@"; else ip netns exec "$NS-a" "$@"; fi; }
 in_b() { ip netns exec "$NS-b" "$@"; }
@@ -41,9 +44,11 @@ up() {
     ip netns add "$NS-pod"
 
     "wire_$UNDERLAY"
-    node in_a 192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0 "$mode"
-    node in_b 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
-    in_a ip route add 10.96.0.0/16 dev eth0
+    layers "$STACK"
+    node in_a "$A_UNDER" 192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0 "$mode"
+    node in_b "$B_UNDER" 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
+    # As by the default route. Not into a VRF: it would be the VRF's connection.
+    case $STACK in *vrf*) in_a ip route add 10.96.0.0/16 dev flannel.1 ;; *) in_a ip route add 10.96.0.0/16 dev "$A_UNDER" ;; esac
     load_rules
     # By default a connect that is never answered fails after 31 seconds instead of 127.
     in_a sysctl -qw net.ipv4.tcp_syn_retries="$SYN_RETRIES"
@@ -76,14 +81,13 @@ wire_veth() {
 # They offer no offload at all: qemu's hub has no way to say of a frame that its checksum is unfinished.
 wire_virtio() { ip link set eth1 name eth0 netns "$NS-b"; }
 
-# node IN ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
+# node IN DEVICE ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
 node() {
-    local in=$1 address=$2 peer=$3 mac=$4 peer_mac=$5 pods=$6 peer_pods=$7 mode=$8
+    local in=$1 device=$2 address=$3 peer=$4 mac=$5 peer_mac=$6 pods=$7 peer_pods=$8 mode=$9
     "$in" ip -batch - <<BATCH
 link set lo up
-addr add $address/24 dev eth0
-link set eth0 up
-link add flannel.1 address $mac type vxlan id 1 dstport 8472 local $address dev eth0 nolearning $mode
+addr add $address/24 dev $device
+link add flannel.1 address $mac type vxlan id 1 dstport 8472 local $address dev $device nolearning $mode
 addr add $pods/32 dev flannel.1
 link set flannel.1 up
 route add $peer_pods/24 via $peer_pods dev flannel.1 onlink
@@ -179,6 +183,7 @@ down() {
     done
     [ "$NODE_A" = here ] || return 0
     ip link del flannel.1 || true
+    layers_down
     # A veth went with b's end of it.
     [ "$UNDERLAY" != virtio ] || { ip addr flush dev eth0 && ip link set eth0 down; } || true
     clear_rules || true
