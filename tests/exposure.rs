@@ -4,91 +4,61 @@
 //! Two namespaces are two nodes, joined by a veth pair that finishes checksums; a third and a fourth are pods. Each case is a
 //! file of tests/cases/exposure: comments at its top say what is expected, the rest is what the named tools load.
 
+mod common;
+
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{Netns, feed};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
 use vxcsum::nat::read_io;
 use vxcsum::offload::discover_io::{Discovery, Which};
 
-/// Four namespaces, deleted when this goes.
+/// Two nodes and a pod on each.
 struct Lab {
-    tag: String,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for ns in ["a", "b", "pa", "pb", "h"] {
-            let _ = Command::new("ip")
-                .args(["netns", "del", &self.ns(ns)])
-                .stderr(Stdio::null())
-                .status();
-        }
-    }
-}
-
-fn run(program: &str, args: &[&str], input: &str) {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("run {program}: {e}"));
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert!(
-        out.status.success(),
-        "{program} {args:?}: {}\n{input}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    a: Netns,
+    b: Netns,
+    pa: Netns,
+    pb: Netns,
+    /// The host of the container that node a becomes, see [`Lab::contain`].
+    h: Option<Netns>,
 }
 
 impl Lab {
-    fn new(name: &str) -> Self {
-        Self::over(name, "192.168.77.", 24)
+    fn new() -> Self {
+        Self::over("192.168.77.", 24)
     }
 
     /// Nodes whose addresses begin so.
-    fn over(name: &str, net: &str, len: u8) -> Self {
+    fn over(net: &str, len: u8) -> Self {
+        let [a, b, pa, pb] = [(); 4].map(|()| Netns::new());
         let lab = Self {
-            tag: format!("vxe{}{name}", std::process::id()),
+            a,
+            b,
+            pa,
+            pb,
+            h: None,
         };
-        for ns in ["a", "b", "pa", "pb"] {
-            run("ip", &["netns", "add", &lab.ns(ns)], "");
+        for (from, device, to) in [("a", "eth0", "b"), ("a", "cni0", "pa"), ("b", "cni0", "pb")] {
+            lab.node(from).ip(&format!(
+                "link add {device} type veth peer name eth0 netns {}",
+                lab.node(to).name()
+            ));
         }
-        let (a, b, pa, pb) = (lab.ns("a"), lab.ns("b"), lab.ns("pa"), lab.ns("pb"));
-        run(
-            "ip",
-            &["-batch", "-"],
-            &format!(
-                "link add eth0 netns {a} type veth peer name eth0 netns {b}\n\
-                 link add cni0 netns {a} type veth peer name eth0 netns {pa}\n\
-                 link add cni0 netns {b} type veth peer name eth0 netns {pb}\n"
-            ),
-        );
         for (node, pod, me, other) in [("a", "pa", 1, 2), ("b", "pb", 2, 1)] {
             let (mine, theirs) = (me - 1, other - 1);
-            run(
-                "ip",
-                &["-n", &lab.ns(node), "-batch", "-"],
+            lab.node(node).batch(
                 &format!(
-                    "link set lo up\n\
-                     addr add 192.168.77.{me}/24 dev eth0\n\
+                    "addr add 192.168.77.{me}/24 dev eth0\n\
                      addr replace {net}{me}/{len} dev eth0 nodad\n\
                      link set eth0 up\n\
                      addr add 10.244.{mine}.1/24 dev cni0\n\
@@ -103,26 +73,14 @@ impl Lab {
                 ),
             );
             let fdb = format!("fdb append 02:00:00:00:00:0{other} dev flannel.1 dst {net}{other}");
-            run("bridge", &["-n", &lab.ns(node), "-batch", "-"], &fdb);
-            run(
-                "ip",
-                &["-n", &lab.ns(pod), "-batch", "-"],
+            lab.within(node, || feed("bridge", &["-batch", "-"], &fdb));
+            lab.node(pod).batch(
                 &format!(
-                    "link set lo up\naddr add 10.244.{mine}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.244.{mine}.1\n"
+                    "addr add 10.244.{mine}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.244.{mine}.1\n"
                 ),
             );
-            let off = [
-                "netns",
-                "exec",
-                &lab.ns(node),
-                "ethtool",
-                "-K",
-                "eth0",
-                "tx",
-                "off",
-            ];
-            run("ip", &off, "");
             lab.within(node, || {
+                feed("ethtool", &["-K", "eth0", "tx", "off"], "");
                 fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
             });
         }
@@ -130,10 +88,9 @@ impl Lab {
     }
 
     /// Puts node a into a container: its underlay is a veth that finishes nothing, and behind it a host masquerades.
-    fn contain(&self) {
-        let h = self.ns("h");
-        run("ip", &["netns", "add", &h], "");
-        let batch = |ns: &str, text: &str| run("ip", &["-n", &self.ns(ns), "-batch", "-"], text);
+    fn contain(&mut self) {
+        let h = self.h.insert(Netns::new()).name().to_owned();
+        let batch = |node: &str, text: &str| self.node(node).batch(text);
         batch(
             "b",
             &format!(
@@ -153,7 +110,8 @@ impl Lab {
              neigh add 10.244.0.0 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent\n",
         );
         batch("a", "route replace default via 192.168.77.254\n");
-        let fdb = |ns: &str, text: &str| run("bridge", &["-n", &self.ns(ns), "-batch", "-"], text);
+        let fdb =
+            |node: &str, text: &str| self.within(node, || feed("bridge", &["-batch", "-"], text));
         fdb(
             "a",
             "fdb replace 02:00:00:00:00:02 dev flannel.1 dst 192.168.78.2\n",
@@ -164,36 +122,31 @@ impl Lab {
         );
         self.within("h", || {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            run("ethtool", &["-K", "vb", "tx", "off"], "");
-            run(
+            feed("ethtool", &["-K", "vb", "tx", "off"], "");
+            feed(
                 "iptables-nft-restore",
                 &[],
                 "*nat\n-A POSTROUTING -o vb -j MASQUERADE\nCOMMIT\n",
             );
         });
-        self.within("a", || run("ethtool", &["-K", "eth0", "tx", "on"], ""));
-        self.within("b", || run("ethtool", &["-K", "eth0", "tx", "off"], ""));
+        self.within("a", || feed("ethtool", &["-K", "eth0", "tx", "on"], ""));
+        self.within("b", || feed("ethtool", &["-K", "eth0", "tx", "off"], ""));
     }
 
-    fn ns(&self, name: &str) -> String {
-        format!("{}{name}", self.tag)
+    fn node(&self, name: &str) -> &Netns {
+        match name {
+            "a" => &self.a,
+            "b" => &self.b,
+            "pa" => &self.pa,
+            "pb" => &self.pb,
+            "h" => self.h.as_ref().expect("a container"),
+            _ => panic!("there is no node {name}"),
+        }
     }
 
     /// Runs a closure in a thread that is in one of the namespaces.
     fn within<T: Send>(&self, name: &str, f: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
-        thread::scope(|s| {
-            s.spawn(|| {
-                rustix::thread::move_into_link_name_space(
-                    std::os::fd::AsFd::as_fd(&file),
-                    Some(rustix::thread::LinkNameSpaceType::Network),
-                )
-                .unwrap();
-                f()
-            })
-            .join()
-            .unwrap()
-        })
+        self.node(name).enter(f)
     }
 
     /// Of UDP over both families.
@@ -330,11 +283,11 @@ impl Case {
         lab.within("a", || {
             let sets: Vec<&str> = self.values("ipset").collect();
             if !sets.is_empty() {
-                run("ipset", &["restore"], &(sets.join("\n") + "\n"));
+                feed("ipset", &["restore"], &(sets.join("\n") + "\n"));
             }
             match tool {
-                "nft" => run("nft", &["-f", "-"], &self.text),
-                _ => run(&format!("{tool}-restore"), &[], &self.text),
+                "nft" => feed("nft", &["-f", "-"], &self.text),
+                _ => feed(&format!("{tool}-restore"), &[], &self.text),
             }
         });
     }
@@ -342,7 +295,6 @@ impl Case {
 
 #[test]
 fn decisions_agree_with_packets() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
     let cases = Case::all();
     let jobs: Vec<(&Case, &str)> = cases
         .iter()
@@ -356,11 +308,11 @@ fn decisions_agree_with_packets() {
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     thread::scope(|s| {
-        for worker in 0..4 {
+        for _ in 0..4 {
             let (jobs, next, outcomes) = (&jobs, &next, &outcomes);
             s.spawn(move || {
                 while let Some((case, tool)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = compare(case, tool, &format!("m{worker}"));
+                    let outcome = compare(case, tool);
                     outcomes.lock().unwrap().push(outcome);
                 }
             });
@@ -377,12 +329,12 @@ fn decisions_agree_with_packets() {
 }
 
 /// Installs one rule set and compares the decision with what packets do: a line of the matrix, and what is wrong.
-fn compare(case: &Case, tool: &str, lab: &str) -> (String, Vec<String>) {
+fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     let want = case.value("expect").unwrap();
     let want_packets = case.value("packets").unwrap();
     let lab = match case.value("underlay") {
-        Some("ip6") => Lab::over(lab, "fd00:77::", 64),
-        _ => Lab::new(lab),
+        Some("ip6") => Lab::over("fd00:77::", 64),
+        _ => Lab::new(),
     };
     case.install(&lab, tool);
     let rules = lab.within("a", read_io::read);
@@ -416,7 +368,6 @@ fn compare(case: &Case, tool: &str, lab: &str) -> (String, Vec<String>) {
 /// The quoted rule is what the tool itself prints, give or take nothing.
 #[test]
 fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
     for case in Case::all() {
         for tool in case
             .value("tools")
@@ -424,7 +375,7 @@ fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
             .split(' ')
             .filter(|t| *t != "nft")
         {
-            let lab = Lab::new("q");
+            let lab = Lab::new();
             case.install(&lab, tool);
             let (rules, saved) = lab.within("a", || {
                 let save = |t: &str| {
@@ -449,7 +400,6 @@ fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
 
 #[test]
 fn fifty_thousand_rules() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
     let mut text = String::from(
         "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n",
     );
@@ -475,8 +425,8 @@ fn fifty_thousand_rules() {
     }
     text += "COMMIT\n";
     for tool in ["iptables-legacy", "iptables-nft"] {
-        let lab = Lab::new("k");
-        lab.within("a", || run(&format!("{tool}-restore"), &[], &text));
+        let lab = Lab::new();
+        lab.within("a", || feed(&format!("{tool}-restore"), &[], &text));
         let device = device(&lab, "virtio_net");
         let before = resident();
         let start = Instant::now();
@@ -515,14 +465,13 @@ fn resident() -> u64 {
 /// While others change the rules, a read is whole or says that it could not be.
 #[test]
 fn rules_that_change_while_they_are_read() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
-    let lab = Lab::new("c");
+    let lab = Lab::new();
     // The two rules are always both there or both not, in tables that are dumped far apart.
     let on = "table ip t0 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t0 c\n\
               table ip t9 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t9 c\n\
               add rule ip t0 c udp dport 1 masquerade\nadd rule ip t9 c udp dport 1 masquerade\n";
     let off = "flush chain ip t0 c\nflush chain ip t9 c\n";
-    lab.within("a", || run("nft", &["-f", "-"], on));
+    lab.within("a", || feed("nft", &["-f", "-"], on));
     let device = device(&lab, "virtio_net");
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (mut whole, mut refused) = (0, 0);
@@ -530,8 +479,8 @@ fn rules_that_change_while_they_are_read() {
         s.spawn(|| {
             lab.within("a", || {
                 while !stop.load(Ordering::Relaxed) {
-                    run("nft", &["-f", "-"], off);
-                    run("nft", &["-f", "-"], on);
+                    feed("nft", &["-f", "-"], off);
+                    feed("nft", &["-f", "-"], on);
                 }
             });
         });
@@ -670,7 +619,6 @@ impl Dice {
 /// Rules that nobody would write. `VXCSUM_RANDOM_RULES` says how many sets of them.
 #[test]
 fn random_rules_are_never_wrongly_harmless() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
     let count = std::env::var("VXCSUM_RANDOM_RULES").map_or(10, |n| n.parse().unwrap());
     let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     let mut seen = std::collections::BTreeMap::<(&str, &str), u32>::new();
@@ -678,8 +626,8 @@ fn random_rules_are_never_wrongly_harmless() {
     for n in 0..count {
         let text = dice.table();
         let tool = ["iptables-legacy", "iptables-nft"][n % 2];
-        let lab = Lab::new("r");
-        lab.within("a", || run(&format!("{tool}-restore"), &[], &text));
+        let lab = Lab::new();
+        lab.within("a", || feed(&format!("{tool}-restore"), &[], &text));
         let rules = lab.within("a", read_io::read);
         let got = analyze(&rules, &device(&lab, "virtio_net"));
         let packets = lab.packets();
@@ -695,11 +643,10 @@ fn random_rules_are_never_wrongly_harmless() {
 /// Without `CAP_NET_ADMIN` nothing is shown harmless.
 #[test]
 fn without_permission_it_is_unknown() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
-    let lab = Lab::new("p");
+    let lab = Lab::new();
     let device = device(&lab, "virtio_net");
     lab.within("a", || {
-        run("iptables-legacy-restore", &[], "*nat\nCOMMIT\n");
+        feed("iptables-legacy-restore", &[], "*nat\nCOMMIT\n");
         let none = rustix::thread::CapabilitySet::empty();
         let sets = rustix::thread::CapabilitySets {
             effective: none,
@@ -725,8 +672,7 @@ fn without_permission_it_is_unknown() {
 /// The NAT that breaks the packets is in another namespace, where no rule is to be seen from here.
 #[test]
 fn a_node_in_a_container_is_unknown() {
-    assert!(rustix::process::geteuid().is_root(), "not root");
-    let lab = Lab::new("n");
+    let mut lab = Lab::new();
     lab.contain();
     let rules = lab.within("a", read_io::read);
     let Exposure::Unknown { rule: None, why } = analyze(&rules, &device(&lab, "veth")) else {

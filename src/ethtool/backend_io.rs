@@ -94,7 +94,7 @@ impl Backend {
         match &mut self.0 {
             Kind::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
                 let write = |w: &mut _, seq, _, n: usize| {
-                    netlink::get_features(w, *family, seq, devices[n])
+                    netlink::get_features(w, *family, seq, devices[n]);
                 };
                 let read = |m: &Message<'_>| {
                     Ok(netlink::features(m, |_, _| true)?.map(|device| device.features))

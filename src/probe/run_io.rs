@@ -83,7 +83,7 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
 fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
     match place {
         Place::NewNamespace => {
-            ioctl_io::unshare_network().map_err(|e| failed(Step::Namespace, e))?
+            ioctl_io::unshare_network().map_err(|e| failed(Step::Namespace, e))?;
         }
         Place::PrivateNetwork => require_empty()?,
     }

@@ -8,6 +8,7 @@
 )]
 
 mod trace;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,6 +16,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -22,6 +24,8 @@ use serde_json::Value;
 
 #[allow(unused_imports, reason = "see above")]
 pub use trace::Request;
+#[allow(unused_imports, reason = "see above")]
+pub use watch::{PATIENCE, VXLAN, Watch};
 
 pub const VXCSUM: &str = env!("CARGO_BIN_EXE_vxcsum");
 pub const FEATURE: &str = "tx-checksum-ip-generic";
@@ -42,6 +46,15 @@ pub const NOBODY: [&str; 7] = [
 ];
 
 const PREFIX: &str = "vxcsum-test-";
+/// What stands before the process id in the names of the namespaces that the project makes: in tests (`vxe` in older ones), in
+/// the demo and in benchmarks.
+pub const PREFIXES: [&str; 5] = [
+    PREFIX,
+    "vxcsum-demo-",
+    "vxcsum-bench-",
+    "vxcsum-react-",
+    "vxe",
+];
 
 /// What a program ended with.
 #[derive(Debug)]
@@ -138,22 +151,8 @@ impl Netns {
     #[track_caller]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "these tests make network namespaces and devices: run them as root"
-        );
-        for (program, version, package) in [
-            ("ip", "-V", "iproute2"),
-            ("ethtool", "--version", "ethtool"),
-            ("strace", "-V", "strace"),
-        ] {
-            let found = Command::new(program).arg(version).output();
-            assert!(
-                found.is_ok(),
-                "these tests need {program}: install the package {package}"
-            );
-        }
-        sweep();
+        static PREPARED: Once = Once::new();
+        PREPARED.call_once(prepare);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let netns = Self {
             name: format!("{PREFIX}{}-{number}", std::process::id()),
@@ -226,19 +225,10 @@ impl Netns {
     /// `ip -batch`: one process for many devices.
     #[track_caller]
     pub fn batch(&self, lines: &str) {
-        let mut child = Command::new("ip")
-            .args(["-n", &self.name, "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run ip -batch");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        stdin
-            .write_all(lines.as_bytes())
-            .expect("write to ip -batch");
-        drop(stdin);
-        let output = child.wait_with_output().expect("wait for ip -batch");
-        Run::from(output).expect(0);
+        feed_command(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            lines,
+        );
     }
 
     /// A program inside the namespace, to be completed by the caller.
@@ -405,25 +395,50 @@ fn copied_root() -> tempfile::TempDir {
     root
 }
 
-/// Deletes the namespaces of test processes that were killed.
-fn sweep() {
+/// What this process needs once.
+#[track_caller]
+fn prepare() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests make network namespaces and devices: run them as root"
+    );
+    for (program, version, package) in [
+        ("ip", "-V", "iproute2"),
+        ("ethtool", "--version", "ethtool"),
+        ("strace", "-V", "strace"),
+    ] {
+        let found = Command::new(program).arg(version).output();
+        assert!(
+            found.is_ok(),
+            "these tests need {program}: install the package {package}"
+        );
+    }
+    sweep();
+}
+
+/// Deletes the namespaces of processes that were killed.
+pub fn sweep() {
     let Ok(entries) = fs::read_dir("/run/netns") else {
         return;
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if let Some(owner) = owner
-            && !Path::new("/proc").join(owner).exists()
-        {
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        let owner = name.to_str().and_then(owner);
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = Command::new("ip")
                 .args(["netns", "del"])
                 .arg(&name)
                 .output();
         }
     }
+}
+
+/// The process that made a namespace of the project, by the namespace's name.
+fn owner(name: &str) -> Option<&str> {
+    let rest = PREFIXES
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let pid = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    (!pid.is_empty()).then_some(pid)
 }
 
 /// Runs a program to its end.
@@ -433,6 +448,32 @@ pub fn run(command: &mut Command) -> Run {
         Ok(output) => output.into(),
         Err(e) => panic!("run {}: {e}", command.get_program().display()),
     }
+}
+
+/// Runs a program with this input. It must succeed.
+#[track_caller]
+pub fn feed(program: &str, args: &[&str], input: &str) {
+    feed_command(Command::new(program).args(args), input);
+}
+
+#[track_caller]
+fn feed_command(command: &mut Command, input: &str) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("run {}: {e}", command.get_program().display()));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // A program that does not read its input, or that ends early, is judged by its exit status.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("wait for it");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{input}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[track_caller]
