@@ -79,15 +79,15 @@ fn facts(device: Device) -> Facts {
 }
 
 fn kernel(zero: Status, lco: Status) -> KernelVerdict {
-    let bug = |id, status| BugVerdict {
+    KernelVerdict::new(|id| BugVerdict {
         id,
-        status,
+        status: match id {
+            BugId::NatZeroCsum => zero,
+            BugId::NatLcoCsum => lco,
+        },
         why: None,
         evidence: Vec::new(),
-    };
-    KernelVerdict {
-        bugs: [bug(BugId::NatZeroCsum, zero), bug(BugId::NatLcoCsum, lco)],
-    }
+    })
 }
 
 fn policy(text: &str) -> Policy {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde::Deserialize;
+use vxcsum::kernel::BugId;
 use vxcsum::link::OuterChecksum;
 use vxcsum::policy::{
     BUILT_IN, Fragment, Kind, Policy, PolicyError, PolicyErrors, Subject, merge, parse,
@@ -302,17 +303,11 @@ fn valid() -> impl Strategy<Value = String> {
                 "[[kernel]]\nrelease = '{release}'\nbug = 'nat-lco-csum'\nstatus = '{status}'\n"
             )
         });
-    let bugs = (
-        prop::option::of(bug_whens.clone()),
-        prop::option::of(bug_whens),
-    );
-    let bugs = bugs.prop_map(|(zero, lco)| {
-        let line = |key, when: Option<&str>| when.map(|w| format!("{key} = '{w}'\n"));
-        let lines = [line("nat-zero-csum", zero), line("nat-lco-csum", lco)];
-        format!(
-            "[bugs]\n{}",
-            lines.into_iter().flatten().collect::<String>()
-        )
+    let bugs = BugId::ALL.map(|_| prop::option::of(bug_whens.clone()));
+    let bugs = bugs.prop_map(|whens| {
+        let lines = BugId::ALL.iter().zip(whens);
+        let lines = lines.filter_map(|(id, when)| Some(format!("{} = '{}'\n", id.as_str(), when?)));
+        format!("[bugs]\n{}", lines.collect::<String>())
     });
     let unknown = prop::option::of(word(&["affected", "fixed"]));
     let entries = prop::collection::vec(prop_oneof![3 => rule, 1 => kernel], 0..5);

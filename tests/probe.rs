@@ -62,7 +62,7 @@ fn run_child(wrapper: &[&str]) -> ProbeRun {
 }
 
 fn codes(run: &ProbeRun) -> Vec<Option<Code>> {
-    let code = |id| match &run.bug(id).outcome {
+    let code = |id| match &run.results[id].outcome {
         Outcome::Inconclusive(reason) => Some(reason.code),
         Outcome::Affected | Outcome::NotAffected => None,
     };

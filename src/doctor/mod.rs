@@ -18,7 +18,7 @@ use crate::nat::exposure::quoted_chains;
 use crate::nat::rules::NatRules;
 use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Sum;
-use crate::probe::{BugResult, Hex, Observed, Outcome, Outer, ProbeRun};
+use crate::probe::{BugResult, Hex, Observed, Outcome, ProbeRun};
 
 /// How one device stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -124,12 +124,12 @@ fn disagreements(table: &KernelVerdict, run: &ProbeRun) -> Vec<Disagreement> {
     BugId::ALL
         .into_iter()
         .filter_map(|bug| {
-            let measured = match run.bug(bug).outcome {
+            let measured = match run.results[bug].outcome {
                 Outcome::Affected => Status::Affected,
                 Outcome::NotAffected => Status::NotAffected,
                 Outcome::Inconclusive(_) => return None,
             };
-            let said = table.bug(bug).status;
+            let said = table[bug].status;
             let contradicts = said != Status::Unknown && said != measured;
             contradicts.then(|| Disagreement {
                 bug,
@@ -142,11 +142,7 @@ fn disagreements(table: &KernelVerdict, run: &ProbeRun) -> Vec<Disagreement> {
 }
 
 fn telling_frame(run: &ProbeRun, bug: BugId, status: Status) -> Option<&Hex> {
-    let mode = match bug {
-        BugId::NatZeroCsum => Outer::Zero,
-        BugId::NatLcoCsum => Outer::Present,
-    };
-    let mut cases = run.cases.iter().filter(|case| case.outer_checksum == mode);
+    let mut cases = run.cases.iter().filter(|case| case.tests(bug));
     cases.find_map(|case| match &case.observed {
         Observed::Frame {
             rewritten: true,
@@ -329,11 +325,13 @@ impl<'a> Diagnosis<'a> {
             let text = format!("keep VXLAN packets out of this NAT rule, or take it away: {rule}");
             step(&text, deletion(rule, table).into_iter().collect());
         }
-        if self.bug_matters(BugId::NatZeroCsum) {
-            step(
-                "update the kernel: nat-zero-csum is fixed in 5.7, 5.6.13, 5.4.41, 4.19.123, 4.14.181 and newer of each",
-                vec!["vxcsum explain".to_owned()],
-            );
+        for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
+            if let Some(versions) = bug.describe().fixed_in {
+                step(
+                    &format!("update the kernel: {} is fixed in {versions}", bug.as_str()),
+                    vec!["vxcsum explain".to_owned()],
+                );
+            }
         }
         if !self.disagreements.is_empty() {
             step(

@@ -117,7 +117,7 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
 }
 
 fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
-    for bug in diagnosis.report.kernel.bugs() {
+    for bug in &diagnosis.report.kernel.bugs {
         let status = paint(&status_word(bug), status_style(bug.status), color);
         writeln!(out, "  {}: {status}", bug.id.as_str())?;
         for evidence in &bug.evidence {

@@ -9,7 +9,7 @@ fn a_contradiction_of_table_and_probe_is_told_with_a_frame() {
             release: release.to_owned(),
             ..crate::kernel::KernelFacts::default()
         };
-        crate::kernel::verdict::judge(&facts, &[], &Default::default())
+        crate::kernel::verdict::judge(&facts, &[], &crate::kernel::Measurements::default())
     };
     assert_eq!(disagreements(&verdict("6.18.44"), &run), []);
     assert_eq!(disagreements(&verdict("my-kernel"), &run), []);

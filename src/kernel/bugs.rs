@@ -1,10 +1,50 @@
-//! The table: what is known about the two bugs, one row a fact, with its mark and where it was read.
+//! The tables: what each bug is, and what is known about it, one row a fact, with its mark and where it was read.
 //!
 //! Owns the facts and how a row is found. Decides nothing else, and holds nothing that was not read, measured or inferred from
 //! what was: where nobody looked, the row says so. Pure.
 
 use super::release::{Family, Kernel, Version};
 use super::{BugId, Mark, Status, Why};
+use crate::link::OuterChecksum;
+
+/// What the rest of the program needs to know of a bug. A new bug gets its row here.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    /// The outer UDP checksum of the packets that it corrupts.
+    pub outer_checksum: OuterChecksum,
+    /// The built-in policy acts only where NAT can rewrite the packets, because the kernel most likely has the bug.
+    pub only_if_exposed: bool,
+    /// The first upstream versions with the fix, for people; `None` if no version has it.
+    pub fixed_in: Option<&'static str>,
+}
+
+impl BugId {
+    /// What this bug is.
+    pub const fn describe(self) -> Bug {
+        match self {
+            NatZeroCsum => Bug {
+                outer_checksum: OuterChecksum::Zero,
+                only_if_exposed: false,
+                fixed_in: Some("5.7, 5.6.13, 5.4.41, 4.19.123, 4.14.181 and newer of each"),
+            },
+            NatLcoCsum => Bug {
+                outer_checksum: OuterChecksum::Present,
+                only_if_exposed: true,
+                fixed_in: None,
+            },
+        }
+    }
+
+    /// Whether packets with this outer checksum can meet the bug. Where it is not known, they can.
+    pub fn meets(self, outer_checksum: OuterChecksum) -> bool {
+        match outer_checksum {
+            OuterChecksum::Zero | OuterChecksum::Present => {
+                outer_checksum == self.describe().outer_checksum
+            }
+            OuterChecksum::External | OuterChecksum::Unknown => true,
+        }
+    }
+}
 
 /// What a row says of the kernels it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,9 @@ pub mod read_io;
 pub mod release;
 pub mod verdict;
 
-use serde::Serialize;
+use std::ops::{Index, IndexMut};
+
+use serde::{Deserialize, Serialize};
 
 /// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub enum BugId {
 }
 
 impl BugId {
-    /// Both, in the order of every report.
+    /// Every bug, in the order of every report.
     pub const ALL: [Self; 2] = [Self::NatZeroCsum, Self::NatLcoCsum];
 
     /// The stable code.
@@ -145,23 +147,49 @@ pub struct BugVerdict {
     pub evidence: Vec<Evidence>,
 }
 
-/// A verdict on both bugs, in the order of `BugId::ALL`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// One value for each bug, in the order of [`BugId::ALL`]. Index it by [`BugId`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct KernelVerdict {
-    /// One entry a bug.
-    pub bugs: [BugVerdict; 2],
-}
+pub struct PerBug<T>([T; BugId::ALL.len()]);
 
-impl KernelVerdict {
-    /// The verdict on one bug.
-    pub fn bug(&self, id: BugId) -> &BugVerdict {
-        match id {
-            BugId::NatZeroCsum => &self.bugs[0],
-            BugId::NatLcoCsum => &self.bugs[1],
-        }
+impl<T> PerBug<T> {
+    /// Makes each value from its bug.
+    pub fn new(make: impl FnMut(BugId) -> T) -> Self {
+        Self(BugId::ALL.map(make))
+    }
+
+    /// Every value, in the order of [`BugId::ALL`].
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
     }
 }
+
+impl<T> Index<BugId> for PerBug<T> {
+    type Output = T;
+
+    // The order of `BugId::ALL` is the order of the enum, which a test proves.
+    fn index(&self, bug: BugId) -> &T {
+        &self.0[bug as usize]
+    }
+}
+
+impl<T> IndexMut<BugId> for PerBug<T> {
+    fn index_mut(&mut self, bug: BugId) -> &mut T {
+        &mut self.0[bug as usize]
+    }
+}
+
+impl<'a, T> IntoIterator for &'a PerBug<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// What is known about every bug in one kernel.
+pub type KernelVerdict = PerBug<BugVerdict>;
 
 /// What packets showed about one bug on this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,8 +200,8 @@ pub struct Measured {
     pub cured: Option<bool>,
 }
 
-/// What was measured, in the order of [`BugId::ALL`]; None where packets showed nothing.
-pub type Measurements = [Option<Measured>; BugId::ALL.len()];
+/// What was measured; `None` where packets showed nothing.
+pub type Measurements = PerBug<Option<Measured>>;
 
 /// A `[[kernel]]` entry of the policy: what this site knows better than the built-in table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,4 +214,18 @@ pub struct KernelOverride {
     pub status: Status,
     /// Where it stands, such as `/etc/vxcsum/policy.toml:12`.
     pub origin: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_of_a_bug_is_found_by_it() {
+        let each = PerBug::new(|id| id);
+        for id in BugId::ALL {
+            assert_eq!(each[id], id);
+        }
+        assert!(each.iter().eq(&BugId::ALL));
+    }
 }

@@ -18,21 +18,18 @@ pub fn judge(
     measurements: &Measurements,
 ) -> KernelVerdict {
     let kernel = Kernel::identify(facts);
-    KernelVerdict {
-        bugs: std::array::from_fn(|n| {
-            let id = BugId::ALL[n];
-            let verdict = by_table(id, &kernel);
-            let verdict = overrides
-                .iter()
-                .rev()
-                .find(|o| o.bug == id && o.release.matches(facts.release.as_bytes()))
-                .map_or_else(|| verdict.clone(), |o| declared(o, &verdict));
-            match measurements[n] {
-                Some(result) => measured(result, verdict),
-                None => verdict,
-            }
-        }),
-    }
+    KernelVerdict::new(|id| {
+        let verdict = by_table(id, &kernel);
+        let verdict = overrides
+            .iter()
+            .rev()
+            .find(|o| o.bug == id && o.release.matches(facts.release.as_bytes()))
+            .map_or_else(|| verdict.clone(), |o| declared(o, &verdict));
+        match measurements[id] {
+            Some(result) => measured(result, verdict),
+            None => verdict,
+        }
+    })
 }
 
 fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
@@ -111,11 +108,8 @@ fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Measurements;
-    use crate::probe::ProbeRun;
-
-    const NOTHING: Measurements = [None; BugId::ALL.len()];
     use crate::glob::Glob;
+    use crate::probe::ProbeRun;
     use proptest::prelude::*;
 
     fn kernel(release: &str) -> KernelFacts {
@@ -137,7 +131,7 @@ mod tests {
     #[test]
     fn the_last_matching_entry_wins_and_the_table_stays_listed() {
         let facts = kernel("5.3.18-150300.59.93-default");
-        let table = judge(&facts, &[], &NOTHING);
+        let table = judge(&facts, &[], &Measurements::default());
         let overrides = [
             entry("5.3.18-*", BugId::NatZeroCsum, Status::Affected, 1),
             entry(
@@ -148,8 +142,8 @@ mod tests {
             ),
             entry("5.3.18-22.*", BugId::NatZeroCsum, Status::Affected, 9),
         ];
-        let verdict = judge(&facts, &overrides, &NOTHING);
-        let bug = verdict.bug(BugId::NatZeroCsum);
+        let verdict = judge(&facts, &overrides, &Measurements::default());
+        let bug = &verdict[BugId::NatZeroCsum];
         assert_eq!(
             (bug.status, bug.why),
             (Status::NotAffected, Some(Why::Fixed))
@@ -165,21 +159,20 @@ mod tests {
                 url: None,
             }
         );
-        assert_eq!(
-            bug.evidence[1..],
-            table.bug(BugId::NatZeroCsum).evidence[..]
-        );
-        assert_eq!(table.bug(BugId::NatZeroCsum).status, Status::Unknown);
-        assert_eq!(verdict.bugs[1], table.bugs[1], "the other bug is untouched");
+        assert_eq!(bug.evidence[1..], table[BugId::NatZeroCsum].evidence[..]);
+        assert_eq!(table[BugId::NatZeroCsum].status, Status::Unknown);
+        for other in BugId::ALL.into_iter().filter(|id| *id != bug.id) {
+            assert_eq!(verdict[other], table[other], "the others are untouched");
+        }
     }
 
     #[test]
     fn an_entry_can_judge_what_the_table_cannot_read() {
         let all = entry("*", BugId::NatLcoCsum, Status::Affected, 2);
-        let verdict = judge(&kernel("my-kernel"), &[all], &NOTHING);
-        assert_eq!(verdict.bug(BugId::NatLcoCsum).status, Status::Affected);
-        assert_eq!(verdict.bug(BugId::NatLcoCsum).why, None);
-        assert_eq!(verdict.bug(BugId::NatZeroCsum).status, Status::Unknown);
+        let verdict = judge(&kernel("my-kernel"), &[all], &Measurements::default());
+        assert_eq!(verdict[BugId::NatLcoCsum].status, Status::Affected);
+        assert_eq!(verdict[BugId::NatLcoCsum].why, None);
+        assert_eq!(verdict[BugId::NatZeroCsum].status, Status::Unknown);
     }
 
     /// A stored run of 6.18.44, where `nat-lco-csum` was seen and `nat-zero-csum` was not.
@@ -196,16 +189,15 @@ mod tests {
             ("my-kernel", &[][..]),
             ("6.18.44", &declared[..]),
         ] {
-            let weaker = judge(&kernel(release), overrides, &NOTHING);
+            let weaker = judge(&kernel(release), overrides, &Measurements::default());
             let verdict = judge(&kernel(release), overrides, &run.measurements());
-            let statuses = verdict.bugs.each_ref().map(|bug| bug.status);
-            assert_eq!(
-                statuses,
-                [Status::NotAffected, Status::Affected],
-                "{release}"
-            );
-            assert_eq!(verdict.bugs[1].why, None);
-            for (bug, weaker) in verdict.bugs.iter().zip(&weaker.bugs) {
+            let (zero, lco) = (&verdict[BugId::NatZeroCsum], &verdict[BugId::NatLcoCsum]);
+            assert_eq!(zero.status, Status::NotAffected, "{release}");
+            assert_eq!(lco.status, Status::Affected, "{release}");
+            assert_eq!(lco.why, None);
+            for (bug, weaker) in
+                [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| (&verdict[id], &weaker[id]))
+            {
                 assert_eq!(bug.evidence[0].source, Source::Probe);
                 assert_eq!(bug.evidence[0].mark, Mark::Measured);
                 assert_eq!(bug.evidence[1..], weaker.evidence[..]);
@@ -224,13 +216,13 @@ mod tests {
         let facts = kernel("6.18.44");
         assert_eq!(
             judge(&facts, &[], &run.measurements()),
-            judge(&facts, &[], &NOTHING)
+            judge(&facts, &[], &Measurements::default())
         );
     }
 
     #[test]
     fn json_has_the_documented_shape() {
-        let verdict = judge(&kernel("5.4.41"), &[], &NOTHING);
+        let verdict = judge(&kernel("5.4.41"), &[], &Measurements::default());
         assert_eq!(
             serde_json::to_value(&verdict).unwrap()[0],
             serde_json::json!({
@@ -255,8 +247,7 @@ mod tests {
     ];
 
     fn listed(facts: &KernelFacts) -> bool {
-        judge(facts, &[], &NOTHING)
-            .bugs
+        judge(facts, &[], &Measurements::default())
             .iter()
             .all(|bug| !bug.evidence.is_empty())
     }

@@ -119,12 +119,12 @@ fn as_text<S: Serializer>(text: &Rc<str>, serializer: S) -> Result<S::Ok, S::Err
 }
 
 /// What the kernel's bugs mean for one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceVerdict {
     /// The worst of the bugs that its outer checksum makes it susceptible to.
     pub status: Status,
     /// The bugs with that status; empty if it is `not-affected`.
-    pub bugs: &'static [BugId],
+    pub bugs: Vec<BugId>,
 }
 
 /// The decision about one device.
@@ -201,8 +201,11 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             Ok(features) if action == Action::TurnOff => features.active & dependents,
             _ => 0,
         };
-        let (verdict, must_be_off, rule) =
-            (judged.verdict, judged.must_be_off, judged.label.clone());
+        let (verdict, must_be_off, rule) = (
+            judged.verdict.clone(),
+            judged.must_be_off,
+            judged.label.clone(),
+        );
         DevicePlan {
             device,
             verdict,
@@ -248,7 +251,7 @@ fn judge<'a>(
     let outer_checksum = device.link.outer_checksum;
     let verdict = verdict(outer_checksum, kernel);
     let (must_be_off, reason) = match rule {
-        Some(rule) => by_rule(policy, rule, verdict, exposure),
+        Some(rule) => by_rule(policy, rule, &verdict, exposure),
         None => by_bugs(policy, outer_checksum, exposure, kernel),
     };
     let label = rule.map(|rule| format!("{} ({})", rule.name, rule.origin).into());
@@ -303,39 +306,31 @@ pub fn subject(device: &Device) -> Subject<'_> {
 }
 
 /// The bugs that packets with this outer checksum can meet.
-pub fn susceptible(outer_checksum: OuterChecksum) -> &'static [BugId] {
-    match outer_checksum {
-        OuterChecksum::Zero => &[BugId::NatZeroCsum],
-        OuterChecksum::Present => &[BugId::NatLcoCsum],
-        OuterChecksum::External | OuterChecksum::Unknown => &BugId::ALL,
-    }
+pub fn susceptible(outer_checksum: OuterChecksum) -> impl Iterator<Item = BugId> {
+    BugId::ALL
+        .into_iter()
+        .filter(move |bug| bug.meets(outer_checksum))
 }
 
 fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {
-    let bugs = susceptible(outer_checksum);
     for status in [Status::Affected, Status::Unknown] {
-        let with: &[BugId] = match bugs
-            .iter()
-            .filter(|bug| kernel.bug(**bug).status == status)
-            .count()
-        {
-            0 => continue,
-            n if n == bugs.len() => bugs,
-            _ if kernel.bug(BugId::NatZeroCsum).status == status => &[BugId::NatZeroCsum],
-            _ => &[BugId::NatLcoCsum],
-        };
-        return DeviceVerdict { status, bugs: with };
+        let bugs: Vec<BugId> = susceptible(outer_checksum)
+            .filter(|bug| kernel[*bug].status == status)
+            .collect();
+        if !bugs.is_empty() {
+            return DeviceVerdict { status, bugs };
+        }
     }
     DeviceVerdict {
         status: Status::NotAffected,
-        bugs: &[],
+        bugs: Vec::new(),
     }
 }
 
 fn by_rule(
     policy: &Policy,
     rule: &Rule,
-    verdict: DeviceVerdict,
+    verdict: &DeviceVerdict,
     exposure: &Exposure,
 ) -> (bool, Reason) {
     let rule_says = |code, text: &str| Reason {
@@ -346,8 +341,8 @@ fn by_rule(
         When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
         When::Never => (false, rule_says(ReasonCode::RuleNever, "")),
         When::Affected | When::Exposed => {
-            let bug = verdict.bugs.first().copied();
-            let (off, reason) = by_status(policy, rule.when, verdict.status, bug, exposure);
+            let (off, reason) =
+                by_status(policy, rule.when, verdict.status, &verdict.bugs, exposure);
             (
                 off,
                 Reason {
@@ -366,14 +361,9 @@ fn by_bugs(
     exposure: &Exposure,
     kernel: &KernelVerdict,
 ) -> (bool, Reason) {
-    let judged = susceptible(outer_checksum).iter().map(|bug| {
-        by_status(
-            policy,
-            policy.bug(*bug).value,
-            kernel.bug(*bug).status,
-            Some(*bug),
-            exposure,
-        )
+    let judged = susceptible(outer_checksum).map(|bug| {
+        let (when, status) = (policy.bugs[bug].value, kernel[bug].status);
+        by_status(policy, when, status, &[bug], exposure)
     });
     let telling = |(off, reason): &(bool, Reason)| match (off, reason.code) {
         (true, _) => 2,
@@ -431,10 +421,15 @@ fn by_status(
     policy: &Policy,
     when: When,
     status: Status,
-    bug: Option<BugId>,
+    bugs: &[BugId],
     exposure: &Exposure,
 ) -> (bool, Reason) {
-    let bug = bug.map_or("both bugs", BugId::as_str);
+    let bugs: Vec<&str> = bugs.iter().map(|bug| bug.as_str()).collect();
+    let bug = if bugs.is_empty() {
+        "the bug".to_owned()
+    } else {
+        bugs.join(" and ")
+    };
     let reason = |code, text: String| Reason {
         code,
         text: text.into(),
@@ -447,10 +442,7 @@ fn by_status(
     }
     let counts = match (status, policy.unknown_kernel.value) {
         (Status::NotAffected, _) => {
-            let text = format!(
-                "this kernel does not have {}",
-                if bug == "both bugs" { "the bug" } else { bug }
-            );
+            let text = format!("this kernel does not have {bug}");
             return (false, reason(ReasonCode::KernelNotAffected, text));
         }
         (Status::Unknown, Assume::Fixed) => {

@@ -10,7 +10,7 @@ use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, s
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
 use crate::fault::Fault;
-use crate::kernel::{BugVerdict, KernelFacts, KernelVerdict, OsRelease};
+use crate::kernel::{KernelFacts, KernelVerdict, OsRelease};
 use crate::link::{OuterChecksum, Underlay};
 use crate::text::IfName;
 
@@ -84,11 +84,6 @@ impl KernelReport {
             distribution: facts.os.clone(),
             bugs: verdict,
         }
-    }
-
-    /// The bugs in their order.
-    pub fn bugs(&self) -> &[BugVerdict; 2] {
-        &self.bugs.bugs
     }
 }
 

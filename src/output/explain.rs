@@ -69,19 +69,13 @@ pub fn explain_device(
     inputs(out, device, facts)?;
     writeln!(out)?;
     head(out, report, color)?;
-    let relevant = susceptible(device.outer_checksum);
     writeln!(
         out,
         "  with the outer checksum {} the device can meet:",
         outer(device.outer_checksum)
     )?;
-    for bug in report
-        .kernel
-        .bugs()
-        .iter()
-        .filter(|bug| relevant.contains(&bug.id))
-    {
-        evidence(out, bug)?;
+    for bug in susceptible(device.outer_checksum) {
+        evidence(out, &report.kernel.bugs[bug])?;
     }
     writeln!(out, "\npolicy")?;
     policy_text(out, explanation, policy, device)?;
@@ -95,7 +89,7 @@ pub fn explain_device(
 /// Those of the writer.
 pub fn explain_kernel(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::Result<()> {
     kernel_line(out, kernel, color)?;
-    for bug in kernel.bugs() {
+    for bug in &kernel.bugs {
         evidence(out, bug)?;
     }
     Ok(())
@@ -229,7 +223,7 @@ fn policy_text(
     }
     if device.rule.is_none() {
         for bug in susceptible(device.outer_checksum) {
-            let condition = policy.bug(*bug);
+            let condition = &policy.bugs[bug];
             let text = format!(
                 "no rule matches, so [bugs] decides: {} = \"{}\" ({})",
                 bug.as_str(),

@@ -70,7 +70,7 @@ fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
         level,
         MESSAGE_ID = id, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
         VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
-        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(device.verdict.bugs);
+        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs);
         "{name}: {text}"
     );
 }
@@ -89,7 +89,7 @@ pub fn contested(plan: &DevicePlan<'_>) {
         Level::Warn,
         MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = link.ifindex, VXCSUM_VNI = vni,
         VXCSUM_ACTION = plan.action.as_str(), VXCSUM_OUTCOME = Outcome::Refused.as_str(),
-        VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(plan.verdict.bugs);
+        VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(&plan.verdict.bugs);
         "{name}: leaving {FEATURE} alone for an hour: {}", plan.reason.text
     );
 }

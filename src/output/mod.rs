@@ -140,7 +140,7 @@ fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::
         "kernel {}:",
         crate::text::escape(kernel.release.as_bytes())
     )?;
-    for (n, bug) in kernel.bugs().iter().enumerate() {
+    for (n, bug) in kernel.bugs.iter().enumerate() {
         let comma = if n == 0 { "" } else { "," };
         write!(
             out,

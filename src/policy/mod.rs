@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 
 use crate::glob::Glob;
-use crate::kernel::{BugId, KernelOverride};
+use crate::kernel::{KernelOverride, PerBug};
 use crate::link::OuterChecksum;
 use crate::text::{IfName, escape};
 
@@ -85,10 +85,8 @@ pub struct Sourced<T> {
 pub struct Policy {
     /// What an unknown verdict counts as.
     pub unknown_kernel: Sourced<Assume>,
-    /// When `nat-zero-csum` is reason enough; never `Always`.
-    pub nat_zero_csum: Sourced<When>,
-    /// When `nat-lco-csum` is reason enough; never `Always`.
-    pub nat_lco_csum: Sourced<When>,
+    /// `[bugs]`: when each bug is reason enough; never `Always`.
+    pub bugs: PerBug<Sourced<When>>,
     /// In order; the last that matches a device decides.
     pub rules: Vec<Rule>,
     /// In order; the last that matches a kernel decides.
@@ -168,8 +166,7 @@ impl fmt::Display for Miss {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
     unknown_kernel: Option<Sourced<Assume>>,
-    nat_zero_csum: Option<Sourced<When>>,
-    nat_lco_csum: Option<Sourced<When>>,
+    bugs: PerBug<Option<Sourced<When>>>,
     /// A rule and the name that it was given; merging gives a number to one without.
     rules: Vec<(Option<String>, Rule)>,
     kernels: Vec<KernelOverride>,
@@ -179,14 +176,13 @@ pub struct Fragment {
 impl Fragment {
     /// This and what is read after it, as if they were one file: a later value replaces, later rules and kernels follow.
     #[must_use]
-    pub fn then(mut self, later: Self) -> Self {
+    pub fn then(mut self, mut later: Self) -> Self {
         self.rules.extend(later.rules);
         self.kernels.extend(later.kernels);
         self.files.extend(later.files);
         Self {
             unknown_kernel: later.unknown_kernel.or(self.unknown_kernel),
-            nat_zero_csum: later.nat_zero_csum.or(self.nat_zero_csum),
-            nat_lco_csum: later.nat_lco_csum.or(self.nat_lco_csum),
+            bugs: PerBug::new(|id| later.bugs[id].take().or_else(|| self.bugs[id].take())),
             ..self
         }
     }
@@ -194,7 +190,7 @@ impl Fragment {
 
 /// Makes one policy of what the files say, in the order in which they were read. What none of them says is built in.
 pub fn merge(fragments: Vec<Fragment>) -> Policy {
-    let all = fragments
+    let mut all = fragments
         .into_iter()
         .fold(Fragment::default(), Fragment::then);
     let default = Policy::built_in();
@@ -204,8 +200,11 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
     };
     Policy {
         unknown_kernel: all.unknown_kernel.unwrap_or(default.unknown_kernel),
-        nat_zero_csum: all.nat_zero_csum.unwrap_or(default.nat_zero_csum),
-        nat_lco_csum: all.nat_lco_csum.unwrap_or(default.nat_lco_csum),
+        bugs: PerBug::new(|id| {
+            all.bugs[id]
+                .take()
+                .unwrap_or_else(|| default.bugs[id].clone())
+        }),
         rules: all.rules.into_iter().enumerate().map(named).collect(),
         kernels: all.kernels,
         files: all.files,
@@ -223,19 +222,16 @@ impl Policy {
         }
         Self {
             unknown_kernel: built_in(Assume::Affected),
-            nat_zero_csum: built_in(When::Affected),
-            nat_lco_csum: built_in(When::Exposed),
+            bugs: PerBug::new(|id| {
+                built_in(if id.describe().only_if_exposed {
+                    When::Exposed
+                } else {
+                    When::Affected
+                })
+            }),
             rules: Vec::new(),
             kernels: Vec::new(),
             files: Vec::new(),
-        }
-    }
-
-    /// When this bug is reason enough.
-    pub fn bug(&self, id: BugId) -> &Sourced<When> {
-        match id {
-            BugId::NatZeroCsum => &self.nat_zero_csum,
-            BugId::NatLcoCsum => &self.nat_lco_csum,
         }
     }
 

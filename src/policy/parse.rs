@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use super::diagnose::{Found, Parser, PolicyErrors, Source, printable};
 use super::value::{Value, accepted, nearest, number};
 use super::{Assume, Fragment, Rule, When};
-use crate::kernel::{BugId, KernelOverride, Status};
+use crate::kernel::{BugId, KernelOverride, PerBug, Status};
 use crate::link::OuterChecksum;
 use crate::text::IfName;
 
@@ -19,7 +19,16 @@ const VERSION: u32 = 1;
 
 const TOP_LEVEL: &str = "the top level";
 const TOP: [&str; 5] = ["version", "unknown-kernel", "bugs", "rule", "kernel"];
-const BUGS: [&str; 2] = ["nat-zero-csum", "nat-lco-csum"];
+/// The keys of `[bugs]`.
+const BUGS: [&str; BugId::ALL.len()] = {
+    let mut codes = [""; BugId::ALL.len()];
+    let mut n = 0;
+    while n < codes.len() {
+        codes[n] = BugId::ALL[n].as_str();
+        n += 1;
+    }
+    codes
+};
 const RULE: [&str; 7] = [
     "name",
     "device",
@@ -54,10 +63,6 @@ const ASSUMES: [(&str, Assume); 2] = [("affected", Assume::Affected), ("fixed", 
 const STATUSES: [(&str, Status); 2] = [
     ("affected", Status::Affected),
     ("fixed", Status::NotAffected),
-];
-const BUG_IDS: [(&str, BugId); 2] = [
-    (BugId::ALL[0].as_str(), BugId::ALL[0]),
-    (BugId::ALL[1].as_str(), BugId::ALL[1]),
 ];
 const CHECKSUMS: [(&str, OuterChecksum); 2] = [
     ("zero", OuterChecksum::Zero),
@@ -194,13 +199,11 @@ impl Parser<'_> {
             .and_then(|value| self.sourced("unknown-kernel", value, &ASSUMES));
         let bugs = document.get("bugs").and_then(|value| {
             let table = self.table("bugs", value, TABLES[1])?;
-            let mut bug = |key| {
-                let value = table.get(key)?;
-                self.sourced(key, value, &BUG_WHENS)
-            };
-            Some((bug(BUGS[0]), bug(BUGS[1])))
+            Some(PerBug::new(|id| {
+                let value = table.get(id.as_str())?;
+                self.sourced(id.as_str(), value, &BUG_WHENS)
+            }))
         });
-        let (nat_zero_csum, nat_lco_csum) = bugs.unwrap_or_default();
         let rules = self.tables(document, "rule", TABLES[2], |parser, value, table| {
             parser.rule(header(text, value), table, complete)
         });
@@ -209,8 +212,7 @@ impl Parser<'_> {
         });
         Fragment {
             unknown_kernel,
-            nat_zero_csum,
-            nat_lco_csum,
+            bugs: bugs.unwrap_or_default(),
             rules,
             kernels,
             files: vec![self.source.file().to_owned()],
@@ -274,8 +276,14 @@ impl Parser<'_> {
             None => self.missing("release", "[[kernel]]", &at, globs, complete),
         };
         let bug = match table.get("bug") {
-            Some(value) => self.word("bug", value, &BUG_IDS),
-            None => self.missing("bug", "[[kernel]]", &at, accepted(&BUG_IDS), complete),
+            Some(value) => self.word("bug", value, &BugId::ALL.map(|id| (id.as_str(), id))),
+            None => self.missing(
+                "bug",
+                "[[kernel]]",
+                &at,
+                accepted(&BugId::ALL.map(|id| (id.as_str(), id))),
+                complete,
+            ),
         };
         let status = match table.get("status") {
             Some(value) => self.word("status", value, &STATUSES),

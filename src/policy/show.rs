@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::{Assume, Policy, Rule, Sourced, When, checksum_text, range_text};
 use crate::glob::Glob;
-use crate::kernel::Status;
+use crate::kernel::{BugId, Status};
 use crate::text::escape;
 
 impl Policy {
@@ -32,8 +32,9 @@ impl Policy {
             from(origin)
         )?;
         writeln!(out, "\n[bugs]")?;
-        writeln!(out, "nat-zero-csum = {}", when(&self.nat_zero_csum))?;
-        writeln!(out, "nat-lco-csum = {}", when(&self.nat_lco_csum))?;
+        for id in BugId::ALL {
+            writeln!(out, "{} = {}", id.as_str(), when(&self.bugs[id]))?;
+        }
         for rule in &self.rules {
             writeln!(out, "\n[[rule]]{}", from(&rule.origin))?;
             rule.write(out)?;

@@ -8,7 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{BugId, Measured, Measurements};
+use crate::kernel::{BugId, Measured, Measurements, PerBug};
+use crate::link::OuterChecksum;
 
 pub mod file_io;
 pub mod frame;
@@ -174,6 +175,16 @@ pub struct BugResult {
     pub cured: Option<bool>,
 }
 
+impl Case {
+    /// Whether its packet is of the kind that the bug corrupts.
+    pub fn tests(&self, bug: BugId) -> bool {
+        bug.meets(match self.outer_checksum {
+            Outer::Zero => OuterChecksum::Zero,
+            Outer::Present => OuterChecksum::Present,
+        })
+    }
+}
+
 impl BugResult {
     /// The outcome in one word.
     pub fn word(&self) -> &'static str {
@@ -266,8 +277,8 @@ pub struct ProbeRun {
     pub cases: Vec<Case>,
     /// Why there are no cases.
     pub failed: Option<Reason>,
-    /// In the order of [`BugId::ALL`].
-    pub results: [BugResult; 2],
+    /// The result for each bug.
+    pub results: PerBug<BugResult>,
     /// How long the run took.
     #[serde(rename = "elapsed_us", with = "stored::micros")]
     pub elapsed: Duration,
@@ -292,22 +303,17 @@ impl ProbeRun {
         }
     }
 
-    /// The result for one bug.
-    pub fn bug(&self, id: BugId) -> &BugResult {
-        match id {
-            BugId::NatZeroCsum => &self.results[0],
-            BugId::NatLcoCsum => &self.results[1],
-        }
-    }
-
     /// The answers, as the verdict on the kernel takes them.
     pub fn measurements(&self) -> Measurements {
-        self.results.each_ref().map(|result| match result.outcome {
-            Outcome::Inconclusive(_) => None,
-            Outcome::Affected | Outcome::NotAffected => Some(Measured {
-                affected: result.outcome == Outcome::Affected,
-                cured: result.cured,
-            }),
+        PerBug::new(|id| {
+            let result = &self.results[id];
+            match result.outcome {
+                Outcome::Inconclusive(_) => None,
+                Outcome::Affected | Outcome::NotAffected => Some(Measured {
+                    affected: result.outcome == Outcome::Affected,
+                    cured: result.cured,
+                }),
+            }
         })
     }
 

@@ -4,7 +4,7 @@
 
 use super::frame::Sum;
 use super::{BugResult, Case, Code, Family, Nat, Observed, Outcome, Outer, Reason, plan};
-use crate::kernel::BugId;
+use crate::kernel::{BugId, PerBug};
 
 /// What one case shows.
 enum Shown<'a> {
@@ -16,13 +16,13 @@ enum Shown<'a> {
     Nothing(&'a Case, Code),
 }
 
-/// The results for both bugs.
-pub fn results(cases: &[Case], failed: Option<&Reason>) -> [BugResult; 2] {
+/// The result for each bug.
+pub fn results(cases: &[Case], failed: Option<&Reason>) -> PerBug<BugResult> {
     let incomplete = (!complete(cases)).then(|| Reason {
         code: Code::SetupFailed,
         text: "probe: not all packets of the matrix were tried".to_owned(),
     });
-    BugId::ALL.map(|id| match failed.or(incomplete.as_ref()) {
+    PerBug::new(|id| match failed.or(incomplete.as_ref()) {
         Some(reason) => inconclusive(id, reason.clone()),
         None => result(id, cases),
     })
@@ -45,14 +45,10 @@ fn inconclusive(id: BugId, reason: Reason) -> BugResult {
 
 /// A bug is shown by one underlay; that it is not there, by IPv4 and by IPv6 where IPv6 works.
 fn result(id: BugId, cases: &[Case]) -> BugResult {
-    let outer = match id {
-        BugId::NatZeroCsum => Outer::Zero,
-        BugId::NatLcoCsum => Outer::Present,
-    };
     let of = |family: Family| {
         let own: Vec<&Case> = cases
             .iter()
-            .filter(|c| c.outer_checksum == outer && c.family == family)
+            .filter(|c| c.tests(id) && c.family == family)
             .collect();
         let controls = own.iter().filter(|c| c.nat == Nat::None);
         match first_flaw(controls) {
@@ -232,14 +228,15 @@ mod tests {
         cases
     }
 
-    fn short(results: &[BugResult; 2]) -> [String; 2] {
-        results.clone().map(|r| {
-            let outcome = match r.outcome {
+    /// The results of the two bugs that the rows below are about.
+    fn short(results: &PerBug<BugResult>) -> [String; 2] {
+        [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| {
+            let outcome = match &results[id].outcome {
                 Outcome::Affected => "affected".to_owned(),
                 Outcome::NotAffected => "not-affected".to_owned(),
                 Outcome::Inconclusive(reason) => format!("{:?}", reason.code),
             };
-            match r.cured {
+            match results[id].cured {
                 Some(cured) => format!("{outcome} cured={cured}"),
                 None => outcome,
             }
