@@ -363,7 +363,8 @@ fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)
         };
         let mut machine = Machine::new(rules, &outer);
         let sent = machine.hook(Hook::Output, &marks)?;
-        machine.hook(Hook::Postrouting, &sent)?;
+        let sent = machine.hook(Hook::Postrouting, &sent)?;
+        machine.hook(Hook::Egress, &sent)?;
         out.extend(machine.events.into_iter().map(|(p, e)| (v6, p, e)));
     }
     Ok(out)

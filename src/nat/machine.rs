@@ -18,6 +18,7 @@ use super::rules::{
 };
 
 use super::state::{State, add};
+use super::uapi::NFPROTO_NETDEV;
 
 /// Where a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,11 +105,16 @@ impl<'a> Machine<'a> {
         };
         let mut chains: Vec<(i32, i32, usize, u32)> = Vec::new();
         for (t, table) in self.rules.tables.iter().enumerate() {
-            if table.family != family && table.family != Family::Inet {
+            let sees = match hook {
+                Hook::Egress => table.family == Family::from_nfproto(NFPROTO_NETDEV),
+                _ => table.family == family || table.family == Family::Inet,
+            };
+            if !sees {
                 continue;
             }
             for (c, chain) in (0u32..).zip(&table.chains) {
                 if let Some(base) = chain.base.filter(|b| b.hook == hook)
+                    && self.packet.may_leave_through(&chain.devices)
                     && matters(self.rules, t, c)
                 {
                     // All nat chains run at the place of NAT, among themselves by their own priority.
@@ -249,6 +255,14 @@ impl<'a> Machine<'a> {
         match v {
             Verdict::Accept => add(&mut out.accepted, s),
             Verdict::Drop => {}
+            Verdict::Queue(_) => {
+                // A program can have the hook run again (NF_REPEAT), which for a nat chain is more than is followed here.
+                if self.base.nat {
+                    self.met(place, Event::Opaque("queue".into()));
+                }
+                let mark = Mark::ANY;
+                add(&mut out.accepted, State { mark, ..s });
+            }
             Verdict::Return => add(&mut out.through, s),
             Verdict::Continue => add(next, s),
             Verdict::Jump(to) | Verdict::Goto(to) => {
@@ -307,7 +321,16 @@ impl<'a> Machine<'a> {
                     };
                     continue;
                 }
-                Expr::Connmark(_) | Expr::Neutral(_) => continue,
+                Expr::Connmark(_)
+                | Expr::SetConnmark { .. }
+                | Expr::UpdateIpsets { .. }
+                | Expr::Neutral(_) => continue,
+                Expr::Forward(name) => {
+                    if self.base.hook == Hook::Egress {
+                        self.met(place, Event::Opaque(name.to_string()));
+                    }
+                    return Ok(());
+                }
                 Expr::Untrack => {
                     // Later than connection tracking it does nothing.
                     s.untracked |= self.base.priority < -200;
@@ -331,7 +354,7 @@ impl<'a> Machine<'a> {
                     return Ok(());
                 }
                 Expr::Opaque(name) => {
-                    if self.base.nat {
+                    if self.base.nat || self.base.hook == Hook::Egress {
                         self.met(place, Event::Opaque(name.to_string()));
                     }
                     add(next, s);
@@ -340,6 +363,7 @@ impl<'a> Machine<'a> {
                     regs = Registers::new();
                     continue;
                 }
+                Expr::UpdateSet { .. } => Tri::Maybe,
                 Expr::Maybe(_) => {
                     regs = Registers::new();
                     Tri::Maybe
@@ -521,6 +545,8 @@ fn matters(rules: &NatRules, table: usize, chain: u32) -> bool {
                     | Expr::NatRegs(_)
                     | Expr::Untrack
                     | Expr::Write(_)
+                    | Expr::Forward(_)
+                    | Expr::Verdict(Verdict::Queue(_))
                     | Expr::Opaque(_)
             );
         },
@@ -563,6 +589,7 @@ pub(super) fn reach(
                     Some(Some(elements)) => {
                         for e in elements {
                             if let Data::Verdict(v) = &e.data {
+                                visit(&Expr::Verdict(*v));
                                 go(v);
                             }
                         }

@@ -15,4 +15,5 @@ mod registers;
 pub mod rules;
 mod settable;
 mod state;
+mod uapi;
 pub mod xt;

@@ -192,6 +192,18 @@ impl Packet<'_> {
         out
     }
 
+    /// Whether its device may be one of these; a chain without devices is at any.
+    pub fn may_leave_through(&self, devices: &[Box<[u8]>]) -> bool {
+        devices.is_empty() || devices.iter().any(|d| self.leaves_through(d) != Tri::No)
+    }
+
+    /// Whether the name of its device begins so.
+    fn leaves_through(&self, prefix: &[u8]) -> Tri {
+        self.oif.map_or(Tri::Maybe, |name| {
+            Tri::known(name.iter().chain(&[0]).take(prefix.len()).eq(prefix))
+        })
+    }
+
     /// Whether an iptables condition holds. [`Match::Mark`] is not asked here.
     pub fn holds(&self, m: &Match, rules: &NatRules, tracked: bool) -> Tri {
         match m {
@@ -215,13 +227,7 @@ impl Packet<'_> {
                 side: Side::Destination,
                 prefix,
                 invert,
-            } => match self.oif {
-                Some(name) => {
-                    let holds = name.iter().chain(&[0]).take(prefix.len()).eq(prefix.iter());
-                    Tri::known(holds).flip(*invert)
-                }
-                None => Tri::Maybe,
-            },
+            } => self.leaves_through(prefix).flip(*invert),
             Match::Protocol { number, invert } => match self.protocol() {
                 Some(p) => Tri::known(p == *number).flip(*invert),
                 None => Tri::Maybe,
@@ -284,7 +290,9 @@ impl Packet<'_> {
                 invert,
                 more,
             } => match rules.ipsets.iter().find(|s| s.index == *index) {
-                Some(set) if rules.ipsets_known && !more => self.in_ipset(set, sides).flip(*invert),
+                Some(set) if rules.ipsets_known && !more && !set.dynamic => {
+                    self.in_ipset(set, sides).flip(*invert)
+                }
                 _ => Tri::Maybe,
             },
             _ => Tri::Maybe,
@@ -311,7 +319,7 @@ impl Packet<'_> {
         for member in set.members.iter().filter(|m| !m.excluded) {
             match self.is_member(member, kinds, sides) {
                 Tri::No => {}
-                Tri::Yes if !partly => return Tri::Yes,
+                Tri::Yes if !partly && !member.times_out => return Tri::Yes,
                 _ => out = Tri::Maybe,
             }
         }
@@ -386,7 +394,7 @@ pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s
         if t != Tri::No {
             found.push(e);
             if out != Tri::Yes {
-                out = t;
+                out = if e.uncertain { Tri::Maybe } else { t };
             }
         }
     };
@@ -418,7 +426,7 @@ pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s
             add(e, equal(key, &e.key));
         }
     }
-    if set.dynamic && out == Tri::No {
+    if set.dynamic {
         out = Tri::Maybe;
     }
     (found, out)

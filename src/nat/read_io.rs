@@ -108,6 +108,7 @@ pub fn read() -> NatRules {
     if asks && let Ok(sets) = retry(ipsets) {
         rules.ipsets = sets;
         rules.ipsets_known = true;
+        rules.mark_updated_ipsets();
     }
     rules
 }
@@ -258,14 +259,7 @@ fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {
     let mut out: Vec<IpSet> = Vec::new();
     dumps.dump(
         |w, seq| nft::request(w, seq, Get::IpSets),
-        |m| {
-            let set = nft::sets::ipset(m)?;
-            match out.iter_mut().find(|s| s.name == set.name) {
-                Some(known) => known.members.extend(set.members),
-                None => out.push(set),
-            }
-            Ok(())
-        },
+        |m| nft::sets::add_ipset(&mut out, m),
     )?;
     Ok((!dumps.interrupted).then_some(out))
 }

@@ -18,6 +18,27 @@ pub struct NatRules {
     pub unread: Vec<Unread>,
 }
 
+impl NatRules {
+    /// Marks the ipsets that a rule changes. To be called once everything is read.
+    pub fn mark_updated_ipsets(&mut self) {
+        let mut updated: Vec<u16> = Vec::new();
+        for e in self
+            .tables
+            .iter()
+            .flat_map(|t| &t.chains)
+            .flat_map(|c| &c.rules)
+            .flat_map(|r| &r.exprs)
+        {
+            if let Expr::UpdateIpsets { updates, .. } = e {
+                updated.extend(updates.iter().map(|u| u.index));
+            }
+        }
+        for set in &mut self.ipsets {
+            set.dynamic |= updated.contains(&set.index);
+        }
+    }
+}
+
 /// A part of the rules that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
@@ -96,6 +117,8 @@ pub struct Chain {
     pub name: Box<[u8]>,
     /// Where the stack calls it; none if only other chains do.
     pub base: Option<Base>,
+    /// The devices of a chain of the family netdev, as [`Match::Interface`] has them; empty for any.
+    pub devices: Box<[Box<[u8]>]>,
     /// Its rules in order.
     pub rules: Vec<Rule>,
 }
@@ -113,7 +136,9 @@ pub enum Hook {
     Output,
     /// `NF_INET_POST_ROUTING`.
     Postrouting,
-    /// Ingress, egress and whatever comes later.
+    /// `NF_NETDEV_EGRESS`: after the IP stack, on the way into a device.
+    Egress,
+    /// Ingress, and hooks of other families.
     Other,
 }
 
@@ -172,7 +197,7 @@ pub enum Expr {
         /// Bits to clear.
         mask: u32,
     },
-    /// The iptables target CONNMARK, or nft's `ct mark set`.
+    /// The iptables target CONNMARK.
     Connmark(Connmark),
     /// An iptables target that rewrites.
     Nat(Nat),
@@ -180,6 +205,25 @@ pub enum Expr {
     NatRegs(NatRegs),
     /// The packet is not tracked, so no nat chain sees it.
     Untrack,
+    /// nft's `ct mark set`.
+    SetConnmark {
+        /// Where from.
+        from: Reg,
+    },
+    /// nft's `add`, `update` or `delete` of an element: may end the rule, and fills no register.
+    UpdateSet {
+        /// Index of the set in the table; `None` if it was not read.
+        set: Option<u32>,
+    },
+    /// The iptables target SET, which changes ipsets.
+    UpdateIpsets {
+        /// Which.
+        updates: Box<[IpsetUpdate]>,
+        /// What else iptables-save(8) prints of it.
+        options: Box<str>,
+    },
+    /// nft's `fwd`: the packet leaves through another device.
+    Forward(Box<str>),
     /// Always goes on and changes nothing that matters: counter, log.
     Neutral(Box<str>),
     /// May end the rule and changes neither mark nor addresses, but may fill registers: limit, numgen, socket.
@@ -305,8 +349,11 @@ pub enum Op {
 pub enum Verdict {
     /// Leaves this base chain; the next one sees the packet.
     Accept,
-    /// Dropped, stolen or queued: no longer our packet.
+    /// Dropped or stolen: no longer our packet.
     Drop,
+    /// A program gets it and gives it back with any mark, or it goes on at once if no program listens (`bypass`). The next
+    /// base chain sees it. Without a number it is the iptables target QUEUE.
+    Queue(Option<Queue>),
     /// Back to the calling chain, or the policy.
     Return,
     /// On to the next rule.
@@ -317,13 +364,47 @@ pub enum Verdict {
     Goto(u32),
 }
 
+/// The queues of a [`Verdict::Queue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Queue {
+    /// The first of them.
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+    /// The packet is accepted if no program listens.
+    pub bypass: bool,
+    /// The CPU chooses the queue.
+    pub fanout: bool,
+}
+
+/// One change that the iptables target SET makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpsetUpdate {
+    /// `--add-set`, `--del-set` or `--map-set`.
+    pub option: &'static str,
+    /// The set's number in the kernel.
+    pub index: u16,
+    /// Which side each of its dimensions looks at.
+    pub sides: Box<[Side]>,
+}
+
 /// What moves between the mark of a packet and that of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connmark {
-    /// The connection's mark gets at most these bits.
-    Set(u32),
-    /// The connection's mark gets the packet's, at most these bits.
-    Save(u32),
+    /// connection's mark = (connection's mark & !ctmask) ^ value.
+    Set {
+        /// Bits to flip after clearing.
+        value: u32,
+        /// Bits to clear.
+        ctmask: u32,
+    },
+    /// connection's mark = (connection's mark & !ctmask) ^ (mark & nfmask).
+    Save {
+        /// Bits cleared in the connection.
+        ctmask: u32,
+        /// Bits taken from the packet.
+        nfmask: u32,
+    },
     /// mark = (mark & !mask) ^ (connection's mark & ctmask).
     Restore {
         /// Bits taken from the connection.
@@ -331,6 +412,21 @@ pub enum Connmark {
         /// Bits cleared in the packet.
         mask: u32,
     },
+}
+
+impl Connmark {
+    /// From `XT_CONNMARK_SET`, `_SAVE` or `_RESTORE` and the three words of `struct xt_connmark_tginfo1`.
+    pub fn of(mode: u8, value: u32, ctmask: u32, nfmask: u32) -> Option<Self> {
+        Some(match mode {
+            0 => Self::Set { value, ctmask },
+            1 => Self::Save { ctmask, nfmask },
+            2 => Self::Restore {
+                ctmask,
+                mask: nfmask,
+            },
+            _ => return None,
+        })
+    }
 }
 
 /// What a NAT statement does.
@@ -505,7 +601,7 @@ pub struct Set {
     pub interval: bool,
     /// Made for one rule: printed in place.
     pub anonymous: bool,
-    /// A packet can change it, or its elements time out: what was read is not what it will be.
+    /// A packet can change it, or its elements time out or have conditions of their own: what was read is not what it will be.
     pub dynamic: bool,
     /// Bytes of a key.
     pub key_len: u32,
@@ -524,6 +620,8 @@ pub struct Element {
     pub key_end: Option<Box<[u8]>>,
     /// `NFT_SET_ELEM_INTERVAL_END`: the first key that is no longer in the range before it.
     pub interval_end: bool,
+    /// It can time out, or has a limit or another condition of its own: a packet with this key may not match it.
+    pub uncertain: bool,
     /// What a map gives.
     pub data: Data,
 }
@@ -548,6 +646,10 @@ pub struct IpSet {
     pub name: Box<[u8]>,
     /// Its type, such as `hash:ip,port`.
     pub kind: String,
+    /// A rule adds or deletes members, or members time out: what was read is not what it will be.
+    pub dynamic: bool,
+    /// `netmask`: addresses are compared by so many bits.
+    pub netmask: Option<u8>,
     /// Its members, in the order of the type's dimensions.
     pub members: Vec<Member>,
 }
@@ -565,4 +667,6 @@ pub struct Member {
     pub protocol: Option<u8>,
     /// `nomatch`.
     pub excluded: bool,
+    /// It times out.
+    pub times_out: bool,
 }

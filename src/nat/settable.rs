@@ -6,7 +6,7 @@ use super::bits::Mark;
 use super::machine::reach;
 use super::packet::{Destinations, Packet};
 use super::registers::{Origin, Registers, fill, word};
-use super::rules::{Connmark, Expr, Family, MapTo, Match, NatRules};
+use super::rules::{Connmark, Data, Expr, Family, MapTo, Match, NatRules, Table, Verdict};
 use super::state::State;
 
 /// Which bits of a mark rules can set.
@@ -32,15 +32,22 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
             .enumerate()
             .filter(|(_, t)| t.family != other)
     };
-    let mut connection = 0;
+    let queued = if tables().any(|(_, t)| queues(t)) {
+        u32::MAX
+    } else {
+        0
+    };
+    let mut connection = queued;
     for e in tables()
         .flat_map(|(_, t)| &t.chains)
         .flat_map(|c| &c.rules)
         .flat_map(|r| &r.exprs)
     {
         match e {
-            Expr::Connmark(Connmark::Set(bits) | Connmark::Save(bits)) => connection |= bits,
-            Expr::Opaque(_) => connection = u32::MAX,
+            Expr::Connmark(
+                Connmark::Set { value: bits, .. } | Connmark::Save { nfmask: bits, .. },
+            ) => connection |= bits,
+            Expr::SetConnmark { .. } | Expr::Opaque(_) => connection = u32::MAX,
             _ => {}
         }
     }
@@ -54,7 +61,7 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
         port: None,
         ct_bits: connection,
     };
-    let (mut anywhere, mut outside_nat, mut asked) = (0, 0, 0);
+    let (mut anywhere, mut outside_nat, mut asked) = (queued, queued, 0);
     for (t, table) in tables() {
         let mut seen = vec![false; table.chains.len()];
         for (c, chain) in (0u32..).zip(&table.chains) {
@@ -79,6 +86,19 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
         connection,
         asked,
     }
+}
+
+/// Whether a rule gives packets to a program, which can set any mark of theirs and of their connections.
+fn queues(table: &Table) -> bool {
+    let queued = |v: &Verdict| matches!(v, Verdict::Queue(_));
+    let mut exprs = table
+        .chains
+        .iter()
+        .flat_map(|c| &c.rules)
+        .flat_map(|r| &r.exprs);
+    let mut elements = table.sets.iter().flat_map(|s| s.elements.iter().flatten());
+    exprs.any(|e| matches!(e, Expr::Verdict(v) if queued(v)))
+        || elements.any(|e| matches!(&e.data, Data::Verdict(v) if queued(v)))
 }
 
 /// The bits that a rule can set in a mark that is zero, and those that it asks for.

@@ -9,10 +9,15 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use super::rules::{
-    Backend, Base, Chain, Connmark, Expr, Family, Hook, Match, Nat, NatKind, Rule, Side, Table,
-    Verdict,
+    Backend, Base, Chain, Connmark, Expr, Family, Hook, IpsetUpdate, Match, Nat, NatKind, Queue,
+    Rule, Side, Table, Verdict,
+};
+use super::uapi::{
+    IPSET_FLAG_EXIST, IPSET_FLAG_MAP_SKBMARK, IPSET_FLAG_MAP_SKBPRIO, IPSET_FLAG_MAP_SKBQUEUE,
+    IPSET_INVALID_ID, NFQ_FLAG_BYPASS, NFQ_FLAG_CPU_FANOUT,
 };
 use crate::fault::Malformed;
 
@@ -170,6 +175,7 @@ pub fn decode_table(
                     nat: name == b"nat",
                     drops: false,
                 }),
+                devices: Box::default(),
                 rules: Vec::new(),
             });
         }
@@ -181,6 +187,7 @@ pub fn decode_table(
                 chains.push(Chain {
                     name: text(label).into(),
                     base: None,
+                    devices: Box::default(),
                     rules: Vec::new(),
                 });
             }
@@ -308,9 +315,10 @@ fn decode_entry(
     if name.is_empty() {
         let code = u32_at(data, 0)?.cast_signed();
         out.push(Expr::Verdict(match code {
-            -1 => Verdict::Drop,
             -2 => Verdict::Accept,
+            -4 => Verdict::Queue(None),
             -5 => Verdict::Return,
+            // DROP is -1; the kernel takes no other.
             n if n < 0 => Verdict::Drop,
             n => {
                 let to = usize::try_from(n).ok()?;
@@ -447,24 +455,79 @@ fn known_match(name: &[u8], revision: u8, d: &[u8]) -> Option<Match> {
         }
         (b"set", 1..=4) => {
             let (dim, flags) = (byte(2)?, byte(3)?);
-            // Bit n says that dimension n looks at the source; bit 0 is IPSET_INV_MATCH.
             Match::Set {
                 index: u16_at(d, 0)?,
-                sides: (1..=dim.min(6))
-                    .map(|n| {
-                        if flags >> n & 1 == 1 {
-                            Side::Source
-                        } else {
-                            Side::Destination
-                        }
-                    })
-                    .collect(),
+                sides: set_sides(dim, flags),
                 invert: flags & 1 != 0,
                 more: revision >= 3 && set_options(revision, d)?,
             }
         }
         _ => return None,
     })
+}
+
+/// Bit n of the flags says that dimension n looks at the source; bit 0 is `IPSET_INV_MATCH`.
+fn set_sides(dim: u8, flags: u8) -> Box<[Side]> {
+    let side = |n| match flags >> n & 1 {
+        1 => Side::Source,
+        _ => Side::Destination,
+    };
+    (1..=dim.min(6)).map(side).collect()
+}
+
+/// The target SET of revision 1 to 3; none if it also sets the mark, which only revision 3 can.
+fn set_target(revision: u8, d: &[u8]) -> Option<Expr> {
+    let mut updates = Vec::new();
+    let mut options = String::new();
+    let (flags, timeout) = match revision {
+        1 => (0, u32::MAX),
+        2 => (u32_at(d, 8)?, u32_at(d, 12)?),
+        _ => (u32_at(d, 12)?, u32_at(d, 16)?),
+    };
+    if flags & IPSET_FLAG_MAP_SKBMARK != 0 {
+        return None;
+    }
+    let sets = if revision < 3 { 2 } else { 3 };
+    let names = ["--add-set", "--del-set", "--map-set"];
+    for (n, option) in names.into_iter().enumerate().take(sets) {
+        let index = u16_at(d, 4 * n)?;
+        if index != IPSET_INVALID_ID {
+            updates.push(IpsetUpdate {
+                option,
+                index,
+                sides: set_sides(*d.get(4 * n + 2)?, *d.get(4 * n + 3)?),
+            });
+        }
+    }
+    for (flag, word) in [
+        (IPSET_FLAG_EXIST, " --exist"),
+        (IPSET_FLAG_MAP_SKBPRIO, " --map-prio"),
+        (IPSET_FLAG_MAP_SKBQUEUE, " --map-queue"),
+    ] {
+        if flags & flag != 0 {
+            options.push_str(word);
+        }
+    }
+    if timeout != u32::MAX && updates.iter().any(|u| u.option == "--add-set") {
+        let _ = write!(options, " --timeout {timeout}");
+    }
+    Some(Expr::UpdateIpsets {
+        updates: updates.into(),
+        options: options.into(),
+    })
+}
+
+/// The target NFQUEUE of revision 0 to 3.
+fn nfqueue(revision: u8, d: &[u8]) -> Option<Verdict> {
+    let first = u16_at(d, 0)?;
+    let total = if revision == 0 { 1 } else { u16_at(d, 2)? };
+    let flags = if revision < 2 { 0 } else { u16_at(d, 4)? };
+    Some(Verdict::Queue(Some(Queue {
+        first,
+        last: first.saturating_add(total.saturating_sub(1)),
+        bypass: flags & NFQ_FLAG_BYPASS != 0,
+        fanout: flags & NFQ_FLAG_CPU_FANOUT != 0,
+    })))
 }
 
 /// Whether a set match also looks at counters or `nomatch`: that is, has operators or flags that change its result.
@@ -512,13 +575,9 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: Family) -> Option<E
                 (*d.get(13)?, *d.get(14)?)
             };
             Expr::Connmark(match mode {
-                0 => Connmark::Set(value),
-                1 => Connmark::Save(if shift == 0 { mask } else { u32::MAX }),
-                2 => Connmark::Restore {
-                    ctmask: if shift == 0 { from } else { u32::MAX },
-                    mask: if shift == 0 { mask } else { u32::MAX },
-                },
-                _ => return None,
+                // What a shift makes of the masks is not followed.
+                _ if shift != 0 => Connmark::of(mode, u32::MAX, u32::MAX, u32::MAX)?,
+                _ => Connmark::of(mode, value, from, mask)?,
             })
         }
         // It also accepts, before any hook that is looked at here.
@@ -536,14 +595,16 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: Family) -> Option<E
         (b"NOTRACK", 0) => Expr::Untrack,
         (b"CT", 0..=2) if u16_at(d, 0)? & 1 != 0 => Expr::Untrack,
         (b"CT", 0..=2) => Expr::Neutral("CT".into()),
-        // Of the SET target only the revision that maps can set a mark.
-        (b"SET", 1 | 2) => Expr::Neutral("SET".into()),
-        (b"SET", 3) if u32_at(d, 12)? & (1 << 8) == 0 => Expr::Neutral("SET".into()),
-        (b"REJECT" | b"NFQUEUE" | b"QUEUE" | b"TARPIT", _) => Expr::Verdict(Verdict::Drop),
+        (b"SET", 1..=3) => set_target(revision, d)?,
+        (b"NFQUEUE", 0..=3) => Expr::Verdict(nfqueue(revision, d)?),
+        // A revision that is not known queues all the same.
+        (b"NFQUEUE" | b"QUEUE", _) => Expr::Verdict(Verdict::Queue(None)),
+        (b"REJECT" | b"TARPIT", _) => Expr::Verdict(Verdict::Drop),
         (
             b"LOG" | b"NFLOG" | b"ULOG" | b"TRACE" | b"AUDIT" | b"TCPMSS" | b"CHECKSUM"
             | b"CLASSIFY" | b"DSCP" | b"TOS" | b"TTL" | b"HL" | b"ECN" | b"SECMARK"
-            | b"CONNSECMARK" | b"TCPOPTSTRIP" | b"RATEEST" | b"IDLETIMER" | b"LED" | b"TEE",
+            | b"CONNSECMARK" | b"TCPOPTSTRIP" | b"RATEEST" | b"IDLETIMER" | b"LED" | b"TEE"
+            | b"SYNPROXY",
             _,
         ) => Expr::Neutral(String::from_utf8_lossy(name).into()),
         _ => return None,

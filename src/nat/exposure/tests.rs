@@ -51,6 +51,7 @@ fn rules_at(hook: Hook, nat: bool, bodies: &[&[Expr]]) -> NatRules {
                     nat,
                     drops: false,
                 }),
+                devices: Box::default(),
                 rules,
             }],
             sets: Vec::new(),
@@ -373,6 +374,7 @@ fn a_loop_or_a_maze_ends() {
         .map(|n| Chain {
             name: b"c"[..].into(),
             base: first.base.filter(|_| n == 0),
+            devices: Box::default(),
             rules: if n < 99 {
                 vec![jump(n + 1), jump(n + 1)]
             } else {

@@ -4,9 +4,8 @@
 
 use super::{Fields, Message, Names, TableKey, attrs};
 use crate::fault::Malformed;
-use crate::nat::rules::{
-    Connmark, Expr, Family, MapTo, NatKind, NatRegs, Op, Rule, Source, Verdict,
-};
+use crate::nat::rules::{Expr, Family, MapTo, NatKind, NatRegs, Op, Queue, Rule, Source, Verdict};
+use crate::nat::uapi::{NFQ_FLAG_BYPASS, NFQ_FLAG_CPU_FANOUT};
 use crate::nat::xt;
 
 /// The table and chain of a rule, before it is decoded with that table's names.
@@ -127,7 +126,7 @@ fn known_expr(name: &[u8], f: &Fields<'_, 12>, family: u8, names: &impl Names) -
         },
         b"ct" => match (f.reg(1), f.reg(4)) {
             (Some(to), _) => return load(to, Source::Ct(f.be32(2)?), 16),
-            (None, Some(_)) if f.be32(2)? == 3 => Expr::Connmark(Connmark::Save(u32::MAX)),
+            (None, Some(from)) if f.be32(2)? == 3 => Expr::SetConnmark { from },
             (None, Some(_)) => Expr::Neutral("ct set".into()),
             _ => return None,
         },
@@ -203,11 +202,19 @@ fn known_expr(name: &[u8], f: &Fields<'_, 12>, family: u8, names: &impl Names) -
             Family::from_nfproto(family),
         ),
         b"notrack" => Expr::Untrack,
-        b"reject" | b"queue" => Expr::Verdict(Verdict::Drop),
+        b"reject" => Expr::Verdict(Verdict::Drop),
+        b"queue" => Expr::Verdict(Verdict::Queue(queue(f))),
         b"counter" | b"log" | b"last" | b"dup" => Expr::Neutral(word()),
+        // What the flow table forwards passes no other chain, with the mark that it has here.
+        b"flow_offload" => Expr::Neutral("flow add".into()),
+        b"fwd" => Expr::Forward(word()),
+        b"dynset" => Expr::UpdateSet {
+            set: names.set(f.name(1)?),
+        },
         b"limit" | b"quota" | b"connlimit" | b"numgen" | b"hash" | b"rt" | b"socket" | b"osf"
-        | b"exthdr" | b"xfrm" | b"tunnel" | b"dynset" | b"objref" | b"synproxy" | b"inner"
-        | b"tproxy" => Expr::Maybe(word()),
+        | b"exthdr" | b"xfrm" | b"tunnel" | b"objref" | b"synproxy" | b"inner" | b"tproxy" => {
+            Expr::Maybe(word())
+        }
         _ => return None,
     })
 }
@@ -221,6 +228,21 @@ pub(super) fn verdict(data: &[u8], names: &impl Names) -> Option<Verdict> {
         -3 => Verdict::Jump(to()?),
         -4 => Verdict::Goto(to()?),
         -1 | -2 => Verdict::Continue,
+        // NF_QUEUE with the number of the queue above it.
+        code if code & 0xff == 3 => Verdict::Queue(None),
         _ => Verdict::Drop,
+    })
+}
+
+/// The queues of nft's `queue`; none if a register has the number.
+fn queue(f: &Fields<'_, 12>) -> Option<Queue> {
+    let first = f.be16(1)?;
+    let total = f.be16(2).unwrap_or(1);
+    let flags = f.be16(3).unwrap_or(0);
+    Some(Queue {
+        first,
+        last: first.saturating_add(total.saturating_sub(1)),
+        bypass: flags & NFQ_FLAG_BYPASS != 0,
+        fanout: flags & NFQ_FLAG_CPU_FANOUT != 0,
     })
 }

@@ -174,6 +174,8 @@ pub struct ChainHead {
     pub name: Box<[u8]>,
     /// Where it is hooked in.
     pub base: Option<Base>,
+    /// Into which devices, as [`crate::nat::rules::Chain`] has them.
+    pub devices: Box<[Box<[u8]>]>,
 }
 
 /// A chain.
@@ -181,14 +183,18 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
     const BAD: Malformed = Malformed("chain");
     let (family, rest) = msg.body()?;
     let f = Fields::<13>::read(rest)?;
+    let mut devices = Vec::new();
     let base = match f.bytes(4) {
         None => None,
         Some(hook) => {
             let h = Fields::<5>::read(hook)?;
-            let hook = match family {
-                1 | 2 | 10 => Hook::from_number(h.be32(1).ok_or(BAD)?),
+            let hook = match (family, h.be32(1).ok_or(BAD)?) {
+                (1 | 2 | 10, n) => Hook::from_number(n),
+                // NFPROTO_NETDEV at NF_NETDEV_EGRESS.
+                (5, 1) => Hook::Egress,
                 _ => Hook::Other,
             };
+            devices = hook_devices(&h)?;
             Some(Base {
                 hook,
                 priority: h.be32(2).ok_or(BAD)?.cast_signed(),
@@ -202,7 +208,24 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
         key: TableKey { family, name },
         name: f.name(3).ok_or(BAD)?.into(),
         base,
+        devices: devices.into(),
     })
+}
+
+/// The devices of a hook: one name, or a list of names and of first parts of names.
+fn hook_devices(hook: &Fields<'_, 5>) -> Result<Vec<Box<[u8]>>, Malformed> {
+    let whole = |name: &[u8]| [name, &[0]].concat().into();
+    let mut out: Vec<Box<[u8]>> = hook.name(3).map(whole).into_iter().collect();
+    for device in attrs(hook.bytes(4).unwrap_or(&[])) {
+        let device = device?;
+        let name = device.payload.split(|b| *b == 0).next().unwrap_or_default();
+        out.push(match device.kind {
+            // NFTA_DEVICE_PREFIX
+            2 => name.into(),
+            _ => whole(name),
+        });
+    }
+    Ok(out)
 }
 
 /// How a rule's names become indices of its table.

@@ -77,13 +77,19 @@ impl Ruleset {
                 }
             }
             Get::Chains => {
-                let super::ChainHead { key, name, base } = super::chain(m)?;
+                let super::ChainHead {
+                    key,
+                    name,
+                    base,
+                    devices,
+                } = super::chain(m)?;
                 if let Some(i) = self.index.get_mut(&key) {
                     let chains = &mut self.tables[i.table].chains;
                     i.chains.insert(name.clone(), number(chains.len())?);
                     chains.push(Chain {
                         name,
                         base,
+                        devices,
                         rules: Vec::new(),
                     });
                 }
@@ -103,7 +109,15 @@ impl Ruleset {
                     && let Some(&chain) = i.chains.get(chain)
                 {
                     let rule = expr::rule(m, i)?;
-                    self.tables[i.table].chains[chain as usize].rules.push(rule);
+                    let table = &mut self.tables[i.table];
+                    for e in &rule.exprs {
+                        if let Expr::UpdateSet { set: Some(set) } = e
+                            && let Some(set) = table.sets.get_mut(*set as usize)
+                        {
+                            set.dynamic = true;
+                        }
+                    }
+                    table.chains[chain as usize].rules.push(rule);
                 }
             }
             Get::Generation | Get::IpSets => {}

@@ -30,7 +30,7 @@ pub fn set(msg: &Message<'_>) -> Result<(TableKey, Set), Malformed> {
             name: f.name(2).ok_or(BAD)?.into(),
             anonymous: flags & 1 != 0,
             interval: flags & 4 != 0,
-            dynamic: flags & 0x30 != 0,
+            dynamic: flags & 0x30 != 0 || conditional(f.bytes(17), f.bytes(18))?,
             key_len: f.be32(5).ok_or(BAD)?,
             fields: fields.into(),
             elements: None,
@@ -65,22 +65,80 @@ pub fn elements(
             key: e.value(1).unwrap_or_default(),
             key_end: e.value(10),
             interval_end: e.be32(3).is_some_and(|n| n & 1 != 0),
+            uncertain: e.bytes(5).is_some() || conditional(e.bytes(7), e.bytes(11))?,
             data,
         });
     }
     Ok(())
 }
 
-/// One message of the list of ipsets: a large set comes in several, each with the set's name.
-pub fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
+/// Whether one expression, or one of a list, can make an element fail: a counter cannot.
+fn conditional(one: Option<&[u8]>, list: Option<&[u8]>) -> Result<bool, Malformed> {
+    let can = |e: &[u8]| Ok(Fields::<3>::read(e)?.name(1) != Some(b"counter"));
+    let mut out = one.map_or(Ok(false), can)?;
+    for e in attrs(list.unwrap_or(&[])) {
+        out |= can(e?.payload)?;
+    }
+    Ok(out)
+}
+
+/// Adds one message of the list of ipsets: a large set comes in several, of which only the first says what the set is like.
+pub fn add_ipset(sets: &mut Vec<IpSet>, msg: &Message<'_>) -> Result<(), Malformed> {
+    let mut more = ipset(msg)?;
+    let known = sets.iter().position(|s| s.name == more.name);
+    let netmask = known.map_or(more.netmask, |n| sets[n].netmask);
+    if let Some(netmask) = netmask {
+        for m in &mut more.members {
+            m.ip = m.ip.map(|range| widen(range, netmask));
+            m.ip2 = m.ip2.map(|range| widen(range, netmask));
+        }
+    }
+    match known {
+        Some(n) => {
+            sets[n].members.append(&mut more.members);
+            sets[n].dynamic |= more.dynamic;
+        }
+        None => sets.push(more),
+    }
+    Ok(())
+}
+
+/// All addresses that have the same first bits as one of these.
+fn widen(range: (IpAddr, IpAddr), bits: u8) -> (IpAddr, IpAddr) {
+    match range {
+        (IpAddr::V4(low), IpAddr::V4(high)) => {
+            let host = u32::MAX.checked_shr(bits.into()).unwrap_or(0);
+            (
+                Ipv4Addr::from_bits(low.to_bits() & !host).into(),
+                Ipv4Addr::from_bits(high.to_bits() | host).into(),
+            )
+        }
+        (IpAddr::V6(low), IpAddr::V6(high)) => {
+            let host = u128::MAX.checked_shr(bits.into()).unwrap_or(0);
+            (
+                Ipv6Addr::from_bits(low.to_bits() & !host).into(),
+                Ipv6Addr::from_bits(high.to_bits() | host).into(),
+            )
+        }
+        other => other,
+    }
+}
+
+/// One message of the list of ipsets.
+fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
     const BAD: Malformed = Malformed("ipset");
     let (_, body) = msg.body()?;
     let f = Fields::<12>::read(body)?;
+    // Options of the set, which have numbers of their own beside those of members.
+    let options = Fields::<21>::read(f.bytes(7).unwrap_or(&[]))?;
     let mut set = IpSet {
         // An old kernel does not tell: then no rule finds this set and each counts as one that may match.
         index: f.be16(11).unwrap_or(u16::MAX),
         name: f.name(2).ok_or(BAD)?.into(),
         kind: String::from_utf8_lossy(f.name(3).unwrap_or_default()).into(),
+        // Addresses that are compared under a mask with holes are not followed.
+        dynamic: options.be32(6).is_some_and(|seconds| seconds != 0) || options.bytes(12).is_some(),
+        netmask: options.byte(20),
         members: Vec::new(),
     };
     for entry in attrs(f.bytes(8).unwrap_or(&[])) {
@@ -91,6 +149,7 @@ pub fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
             port: e.be16(4).map(|low| (low, e.be16(5).unwrap_or(low))),
             protocol: e.byte(7),
             excluded: e.be32(8).is_some_and(|n| n & 4 != 0),
+            times_out: e.be32(6).is_some_and(|seconds| seconds != 0),
         });
     }
     Ok(set)

@@ -73,7 +73,7 @@ fn captured_rules_read_as_their_tools_print_them() {
     assert_eq!(
         crate::nat::exposure::quoted(&rules),
         [
-            "-A POSTROUTING -m set ! --match-set [0] src,dst -m comment --comment x -j CONNMARK --save-mark",
+            "-A POSTROUTING -m set ! --match-set [0] src,dst -m comment --comment x -j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
             "inet t c meta mark set meta mark | 0x00004000 comment \"why not\"",
             "inet t p meta mark & 0x00004000 == 0x00000000 return",
             "inet t p th dport vmap @v",
@@ -93,6 +93,7 @@ fn captured_sets_keep_their_elements() {
         key: key.into(),
         key_end: None,
         interval_end: end,
+        uncertain: false,
         data: Data::Nothing,
     };
     assert_eq!(&*sets[0].fields, [4, 2]);
@@ -135,10 +136,10 @@ fn captured_sets_keep_their_elements() {
 
 #[test]
 fn captured_ipsets() {
-    let sets: Vec<IpSet> = fixture(include_str!("../fixtures/ipset.hex"))
-        .iter()
-        .map(|(_, kind, payload)| sets::ipset(&message(*kind, payload)).unwrap())
-        .collect();
+    let mut sets: Vec<IpSet> = Vec::new();
+    for (_, kind, payload) in fixture(include_str!("../fixtures/ipset.hex")) {
+        sets::add_ipset(&mut sets, &message(kind, &payload)).unwrap();
+    }
     let kinds: Vec<_> = sets.iter().map(|s| (s.index, &*s.name, &*s.kind)).collect();
     assert_eq!(
         kinds,
@@ -172,7 +173,7 @@ fn captured_ipsets() {
         ip2: one,
         port: Some((80, 80)),
         protocol: Some(6),
-        excluded: false,
+        ..Member::default()
     };
     assert_eq!(sets[1].members, [pair]);
     assert_eq!(
@@ -261,7 +262,7 @@ proptest! {
             prop_assert!(a.payload.len() + 4 <= bytes.len());
         }
         let m = message(0, &bytes);
-        let _ = (table(&m), chain(&m), generation(&m), sets::set(&m), sets::ipset(&m));
+        let _ = (table(&m), chain(&m), generation(&m), sets::set(&m), sets::add_ipset(&mut Vec::new(), &m));
         let _ = assemble(&[("rule".into(), 0, bytes.clone())]);
     }
 }

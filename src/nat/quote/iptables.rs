@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 
 use super::{
     Symbol, What, chain_name, condition, follow, interface, masked, native, network, not, ports,
-    protocol, target,
+    protocol, set_target, target,
 };
-use crate::nat::rules::{Connmark, Expr, Family, Nat, NatRules, Op, Rule, Source, Table, Verdict};
+use crate::nat::rules::{
+    Connmark, Expr, Family, Nat, NatRules, Op, Queue, Rule, Source, Table, Verdict,
+};
 use crate::text::escape;
 
 /// Writes a rule with the words of iptables, as iptables-nft does for the native expressions that it uses.
@@ -51,6 +53,8 @@ impl<'a> Iptables<'a> {
                     let text = match v {
                         Verdict::Accept => " -j ACCEPT".to_string(),
                         Verdict::Drop => " -j DROP".to_string(),
+                        Verdict::Queue(None) => " -j QUEUE".to_string(),
+                        Verdict::Queue(Some(q)) => nfqueue(*q),
                         Verdict::Return => " -j RETURN".to_string(),
                         Verdict::Continue => String::new(),
                         Verdict::Jump(n) => format!(" -j {}", chain_name(self.table, *n)),
@@ -62,12 +66,25 @@ impl<'a> Iptables<'a> {
                     let _ = write!(out, " -j MARK --set-xmark {value:#x}/{mask:#x}");
                 }
                 Expr::Connmark(c) => match c {
-                    Connmark::Set(bits) => {
-                        let _ = write!(out, " -j CONNMARK --set-xmark {bits:#x}");
+                    Connmark::Set { value, ctmask } => {
+                        let _ = write!(out, " -j CONNMARK --set-xmark {value:#x}/{ctmask:#x}");
                     }
-                    Connmark::Save(_) => out.push_str(" -j CONNMARK --save-mark"),
-                    Connmark::Restore { .. } => out.push_str(" -j CONNMARK --restore-mark"),
+                    Connmark::Save { ctmask, nfmask } => {
+                        let _ = write!(
+                            out,
+                            " -j CONNMARK --save-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"
+                        );
+                    }
+                    Connmark::Restore { ctmask, mask } => {
+                        let _ = write!(
+                            out,
+                            " -j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {ctmask:#x}"
+                        );
+                    }
                 },
+                Expr::UpdateIpsets { updates, options } => {
+                    out.push_str(&set_target(updates, options, self.rules));
+                }
                 Expr::Nat(nat) => out.push_str(&target(nat)),
                 Expr::NatRegs(_)
                     if rule
@@ -158,4 +175,22 @@ impl<'a> Iptables<'a> {
             _ => return None,
         })
     }
+}
+
+/// The target NFQUEUE.
+fn nfqueue(q: Queue) -> String {
+    let mut out = if q.first == q.last {
+        format!(" -j NFQUEUE --queue-num {}", q.first)
+    } else {
+        format!(" -j NFQUEUE --queue-balance {}:{}", q.first, q.last)
+    };
+    for (on, word) in [
+        (q.bypass, " --queue-bypass"),
+        (q.fanout, " --queue-cpu-fanout"),
+    ] {
+        if on {
+            out.push_str(word);
+        }
+    }
+    out
 }

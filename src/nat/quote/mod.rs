@@ -6,8 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::Write as _;
 
 use crate::nat::rules::{
-    Backend, Chain, Expr, Family, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, Nat,
-    NatKind, NatRules, Reg, Side, Source, Table,
+    Backend, Chain, Expr, Family, IpsetUpdate, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY,
+    Nat, NatKind, NatRules, Reg, Side, Source, Table,
 };
 use crate::text::escape;
 
@@ -237,20 +237,31 @@ fn condition(m: &Match, rules: &NatRules) -> String {
             invert,
             ..
         } => {
-            let name = rules.ipsets.iter().find(|s| s.index == *index);
-            let name = name.map_or_else(|| format!("[{index}]"), |s| escape(&s.name));
-            let sides: Vec<&str> = sides
-                .iter()
-                .map(|s| if *s == Side::Source { "src" } else { "dst" })
-                .collect();
-            format!(
-                " -m set{} --match-set {name} {}",
-                not(*invert),
-                sides.join(",")
-            )
+            let set = ipset(*index, sides, rules);
+            format!(" -m set{} --match-set {set}", not(*invert))
         }
         Match::Other(text) => format!(" -m {}", escape(text.as_bytes())),
     }
+}
+
+/// An ipset and what is compared with its members.
+fn ipset(index: u16, sides: &[Side], rules: &NatRules) -> String {
+    let name = rules.ipsets.iter().find(|s| s.index == index);
+    let name = name.map_or_else(|| format!("[{index}]"), |s| escape(&s.name));
+    let sides: Vec<&str> = sides
+        .iter()
+        .map(|s| if *s == Side::Source { "src" } else { "dst" })
+        .collect();
+    format!("{name} {}", sides.join(","))
+}
+
+/// The target SET.
+fn set_target(updates: &[IpsetUpdate], options: &str, rules: &NatRules) -> String {
+    let mut out = String::from(" -j SET");
+    for u in updates {
+        let _ = write!(out, " {} {}", u.option, ipset(u.index, &u.sides, rules));
+    }
+    out + options
 }
 
 fn masked(value: u32, mask: u32) -> String {

@@ -89,13 +89,25 @@ impl<'a> Nft<'a> {
             Expr::Mark { value, mask } => {
                 format!("xt target -j MARK --set-xmark {value:#x}/{mask:#x}")
             }
-            Expr::Connmark(_) => "ct mark set ...".into(),
+            Expr::Connmark(_) | Expr::SetConnmark { .. } => "ct mark set ...".into(),
+            Expr::UpdateIpsets { updates, options } => {
+                format!(
+                    "xt target{}",
+                    super::set_target(updates, options, self.rules)
+                )
+            }
+            Expr::UpdateSet { set } => match set.and_then(|n| self.table.sets.get(n as usize)) {
+                Some(set) => format!("update @{} {{ ... }}", escape(&set.name)),
+                None => "update @... { ... }".into(),
+            },
             Expr::Verdict(v) => self.verdict(*v),
             Expr::NatRegs(n) => self.nat(n),
             Expr::Untrack => "notrack".into(),
-            Expr::Neutral(name) | Expr::Maybe(name) | Expr::Opaque(name) | Expr::Write(name) => {
-                escape(name.as_bytes())
-            }
+            Expr::Neutral(name)
+            | Expr::Maybe(name)
+            | Expr::Opaque(name)
+            | Expr::Write(name)
+            | Expr::Forward(name) => escape(name.as_bytes()),
             Expr::Compare { from, op, data } => {
                 let word = match op {
                     Op::Eq => "",
@@ -149,6 +161,14 @@ impl<'a> Nft<'a> {
         match v {
             Verdict::Accept => "accept".into(),
             Verdict::Drop => "drop".into(),
+            Verdict::Queue(None) => "queue".into(),
+            Verdict::Queue(Some(q)) => {
+                let flags = [(q.bypass, "bypass"), (q.fanout, "fanout")];
+                let on: Vec<&str> = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
+                let flags = if on.is_empty() { "" } else { " flags " };
+                let to = super::ports((q.first, q.last), "-");
+                format!("queue{flags}{} to {to}", on.join(","))
+            }
             Verdict::Return => "return".into(),
             Verdict::Continue => String::new(),
             Verdict::Jump(n) => format!("jump {}", chain_name(self.table, n)),
