@@ -114,7 +114,7 @@ fn the_manual_of_the_policy_names_every_key() {
             keys += 1;
         }
     }
-    assert_eq!(keys, 17);
+    assert_eq!(keys, 19);
 }
 
 #[test]

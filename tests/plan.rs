@@ -750,6 +750,8 @@ fn decisions_by_exposure() {
     let if_affected = "[[rule]]\nwhen = \"affected\"";
     let fast = "unknown-kernel = \"fixed\"";
     let by_exposure = ["exposed", "not-exposed", "exposure-unknown"];
+    let lenient = "unknown-exposure = \"not-exposed\"";
+    let by_known_exposure = ["exposed", "not-exposed", "exposure-unknown-not-exposed"];
     for (name, policy_text, checksum, zero, lco, codes) in [
         ("lco bug", "", Present, NotAffected, Affected, by_exposure),
         (
@@ -824,19 +826,64 @@ fn decisions_by_exposure() {
             Affected,
             ["kernel-affected"; 3],
         ),
+        (
+            "unknown is not exposed",
+            lenient,
+            Present,
+            NotAffected,
+            Affected,
+            by_known_exposure,
+        ),
+        (
+            "unknown is not exposed, and a rule says otherwise",
+            "unknown-exposure = \"not-exposed\"\n[[rule]]\nunknown-exposure = \"exposed\"\nwhen = \"exposed\"",
+            Present,
+            NotAffected,
+            Affected,
+            by_exposure,
+        ),
+        (
+            "a rule says that unknown is not exposed",
+            "[[rule]]\nunknown-exposure = \"not-exposed\"\nwhen = \"exposed\"",
+            Present,
+            NotAffected,
+            Affected,
+            by_known_exposure,
+        ),
+        (
+            "external, and a rule says that it sends zero",
+            "[[rule]]\ndevice = \"*\"\nouter-checksum = \"zero\"\nwhen = \"exposed\"",
+            External,
+            NotAffected,
+            Affected,
+            ["kernel-not-affected"; 3],
+        ),
+        (
+            "external, and a rule for zero names no device",
+            "[[rule]]\nouter-checksum = \"zero\"\nwhen = \"never\"",
+            External,
+            NotAffected,
+            Affected,
+            by_exposure,
+        ),
     ] {
         let (policy, kernel) = (policy(policy_text), kernel(zero, lco));
         let mut asked = device(checksum, Ok(ON));
         let depends = depends_on_exposure(&policy, std::slice::from_ref(&asked), &kernel);
-        assert_eq!(depends, codes == by_exposure, "{name}");
+        assert_eq!(depends, codes[0] != codes[1], "{name}");
         for (exposure, code) in exposures().into_iter().zip(codes) {
             asked.exposure = std::rc::Rc::new(exposure.clone());
             let facts = facts(asked.clone());
             let plan = decide(&policy, &facts, &kernel);
             let found = &plan.devices[0];
             assert_eq!(found.reason.code.as_str(), code, "{name}, {exposure:?}");
-            let off =
-                !["not-exposed", "kernel-not-affected", "kernel-unknown-fixed"].contains(&code);
+            let off = ![
+                "not-exposed",
+                "kernel-not-affected",
+                "kernel-unknown-fixed",
+                "exposure-unknown-not-exposed",
+            ]
+            .contains(&code);
             assert_eq!(found.must_be_off, off, "{name}, {exposure:?}");
             if code == exposure.as_str() {
                 assert!(

@@ -10,7 +10,7 @@ use super::facts::{Device, Exposure, Facts};
 use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::link::OuterChecksum;
-use crate::policy::{Assume, Policy, Rule, Subject, When};
+use crate::policy::{Assume, AssumeExposure, Policy, Rule, Subject, When};
 use crate::text::IfName;
 
 /// What to do with a device.
@@ -60,6 +60,8 @@ pub enum ReasonCode {
     KernelNotAffected,
     /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
     KernelUnknownFixed,
+    /// It is not known whether NAT on this node can rewrite the outer packets, and the policy counts that as no.
+    ExposureUnknownNotExposed,
     /// It should be off, and is.
     AlreadyOff,
     /// It should be off, and the kernel does not let anybody change it on this device.
@@ -92,6 +94,7 @@ impl ReasonCode {
             Self::BugNever => "bug-never",
             Self::KernelNotAffected => "kernel-not-affected",
             Self::KernelUnknownFixed => "kernel-unknown-fixed",
+            Self::ExposureUnknownNotExposed => "exposure-unknown-not-exposed",
             Self::AlreadyOff => "already-off",
             Self::Fixed => "fixed",
             Self::NoSuchFeature => "no-such-feature",
@@ -248,7 +251,8 @@ fn judge<'a>(
     exposure: &Rc<Exposure>,
     kernel: &KernelVerdict,
 ) -> Judged<'a> {
-    let outer_checksum = device.link.outer_checksum;
+    let found = device.link.outer_checksum;
+    let outer_checksum = rule.map_or(found, |rule| rule.outer_checksum_of(found));
     let verdict = verdict(outer_checksum, kernel);
     let (must_be_off, reason) = match rule {
         Some(rule) => by_rule(policy, rule, &verdict, exposure),
@@ -257,7 +261,7 @@ fn judge<'a>(
     let label = rule.map(|rule| format!("{} ({})", rule.name, rule.origin).into());
     Judged {
         rule,
-        outer_checksum,
+        outer_checksum: found,
         exposure: Rc::clone(exposure),
         verdict,
         must_be_off,
@@ -341,8 +345,14 @@ fn by_rule(
         When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
         When::Never => (false, rule_says(ReasonCode::RuleNever, "")),
         When::Affected | When::Exposed => {
-            let (off, reason) =
-                by_status(policy, rule.when, verdict.status, &verdict.bugs, exposure);
+            let (off, reason) = by_status(
+                policy,
+                Some(rule),
+                rule.when,
+                verdict.status,
+                &verdict.bugs,
+                exposure,
+            );
             (
                 off,
                 Reason {
@@ -363,12 +373,12 @@ fn by_bugs(
 ) -> (bool, Reason) {
     let judged = susceptible(outer_checksum).map(|bug| {
         let (when, status) = (policy.bugs[bug].value, kernel[bug].status);
-        by_status(policy, when, status, &[bug], exposure)
+        by_status(policy, None, when, status, &[bug], exposure)
     });
     let telling = |(off, reason): &(bool, Reason)| match (off, reason.code) {
         (true, _) => 2,
         // That it is latent says more than that another bug is not there.
-        (false, ReasonCode::NotExposed) => 1,
+        (false, ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed) => 1,
         (false, _) => 0,
     };
     judged
@@ -419,6 +429,7 @@ fn same_rule(a: Option<&Rule>, b: Option<&Rule>) -> bool {
 
 fn by_status(
     policy: &Policy,
+    rule: Option<&Rule>,
     when: When,
     status: Status,
     bugs: &[BugId],
@@ -473,10 +484,20 @@ fn by_status(
                 text("but it is latent, for NAT on this node cannot rewrite the outer packets");
             (false, reason(ReasonCode::NotExposed, what))
         }
-        Exposure::Unknown { .. } => {
-            let what = text("and whether NAT on this node rewrites the outer packets is not known");
-            (true, reason(ReasonCode::ExposureUnknown, what))
-        }
+        Exposure::Unknown { .. } => match policy.unknown_exposure_for(rule).0 {
+            AssumeExposure::Exposed => {
+                let what =
+                    text("and whether NAT on this node rewrites the outer packets is not known");
+                (true, reason(ReasonCode::ExposureUnknown, what))
+            }
+            AssumeExposure::NotExposed => {
+                let what = text(
+                    "and whether NAT on this node rewrites the outer packets is not known, which the policy counts as \
+                     not exposed",
+                );
+                (false, reason(ReasonCode::ExposureUnknownNotExposed, what))
+            }
+        },
     }
 }
 

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
 use crate::kernel::{BugVerdict, Mark, Source, Status};
-use crate::link::UnderlayLink;
+use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
-use crate::offload::plan::{ReasonCode, susceptible};
+use crate::offload::plan::{ReasonCode, subject, susceptible};
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::Policy;
 use crate::text::{IfName, escape};
@@ -78,7 +78,7 @@ pub fn explain_device(
         evidence(out, &report.kernel.bugs[bug])?;
     }
     writeln!(out, "\npolicy")?;
-    policy_text(out, explanation, policy, device)?;
+    policy_text(out, explanation, facts, policy, device)?;
     writeln!(out, "\nto change the outcome")?;
     ways_out(out, device)
 }
@@ -196,9 +196,11 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
 fn policy_text(
     out: &mut impl Write,
     explanation: &Explanation<'_>,
+    facts: &Device,
     policy: &Policy,
     device: &DeviceReport<'_>,
 ) -> io::Result<()> {
+    let decided = policy.deciding_rule(&subject(facts));
     let safe = |text: &str| escape(text.as_bytes());
     let files = if policy.files.is_empty() {
         "the built-in default".to_owned()
@@ -242,6 +244,18 @@ fn policy_text(
         );
         wrapped(out, "  ", &text)?;
     }
+    if matches!(
+        device.reason.code,
+        ReasonCode::ExposureUnknown | ReasonCode::ExposureUnknownNotExposed
+    ) {
+        let (value, origin) = policy.unknown_exposure_for(decided);
+        let text = format!(
+            "unknown-exposure = \"{}\" ({})",
+            value.as_str(),
+            safe(origin)
+        );
+        wrapped(out, "  ", &text)?;
+    }
     Ok(())
 }
 
@@ -276,7 +290,18 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
             );
         }
         if device.reason.code == ReasonCode::ExposureUnknown {
-            ways.push("if no NAT on this node can rewrite VXLAN packets, set nat-lco-csum = \"never\" under [bugs]".to_owned());
+            ways.push(
+                "if you know that no NAT rewrites its packets, unknown-exposure = \"not-exposed\", in a rule for this device \
+                 or for all"
+                    .to_owned(),
+            );
+        }
+        if device.outer_checksum == OuterChecksum::External {
+            ways.push(
+                "if its packets carry no outer checksum (those of Cilium and of Calico's eBPF over IPv4 do not), \
+                 outer-checksum = \"zero\" in a rule for this device"
+                    .to_owned(),
+            );
         }
     } else {
         ways.push(format!(

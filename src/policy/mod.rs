@@ -9,6 +9,7 @@ mod parse;
 mod show;
 mod value;
 
+use core::time::Duration;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -71,6 +72,26 @@ impl Assume {
     }
 }
 
+/// What an exposure that is not known counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AssumeExposure {
+    /// NAT can rewrite the outer packets: safe.
+    Exposed,
+    /// It cannot: for underlays whose owner knows.
+    NotExposed,
+}
+
+impl AssumeExposure {
+    /// As written in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exposed => "exposed",
+            Self::NotExposed => "not-exposed",
+        }
+    }
+}
+
 /// A value and where it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
@@ -85,6 +106,10 @@ pub struct Sourced<T> {
 pub struct Policy {
     /// What an unknown verdict counts as.
     pub unknown_kernel: Sourced<Assume>,
+    /// What an exposure that is not known counts as, unless a rule says otherwise.
+    pub unknown_exposure: Sourced<AssumeExposure>,
+    /// How long a device has to be not exposed, in every look, before it gets the offload back; `None` means never.
+    pub give_back_after: Sourced<Option<Duration>>,
     /// `[bugs]`: when each bug is reason enough; never `Always`.
     pub bugs: PerBug<Sourced<When>>,
     /// In order; the last that matches a device decides.
@@ -108,8 +133,11 @@ pub struct Rule {
     pub dst_port: Option<Vec<RangeInclusive<u16>>>,
     /// A device whose underlay or its driver is not known matches no glob.
     pub underlay_driver: Option<Vec<Glob>>,
-    /// `Present` and `Zero` only. A device that is `External` or `Unknown` matches if both are listed.
+    /// `Present` and `Zero` only. A device that is `External` or `Unknown` matches if both are listed; and see
+    /// [`Rule::outer_checksum_of`].
     pub outer_checksum: Option<Vec<OuterChecksum>>,
+    /// What an exposure that is not known counts as for these devices.
+    pub unknown_exposure: Option<AssumeExposure>,
     /// What the rule says.
     pub when: When,
     /// Where its header stands, such as `/etc/vxcsum/policy.toml:9`.
@@ -166,6 +194,8 @@ impl fmt::Display for Miss {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
     unknown_kernel: Option<Sourced<Assume>>,
+    unknown_exposure: Option<Sourced<AssumeExposure>>,
+    give_back_after: Option<Sourced<Option<Duration>>>,
     bugs: PerBug<Option<Sourced<When>>>,
     /// A rule and the name that it was given; merging gives a number to one without.
     rules: Vec<(Option<String>, Rule)>,
@@ -182,6 +212,8 @@ impl Fragment {
         self.files.extend(later.files);
         Self {
             unknown_kernel: later.unknown_kernel.or(self.unknown_kernel),
+            unknown_exposure: later.unknown_exposure.or(self.unknown_exposure),
+            give_back_after: later.give_back_after.or(self.give_back_after),
             bugs: PerBug::new(|id| later.bugs[id].take().or_else(|| self.bugs[id].take())),
             ..self
         }
@@ -200,6 +232,8 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
     };
     Policy {
         unknown_kernel: all.unknown_kernel.unwrap_or(default.unknown_kernel),
+        unknown_exposure: all.unknown_exposure.unwrap_or(default.unknown_exposure),
+        give_back_after: all.give_back_after.unwrap_or(default.give_back_after),
         bugs: PerBug::new(|id| {
             all.bugs[id]
                 .take()
@@ -222,6 +256,8 @@ impl Policy {
         }
         Self {
             unknown_kernel: built_in(Assume::Affected),
+            unknown_exposure: built_in(AssumeExposure::Exposed),
+            give_back_after: built_in(Some(GIVE_BACK_AFTER)),
             bugs: PerBug::new(|id| {
                 built_in(if id.describe().only_if_exposed {
                     When::Exposed
@@ -238,6 +274,12 @@ impl Policy {
     /// The rule that decides about a device: the last that matches. With none, `[bugs]` decides.
     pub fn deciding_rule(&self, subject: &Subject) -> Option<&Rule> {
         self.rules.iter().rev().find(|rule| rule.matches(subject))
+    }
+
+    /// What an unknown exposure counts as for the devices of a rule, and where that is said.
+    pub fn unknown_exposure_for<'a>(&'a self, rule: Option<&'a Rule>) -> (AssumeExposure, &'a str) {
+        rule.and_then(|rule| Some((rule.unknown_exposure?, rule.origin.as_str())))
+            .unwrap_or((self.unknown_exposure.value, &self.unknown_exposure.origin))
     }
 
     /// Every rule in order, with the reason where it does not match.
@@ -269,6 +311,15 @@ impl Rule {
         self.missed_key(subject).is_none()
     }
 
+    /// The outer checksum to judge a device by that this rule matches. The kernel does not know it of an `External` device, for the
+    /// sender of each packet chooses. There a rule that names the device and one checksum says what the sender chooses.
+    pub fn outer_checksum_of(&self, found: OuterChecksum) -> OuterChecksum {
+        match (found, self.outer_checksum.as_deref()) {
+            (OuterChecksum::External, Some([stated])) if self.device.is_some() => *stated,
+            _ => found,
+        }
+    }
+
     fn missed_key(&self, subject: &Subject) -> Option<Key> {
         fn fits<T>(wanted: Option<&Vec<T>>, test: impl Fn(&T) -> bool) -> bool {
             wanted.is_none_or(|list| list.iter().any(test))
@@ -276,6 +327,7 @@ impl Rule {
         let checksum = |wanted: &Vec<OuterChecksum>| match subject.outer_checksum {
             known @ (OuterChecksum::Present | OuterChecksum::Zero) => wanted.contains(&known),
             // Either may be on the wire, so only a rule for both is surely for this device.
+            OuterChecksum::External if self.device.is_some() => true,
             OuterChecksum::External | OuterChecksum::Unknown => {
                 wanted.contains(&OuterChecksum::Present) && wanted.contains(&OuterChecksum::Zero)
             }
@@ -344,6 +396,12 @@ impl Rule {
     }
 }
 
+/// The units of a duration, and their seconds.
+const UNITS: [(&str, u64); 3] = [("s", 1), ("min", 60), ("h", 3600)];
+
+/// A firewall reload takes seconds, and an agent that restarts a minute: enough for both.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(600);
+
 /// A range as written in a policy, without quotes: `1` or `4096-8191`.
 fn range_text<T: fmt::Display + PartialEq>(range: &RangeInclusive<T>) -> String {
     if range.start() == range.end() {
@@ -360,4 +418,17 @@ const fn checksum_text(checksum: OuterChecksum) -> &'static str {
         OuterChecksum::External => "external",
         OuterChecksum::Unknown => "unknown",
     }
+}
+
+/// A duration as written in a policy: in the largest unit that divides it.
+fn duration_text(duration: Option<Duration>) -> String {
+    let Some(seconds) = duration.map(|d| d.as_secs()) else {
+        return "never".to_owned();
+    };
+    let (unit, size) = UNITS
+        .into_iter()
+        .rev()
+        .find(|(_, size)| seconds.is_multiple_of(*size))
+        .unwrap_or(UNITS[0]);
+    format!("{}{unit}", seconds / size)
 }

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::diagnose::{Found, Parser, PolicyErrors, Source, printable};
 use super::value::{Value, accepted, nearest, number};
-use super::{Assume, Fragment, Rule, When};
+use super::{Assume, AssumeExposure, Fragment, Rule, When};
 use crate::kernel::{BugId, KernelOverride, PerBug, Status};
 use crate::link::OuterChecksum;
 use crate::text::IfName;
@@ -18,7 +18,15 @@ use crate::text::IfName;
 const VERSION: u32 = 1;
 
 const TOP_LEVEL: &str = "the top level";
-const TOP: [&str; 5] = ["version", "unknown-kernel", "bugs", "rule", "kernel"];
+const TOP: [&str; 7] = [
+    "version",
+    "unknown-kernel",
+    "unknown-exposure",
+    "give-back-after",
+    "bugs",
+    "rule",
+    "kernel",
+];
 /// The keys of `[bugs]`.
 const BUGS: [&str; BugId::ALL.len()] = {
     let mut codes = [""; BugId::ALL.len()];
@@ -29,13 +37,14 @@ const BUGS: [&str; BugId::ALL.len()] = {
     }
     codes
 };
-const RULE: [&str; 7] = [
+const RULE: [&str; 8] = [
     "name",
     "device",
     "vni",
     "dst-port",
     "underlay-driver",
     "outer-checksum",
+    "unknown-exposure",
     "when",
 ];
 const KERNEL: [&str; 3] = ["release", "bug", "status"];
@@ -60,6 +69,10 @@ const BUG_WHENS: [(&str, When); 3] = [
     ("never", When::Never),
 ];
 const ASSUMES: [(&str, Assume); 2] = [("affected", Assume::Affected), ("fixed", Assume::Fixed)];
+const EXPOSURES: [(&str, AssumeExposure); 2] = [
+    ("exposed", AssumeExposure::Exposed),
+    ("not-exposed", AssumeExposure::NotExposed),
+];
 const STATUSES: [(&str, Status); 2] = [
     ("affected", Status::Affected),
     ("fixed", Status::NotAffected),
@@ -197,6 +210,12 @@ impl Parser<'_> {
         let unknown_kernel = document
             .get("unknown-kernel")
             .and_then(|value| self.sourced("unknown-kernel", value, &ASSUMES));
+        let unknown_exposure = document
+            .get("unknown-exposure")
+            .and_then(|value| self.sourced("unknown-exposure", value, &EXPOSURES));
+        let give_back_after = document
+            .get("give-back-after")
+            .and_then(|value| self.duration("give-back-after", value));
         let bugs = document.get("bugs").and_then(|value| {
             let table = self.table("bugs", value, TABLES[1])?;
             Some(PerBug::new(|id| {
@@ -212,6 +231,8 @@ impl Parser<'_> {
         });
         Fragment {
             unknown_kernel,
+            unknown_exposure,
+            give_back_after,
             bugs: bugs.unwrap_or_default(),
             rules,
             kernels,
@@ -247,6 +268,9 @@ impl Parser<'_> {
                 parser.word("outer-checksum", value, &CHECKSUMS)
             })
         });
+        let unknown_exposure = table
+            .get("unknown-exposure")
+            .and_then(|value| self.word("unknown-exposure", value, &EXPOSURES));
         let when = match table.get("when") {
             Some(value) => self.word("when", value, &WHENS),
             None => self.missing("when", "[[rule]]", &at, accepted(&WHENS), complete),
@@ -258,6 +282,7 @@ impl Parser<'_> {
             dst_port,
             underlay_driver,
             outer_checksum,
+            unknown_exposure,
             when: when?,
             origin: self.source.origin(at.start),
         };

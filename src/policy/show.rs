@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Assume, Policy, Rule, Sourced, When, checksum_text, range_text};
+use super::{Assume, Policy, Rule, Sourced, When, checksum_text, duration_text, range_text};
 use crate::glob::Glob;
 use crate::kernel::{BugId, Status};
 use crate::text::escape;
@@ -29,6 +29,20 @@ impl Policy {
             out,
             "unknown-kernel = \"{}\"{}",
             Assume::as_str(*value),
+            from(origin)
+        )?;
+        let Sourced { value, origin } = &self.unknown_exposure;
+        writeln!(
+            out,
+            "unknown-exposure = \"{}\"{}",
+            value.as_str(),
+            from(origin)
+        )?;
+        let Sourced { value, origin } = &self.give_back_after;
+        writeln!(
+            out,
+            "give-back-after = \"{}\"{}",
+            duration_text(*value),
             from(origin)
         )?;
         writeln!(out, "\n[bugs]")?;
@@ -83,6 +97,9 @@ impl Rule {
         list(out, "outer-checksum", self.outer_checksum.as_ref(), |c| {
             quoted(checksum_text(*c))
         })?;
+        if let Some(assume) = self.unknown_exposure {
+            writeln!(out, "unknown-exposure = \"{}\"", assume.as_str())?;
+        }
         writeln!(out, "when = \"{}\"", self.when.as_str())
     }
 }

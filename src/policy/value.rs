@@ -2,14 +2,15 @@
 //!
 //! Owns what a value may look like and the nearest accepted word. Pure. May not know which keys there are.
 
+use core::time::Duration;
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::Sourced;
 use super::diagnose::{Parser, printable};
+use super::{Sourced, UNITS};
 use crate::glob::Glob;
 use crate::text::IfName;
 
@@ -170,6 +171,34 @@ impl Parser<'_> {
             Some((first, last)) => return Some(first..=last),
         }
         None
+    }
+
+    /// `"never"`, or a number with a unit; both with where they stand.
+    pub fn duration(&mut self, key: &str, value: &Value) -> Option<Sourced<Option<Duration>>> {
+        const MAX: u64 = 24 * 60 * 60;
+        let help = "accepted: \"never\", or a time up to \"24h\" with the unit s, min or h, such as \"10min\"";
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(key, value, help);
+            return None;
+        };
+        let seconds = || {
+            let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+            let (_, size) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+            number.parse::<u64>().ok()?.checked_mul(size)
+        };
+        let duration = match (text, seconds()) {
+            ("never", _) => None,
+            (_, Some(seconds)) if seconds <= MAX => Some(Duration::from_secs(seconds)),
+            _ => {
+                let shown = self.text(value);
+                self.error(value.span(), format!("`{key}` cannot be {shown}"), help);
+                return None;
+            }
+        };
+        Some(Sourced {
+            value: duration,
+            origin: self.source.origin(value.span().start),
+        })
     }
 
     pub fn wrong_type(&mut self, key: &str, value: &Value, accepted: &str) {
