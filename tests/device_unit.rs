@@ -93,3 +93,32 @@ fn there_is_an_end_to_it() {
     run.expect(0);
     assert_eq!(sets(&requests), 10);
 }
+
+/// Another device comes during the run: what had been changed by then is reported as changed.
+#[test]
+fn what_an_earlier_round_changed_is_reported() {
+    let netns = Netns::with_three();
+    let mut done = false;
+    let (run, _) = netns.stepped(
+        "apply --json --device a0 --device b0 --if-exists --backend netlink",
+        |requests| {
+            if !done && sets(requests) > 0 {
+                netns.batch(NEW_B0);
+                done = true;
+            }
+        },
+    );
+    let report = run.expect(0).json();
+    let a0 = device(&report, "a0");
+    assert_eq!(
+        (&a0["outcome"], &a0["action"], &a0["feature"]["active"]),
+        (&"changed".into(), &"turn-off".into(), &false.into()),
+        "{a0:#}"
+    );
+    let b0 = device(&report, "b0");
+    assert_eq!(
+        (&b0["outcome"], &b0["vni"]),
+        (&"changed".into(), &99.into())
+    );
+    assert_eq!(names(&report).len(), 2);
+}

@@ -503,3 +503,33 @@ fn a_bad_policy_ends_everything_before_any_device_is_looked_at() {
     }
     assert_eq!(all_on(&netns), [true; 3]);
 }
+
+/// A look-up of one device that fails is an error: its unit must fail, so that it is tried again.
+#[test]
+fn a_look_up_that_fails_is_not_taken_for_no_device() {
+    let netns = Netns::with_three();
+    let ifindex = netns.links()["b0"]["ifindex"].to_string();
+    for backend in BACKENDS {
+        for words in [
+            format!("apply --uevent {ifindex}:1 --backend {backend}"),
+            format!("apply --device b0 --if-exists --backend {backend}"),
+        ] {
+            let mut failed = 0;
+            for when in 1.. {
+                let fault = format!("recvfrom:error=EAGAIN:when={when}");
+                let run = netns.with_faults(&[&fault], &words);
+                if netns.is_on("b0") {
+                    failed += 1;
+                    assert_ne!(run.code, 0, "{words}, {fault}: {}", run.text());
+                    assert!(!run.err.is_empty() || !run.out.is_empty());
+                } else {
+                    netns.set("b0", true);
+                }
+                if when == 12 {
+                    break;
+                }
+            }
+            assert!(failed > 0, "no fault was met: {words}");
+        }
+    }
+}

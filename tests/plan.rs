@@ -7,7 +7,7 @@ use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
-use vxcsum::offload::facts::{Device, Exposure, Facts, Past};
+use vxcsum::offload::facts::{Device, Exposure, Facts, History};
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
 use vxcsum::output;
@@ -47,6 +47,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         link: VxlanLink {
             ifindex: 7,
             name: IfName::new(b"flannel.1").unwrap(),
+            mac: None,
             vni: Some(1),
             dst_port: Some(8472),
             local: None,
@@ -66,7 +67,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         features,
         exposure: std::rc::Rc::new(Exposure::not_asked()),
         remotes: Vec::new(),
-        past: Past::default(),
+        history: History::default(),
     }
 }
 
@@ -657,9 +658,9 @@ fn reverting() {
         ),
     ] {
         let mut device = device(OuterChecksum::Present, features);
-        device.past = Past {
-            turned_off,
-            contested: None,
+        device.history = History {
+            owned: turned_off,
+            ..History::default()
         };
         let facts = facts(device);
         let plan = decide_revert(&facts, &kernel(Status::NotAffected, Status::Affected));
@@ -703,9 +704,10 @@ fn another_program_keeps_turning_it_on() {
         ),
     ] {
         let mut device = device(OuterChecksum::Present, Ok(features));
-        device.past = Past {
-            turned_off: true,
+        device.history = History {
+            owned: true,
             contested: Some(3),
+            not_exposed_for: None,
         };
         let facts = facts(device);
         let plan = decide(

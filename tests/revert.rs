@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BACKENDS, Netns, Run, VXCSUM, device, names, run};
+use common::{BACKENDS, Netns, Request, Run, VXCSUM, device, names, run};
 use rustix::fs::{FileType, FlockOperation, Mode, flock, mknodat};
 use serde_json::{Value, json};
 
@@ -253,6 +253,103 @@ fn a_change_undone_at_once_counts_as_a_flip() {
             "round {round}: {b0:#}"
         );
     }
+}
+
+/// Its own failures are no other program's doing.
+#[test]
+fn a_change_that_failed_is_no_flip() {
+    let netns = Netns::with_three();
+    let words = "apply --json --device b0 --backend ioctl";
+    let root = netns.remembering_root();
+    let (_, requests) = netns.stepped("apply --device b0 --backend ioctl", |_| ());
+    netns.set("b0", true);
+    // The set, and what comes after it.
+    let mut ioctls = requests
+        .iter()
+        .filter(|request| matches!(request, Request::Ioctl(_) | Request::OtherIoctl));
+    let set = ioctls.position(|request| request.is_set());
+    let set = set.expect("vxcsum sets by ioctl") + 1;
+    for round in 0..4 {
+        let fault = format!("--inject=ioctl:error=ENOMEM:when={set}+");
+        let mut command = netns.command("strace");
+        command.args(["-f", "-o", "/dev/null", &fault, "--", VXCSUM]);
+        let failed = run(command.args(words.split(' ')).args(["--root", root])).expect(1);
+        let report = failed.json();
+        let b0 = device(&report, "b0");
+        assert_eq!(b0["outcome"], "failed", "round {round}: {b0:#}");
+    }
+    assert!(netns.is_on("b0"));
+    let report = vxcsum(&netns, words).expect(0).json();
+    assert_eq!(device(&report, "b0")["outcome"], "changed");
+}
+
+/// A container's network after the other, under the same name, with the same ifindex and often the same inode.
+#[test]
+fn a_new_namespace_is_not_taken_for_the_one_before() {
+    let root = Netns::new();
+    for (kernel, fault) in [
+        ("this", None),
+        ("before 5.14", Some("getsockopt:error=ENOPROTOOPT")),
+    ] {
+        let _ = fs::remove_file(record_path(&root));
+        for round in 0..5 {
+            let netns = Netns::with_three();
+            let mut command = netns.command("strace");
+            command.args(["-f", "-o", "/dev/null"]);
+            command.args(fault.map(|fault| format!("--inject={fault}")));
+            command.args([
+                "--",
+                VXCSUM,
+                "apply",
+                "--json",
+                "--root",
+                root.remembering_root(),
+            ]);
+            let report = run(&mut command).expect(0).json();
+            for name in THREE {
+                let said = device(&report, name);
+                assert_eq!(
+                    said["outcome"], "changed",
+                    "{kernel} kernel, round {round}: {said:#}"
+                );
+            }
+        }
+    }
+}
+
+/// Inodes and ifindexes are used again: here the record says that they were.
+#[test]
+fn what_was_recorded_of_another_namespace_gives_nothing_back() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    let text = fs::read_to_string(record_path(&netns)).expect("read the record");
+    let mut state: Value = serde_json::from_str(&text).expect("JSON");
+    for (name, key, value) in [("a0", "netns_cookie", json!(1)), ("b0", "vni", json!(77))] {
+        let devices = state["devices"].as_array_mut().expect("an array");
+        let entry = devices.iter_mut().find(|entry| entry["name"] == name);
+        entry.expect("an entry")[key] = value;
+    }
+    fs::write(record_path(&netns), state.to_string()).expect("write the record");
+    let report = vxcsum(&netns, "revert --json").expect(0).json();
+    for (name, code) in [
+        ("a0", "not-turned-off-by-vxcsum"),
+        ("b0", "not-turned-off-by-vxcsum"),
+        ("c0", "turned-off-by-vxcsum"),
+    ] {
+        assert_eq!(device(&report, name)["reason"]["code"], code, "{name}");
+    }
+    assert_eq!(on(&netns), [false, false, true]);
+    assert!(recorded(&netns).is_empty(), "stale entries are dropped");
+}
+
+/// udev gives a new device another MAC address, and a script another name.
+#[test]
+fn a_device_keeps_its_record_under_another_name_or_address() {
+    let netns = Netns::with_three();
+    vxcsum(&netns, "apply").expect(0);
+    netns.batch("link set a0 address 02:00:00:00:00:77\nlink set b0 name x0\n");
+    vxcsum(&netns, "revert").expect(0);
+    assert!(["a0", "x0", "c0"].iter().all(|name| netns.is_on(name)));
 }
 
 /// Kills `apply` before each of its system calls that can matter, one after another, until a run comes to its end.

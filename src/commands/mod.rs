@@ -3,6 +3,7 @@
 //! Owns the way from arguments to an exit code: gather, decide, apply or not, render. The one place that sees both the pure
 //! side and the I/O side; logic belongs to either of them.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -19,20 +20,20 @@ use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts};
 use crate::offload::discover_io::Which;
-use crate::offload::facts::Facts;
+use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{
     Node, Options, load_policy, load_probe, measurements, require_net_admin,
 };
 use crate::offload::plan::{self, Action, Plan};
-use crate::offload::report::{KernelReport, Report};
+use crate::offload::report::{Change, KernelReport, Report};
 use crate::output::{self, Explanation, RuleOutcome, journal_io};
 use crate::probe::render::Kept;
 use crate::probe::{self, Code, Limits, Outcome, Place, ProbeRun, file_io, run_io};
 use crate::text::{IfName, escape};
 use crate::{docs, doctor, watch};
 
-/// So often at most `apply --if-exists` looks again for devices that were created during the run.
-const ROUNDS: usize = 10;
+/// Upper bound on rescans by `apply --if-exists`.
+const MAX_ROUNDS: usize = 10;
 
 /// Runs the command and says what to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -189,24 +190,48 @@ fn run_apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         report.dry_run = args.dry_run;
         return finish_apply(common, &report, args.exit_code);
     }
+    // What earlier rounds changed, as it was before.
+    let mut done: HashMap<u32, (Device, Change)> = HashMap::new();
     let mut round = 1;
     loop {
         let mut turn = node.turn()?;
-        let facts = node.look_in_turn(which, &turn)?;
+        let mut facts = node.look_in_turn(which, &turn)?;
         let plan = node.plan(&facts);
-        let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+        let mut applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
         drop(turn);
-        let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+        journal_io::conflicts(&plan, &applied.conflicts);
         if common.log {
+            let changes = applied.changes.clone();
+            let report = Report::applied(&plan, node.kernel_report(), backend, changes);
             journal_io::changes(&report);
         }
         // A device may have been created again under this name meanwhile, by an event that found this run at work.
         let ifindexes =
             |facts: &Facts| -> Vec<u32> { facts.devices.iter().map(|d| d.link.ifindex).collect() };
-        if args.if_exists && round < ROUNDS && ifindexes(&node.look(which)?) != ifindexes(&facts) {
+        if args.if_exists
+            && round < MAX_ROUNDS
+            && ifindexes(&node.look(which)?) != ifindexes(&facts)
+        {
+            for device in &facts.devices {
+                let ifindex = device.link.ifindex;
+                if let Some(change) = applied.changes.remove(&ifindex) {
+                    done.insert(ifindex, (device.clone(), change));
+                }
+            }
             round += 1;
             continue;
         }
+        for device in &mut facts.devices {
+            let ifindex = device.link.ifindex;
+            if !applied.changes.contains_key(&ifindex)
+                && let Some((before, change)) = done.remove(&ifindex)
+            {
+                *device = before;
+                applied.changes.insert(ifindex, change);
+            }
+        }
+        let plan = node.plan(&facts);
+        let report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
         return finish_apply(common, &report, false);
     }
 }
@@ -234,9 +259,9 @@ fn run_revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
     let plan = plan::decide_revert(&facts, &node.verdict);
-    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+    let applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
     drop(turn);
-    let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+    let report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
     if common.log {
         journal_io::changes(&report);
     }

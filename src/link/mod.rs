@@ -24,6 +24,8 @@ pub struct VxlanLink {
     pub ifindex: u32,
     /// Its name when it was read.
     pub name: IfName,
+    /// `IFLA_ADDRESS`; none on a device without Ethernet addresses.
+    pub mac: Option<[u8; 6]>,
     /// `IFLA_VXLAN_ID`; none on an `external` device, whose VNI is chosen per packet.
     pub vni: Option<u32>,
     /// `IFLA_VXLAN_PORT`, host byte order.

@@ -17,6 +17,7 @@ const RTM_GETADDR: u16 = 22;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 
+const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
@@ -134,13 +135,14 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
         return Ok(None);
     }
     let (ifindex, attributes) = split_header(message.payload, IFINFOMSG_LEN, "link message")?;
-    let (mut name, mut info) = (None, None);
+    let (mut name, mut info, mut mac) = (None, None, None);
     let (mut other_namespace, mut enslaved) = (false, false);
     for attr in attrs(attributes) {
         let attr = attr?;
         match attr.kind {
             IFLA_IFNAME => name = Some(IfName::new(attr.string()).ok_or(Malformed("link name"))?),
             IFLA_LINKINFO => info = Some(attr),
+            IFLA_ADDRESS => mac = attr.payload.try_into().ok(),
             IFLA_MASTER => enslaved = attr.u32()? != 0,
             IFLA_LINK_NETNSID => other_namespace = true,
             _ => {}
@@ -159,7 +161,8 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     let vxlan = match kind {
         Some(KIND) => {
             let data = data.ok_or(Malformed("VXLAN link without data"))?;
-            Some(vxlan(ifindex, name, (other_namespace, enslaved), &data)?)
+            let link = vxlan(ifindex, name, (other_namespace, enslaved), &data)?;
+            Some(VxlanLink { mac, ..link })
         }
         _ => None,
     };
@@ -210,6 +213,7 @@ fn vxlan(
     Ok(VxlanLink {
         ifindex,
         name,
+        mac: None,
         vni: vni.filter(|_| !collect_metadata),
         dst_port,
         local: local.filter(|address| !address.is_unspecified()),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
 
-use super::facts::{Device, Exposure, Past};
+use super::facts::{Device, Exposure, History};
 use crate::error::Error;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
@@ -71,19 +71,13 @@ impl Discovery {
                 let found = self.some(names.len(), |w, seq, n| {
                     rtnl::get_by_name(w, seq, &names[n]);
                 })?;
-                found
-                    .into_iter()
-                    .filter_map(|link| link.ok()?.vxlan)
-                    .collect()
+                present(found)?
             }
             Which::Ifindexes(ifindexes) => {
                 let found = self.some(ifindexes.len(), |w, seq, n| {
                     rtnl::get_by_index(w, seq, ifindexes[n]);
                 })?;
-                found
-                    .into_iter()
-                    .filter_map(|link| link.ok()?.vxlan)
-                    .collect()
+                present(found)?
             }
         };
         let Some(any) = links.first() else {
@@ -106,7 +100,7 @@ impl Discovery {
                     features,
                     exposure: Rc::clone(&not_asked),
                     remotes: Vec::new(),
-                    past: Past::default(),
+                    history: History::default(),
                 });
         Ok((table, devices.collect()))
     }
@@ -367,6 +361,15 @@ impl Entries {
         self.remotes.extend(link.remote);
         self.remotes.into_iter().collect()
     }
+}
+
+/// The VXLAN devices among these; one that is gone by now is no error, any other failure is.
+fn present(found: Vec<Result<rtnl::Link, Fault>>) -> Result<Vec<VxlanLink>, Fault> {
+    found
+        .into_iter()
+        .filter(|link| !link.as_ref().is_err_and(Fault::gone))
+        .filter_map(|link| link.map(|link| link.vxlan).transpose())
+        .collect()
 }
 
 /// The features of these links as they are now.

@@ -25,16 +25,18 @@ pub struct Device {
     /// Where the outer packets go, as the exposure was decided on; empty if that is not known.
     pub remotes: Vec<IpAddr>,
     /// What the record of this boot says.
-    pub past: Past,
+    pub history: History,
 }
 
 /// What vxcsum has done to a device since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct History {
     /// vxcsum turned the feature off.
-    pub turned_off: bool,
+    pub owned: bool,
     /// How often somebody has lately turned it back on, if it is too often to go on.
     pub contested: Option<usize>,
+    /// For how many seconds every look has found that NAT cannot rewrite the outer packets; none if the last one did not.
+    pub not_exposed_for: Option<u64>,
 }
 
 /// All that a decision needs.

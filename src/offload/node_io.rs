@@ -1,7 +1,8 @@
 //! One pass over the devices: the path that the verbs and `watch` share.
 //!
 //! Owns the sockets, the policy and the record of one process, and the order record, set, correct the record. May not
-//! decide: `offload::plan` does. May not print: its caller has the report.
+//! decide: `offload::plan` does. May not print or log what it
+//! did: its caller has the report.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use log::warn;
 
 use super::apply_io::apply;
 use super::discover_io::{Discovery, Which};
-use super::facts::{Device, Facts, Past};
+use super::facts::{Device, Facts};
 use super::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
-use super::record::{State, Turned};
+use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Change, KernelReport, Outcome};
 use crate::error::Error;
@@ -24,7 +25,6 @@ use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
 use crate::nat::exposure::{Exposure, analyze};
 use crate::nat::rules::{self, NatRules};
 use crate::nat::{self};
-use crate::output::journal_io;
 use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
 use crate::probe::{ProbeRun, file_io, run_io};
@@ -65,7 +65,7 @@ pub struct Node {
     backend: Backend,
     discovery: Discovery,
     record: StateFile,
-    netns: u64,
+    netns: Netns,
 }
 
 /// What decisions depend on beside the devices themselves.
@@ -75,6 +75,14 @@ pub struct Matter {
     pub rules: bool,
     /// Where outer packets go: a device that is not exposed can become so with a new destination.
     pub destinations: bool,
+}
+
+/// What came of a plan.
+pub struct Applied {
+    /// By ifindex.
+    pub changes: HashMap<u32, Change>,
+    /// The devices with a conflict that has just begun.
+    pub conflicts: HashSet<u32>,
 }
 
 /// The right to change devices and their record.
@@ -224,11 +232,7 @@ impl Node {
         let (table, mut devices) = self.discovery.devices(&mut self.backend, which)?;
         let now = record_io::now();
         for device in &mut devices {
-            let ifindex = device.link.ifindex;
-            device.past = Past {
-                turned_off: state.entry(self.netns, ifindex).is_some(),
-                contested: state.contested(self.netns, ifindex, now),
-            };
+            device.history = state.history(&self.identity(device), now);
         }
         // Many rules take seconds to read.
         let matter =
@@ -263,101 +267,100 @@ impl Node {
         Ok(())
     }
 
+    fn identity(&self, device: &Device) -> Identity {
+        Identity::new(self.netns, &device.link)
+    }
+
     /// Carries out a plan and keeps the record true: what is about to be turned off is written down before it is, so that
     /// a process killed in between leaves a record of too much, which `revert` sees, and never of too little.
-    pub fn carry_out(
-        &mut self,
-        plan: &Plan<'_>,
-        turn: &mut Turn,
-        complete: bool,
-    ) -> HashMap<u32, Change> {
-        let dirty = self.write_down(plan, turn, complete);
-        if dirty {
+    pub fn carry_out(&mut self, plan: &Plan<'_>, turn: &mut Turn, complete: bool) -> Applied {
+        let mut conflicts = HashSet::new();
+        if self.write_down(plan, turn, complete, &mut conflicts) {
             self.record.save(&turn.state, &turn.lock);
         }
         let changes = apply(plan, &mut self.backend);
         if self.correct(plan, turn, &changes) {
             self.record.save(&turn.state, &turn.lock);
         }
-        changes
+        Applied { changes, conflicts }
     }
 
     /// Before: true if there is something new.
-    fn write_down(&self, plan: &Plan<'_>, turn: &mut Turn, complete: bool) -> bool {
+    fn write_down(
+        &self,
+        plan: &Plan<'_>,
+        turn: &mut Turn,
+        complete: bool,
+        conflicts: &mut HashSet<u32>,
+    ) -> bool {
         let now = record_io::now();
         let mut dirty = false;
-        let mut turned = Vec::new();
+        let mut new = Vec::new();
         let mut names: (u128, Rc<Vec<String>>) = (0, Rc::default());
         for device in &plan.devices {
-            let ifindex = device.device.link.ifindex;
+            let identity = self.identity(device.device);
             if device.action == Action::TurnOff {
                 if names.0 != device.also {
                     let also = plan.table.named(device.also).into_iter().map(str::to_owned);
                     names = (device.also, Rc::new(also.collect()));
                 }
-                turned.push(Turned {
-                    ifindex,
-                    name: device.device.link.name.to_string(),
+                new.push(NewEntry {
+                    identity,
                     reason: device.reason.code.as_str(),
                     also_off: Rc::clone(&names.1),
                 });
             } else if device.reason.code == ReasonCode::Contested {
-                if turn.state.give_way(self.netns, ifindex, now) {
-                    journal_io::contested(device);
+                if turn.state.start_backoff(&identity, now) {
+                    conflicts.insert(device.device.link.ifindex);
                     dirty = true;
                 }
-            } else if device.device.past.turned_off && is_off(device.device, plan.table) {
-                dirty |= turn.state.settled(self.netns, ifindex, now);
+            } else if device.device.history.owned && is_off(device.device, plan.table) {
+                dirty |= turn.state.end_backoff(&identity, now);
             }
         }
-        if !turned.is_empty() {
-            turn.state.turned_off(self.netns, turned, now);
+        if !new.is_empty() {
+            turn.state.record_off(new, now);
             dirty = true;
         }
         if complete && !turn.state.is_empty() {
-            let there: HashSet<u32> = plan
+            let there: Vec<Identity> = plan
                 .devices
                 .iter()
-                .map(|device| device.device.link.ifindex)
+                .map(|device| self.identity(device.device))
                 .collect();
-            dirty |= turn
-                .state
-                .prune(self.netns, |ifindex| there.contains(&ifindex));
+            dirty |= turn.state.prune(self.netns, &there);
         }
         dirty
     }
 
-    /// After: true if it did not go as written down.
+    /// After: what has become of it. True if there is something new.
     fn correct(&self, plan: &Plan<'_>, turn: &mut Turn, changes: &HashMap<u32, Change>) -> bool {
         let mut dirty = false;
         for device in &plan.devices {
-            let ifindex = device.device.link.ifindex;
-            let Some(change) = changes.get(&ifindex) else {
+            let identity = self.identity(device.device);
+            let Some(change) = changes.get(&device.device.link.ifindex) else {
                 // Only `revert` gives this reason: there is nothing left to give back.
                 if device.reason.code == ReasonCode::AlreadyOn {
-                    turn.state.forget(self.netns, ifindex);
+                    turn.state.remove(&identity);
                     dirty = true;
                 }
                 continue;
             };
             match (device.action, change.outcome) {
-                (Action::TurnOff, Outcome::Changed) if change.also == device.also => {}
                 (Action::TurnOff, Outcome::Changed) => {
-                    dirty |=
-                        turn.state
-                            .went_off(self.netns, ifindex, &plan.table.named(change.also));
+                    turn.state.confirm(&identity);
+                    turn.state
+                        .set_also_off(&identity, &plan.table.named(change.also));
                 }
-                // Somebody turned it on again at once: that counts too, or the quarrel would never end. And what could not be
-                // given back is still ours.
-                (Action::TurnOff, Outcome::Refused)
-                | (Action::TurnOn, Outcome::Failed | Outcome::Refused) => {}
-                // Nobody knows whether the kernel did it: `revert` must ask.
-                (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => {}
-                _ => {
-                    turn.state.forget(self.netns, ifindex);
-                    dirty = true;
-                }
+                // Somebody turned it on again at once: that counts too, or the conflict would never end.
+                (Action::TurnOff, Outcome::Refused) => turn.state.confirm(&identity),
+                // What could not be given back is still ours.
+                (Action::TurnOn, Outcome::Failed | Outcome::Refused) => continue,
+                // It is not known whether the kernel did it: `revert` must ask.
+                (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => continue,
+                _ => turn.state.remove(&identity),
             }
+            dirty = true;
         }
         dirty
     }

@@ -276,7 +276,7 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
     let devices = facts.devices.iter().map(|device| {
         let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.into() }, 0);
-        let (action, reason, also) = match (device.past.turned_off, &device.features, table.index()) {
+        let (action, reason, also) = match (device.history.owned, &device.features, table.index()) {
             (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
             (true, Ok(features), Some(index)) if features.state(index).off() => {
                 let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
@@ -538,7 +538,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             ReasonCode::Fixed,
             &format!("the kernel keeps {FEATURE} on for this device ([fixed])"),
         )
-    } else if let Some(flips) = device.past.contested {
+    } else if let Some(flips) = device.history.contested {
         let owner = likely_owner(&device.link.name);
         let text = format!(
             "another program has turned it back on {flips} times in a short while: {owner}"

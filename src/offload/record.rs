@@ -1,4 +1,4 @@
-//! What vxcsum turned off since boot: for `revert`, and for noticing that somebody else turns it back on.
+//! What vxcsum turned off since boot: for giving it back, and for noticing that somebody else turns it back on.
 //!
 //! Owns the contents of `/run/vxcsum/state.json` and what they mean. Pure: times and boot id are handed in.
 
@@ -7,16 +7,18 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::History;
+use crate::link::VxlanLink;
+
 /// Increased when an older vxcsum could misread the file.
 const VERSION: u32 = 1;
-/// This many times within [`WINDOW`] somebody may turn the feature back on before vxcsum stops.
-const FLIPS: usize = 3;
-/// Seconds.
-const WINDOW: u64 = 60;
-/// Seconds after which vxcsum tries again: whoever it was may have been taught better.
-pub const TRUCE: u64 = 3600;
+/// If the feature is turned back on this many times within [`WINDOW_SECS`], vxcsum stops.
+const MAX_FLIPS: usize = 3;
+const WINDOW_SECS: u64 = 60;
+/// Seconds after which vxcsum tries again: the other program may have been fixed.
+pub const BACKOFF_SECS: u64 = 3600;
 /// Entries of other network namespaces: whether those still exist cannot be asked, so the oldest make room.
-const FOREIGN: usize = 4096;
+const MAX_OTHER_NETNS: usize = 4096;
 
 /// The file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,37 +30,92 @@ pub struct State {
     devices: Vec<Entry>,
 }
 
+/// A network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Netns {
+    /// Its inode, which the next namespace can have as soon as this one is gone; 0 where /proc does not say.
+    pub inode: u64,
+    /// `SO_NETNS_COOKIE`, which no other namespace gets during this boot; none before 5.14.
+    pub cookie: Option<u64>,
+}
+
+/// What a device of one namespace is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    netns: Netns,
+    ifindex: u32,
+    name: String,
+    vni: Option<u32>,
+    mac: Option<String>,
+}
+
+impl Identity {
+    /// Of a device of this namespace.
+    pub fn new(netns: Netns, link: &VxlanLink) -> Self {
+        let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        Self {
+            netns,
+            ifindex: link.ifindex,
+            name: link.name.to_string(),
+            vni: link.vni,
+            mac: link.mac.map(mac),
+        }
+    }
+
+    fn key(&self) -> (u64, u32) {
+        (self.netns.inode, self.ifindex)
+    }
+}
+
 /// One device whose feature vxcsum turned off. Written before the kernel is asked, so that no kill can come between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// The inode of the network namespace: ifindexes mean nothing without it.
-    pub netns: u64,
-    /// Its ifindex, which no other device of this namespace gets during this boot.
-    pub ifindex: u32,
-    /// Its name at that time, escaped; for people.
-    pub name: String,
+    netns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    netns_cookie: Option<u64>,
+    ifindex: u32,
+    /// Escaped; as it was at that time.
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vni: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
     /// The code of the reason.
-    pub reason: Cow<'static, str>,
+    reason: Cow<'static, str>,
     /// What went off with it.
-    pub also_off: Rc<Vec<String>>,
+    also_off: Rc<Vec<String>>,
     /// When, in seconds since 1970.
-    pub since: u64,
+    since: u64,
+    /// The kernel has turned it off. Without that nobody can have turned it back on.
+    #[serde(default = "yes")]
+    confirmed: bool,
     /// When somebody turned it back on, in seconds since boot, the last few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     flips: Vec<u64>,
     /// Until when (seconds since boot) vxcsum leaves it to the other program.
+    #[serde(
+        default,
+        alias = "truce_until",
+        skip_serializing_if = "Option::is_none"
+    )]
+    backoff_until: Option<u64>,
+    /// Since when (seconds since boot) every look has found that NAT cannot rewrite the outer packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    truce_until: Option<u64>,
+    not_exposed_since: Option<u64>,
+}
+
+/// The records of older versions do not say it.
+fn yes() -> bool {
+    true
 }
 
 /// What is to be written down of one device.
 #[derive(Clone, Debug)]
-pub struct Turned {
-    /// Its ifindex.
-    pub ifindex: u32,
-    /// Its name.
-    pub name: String,
+pub struct NewEntry {
+    /// The device.
+    pub identity: Identity,
     /// The code of the reason.
     pub reason: &'static str,
     /// What goes off with it.
@@ -101,101 +158,125 @@ impl State {
         Ok(state)
     }
 
-    /// The device's entry.
-    pub fn entry(&self, netns: u64, ifindex: u32) -> Option<&Entry> {
-        self.find(netns, ifindex).ok().map(|at| &self.devices[at])
-    }
-
-    /// The ifindexes of this namespace's entries.
-    pub fn ifindexes(&self, netns: u64) -> impl Iterator<Item = u32> {
-        self.devices
-            .iter()
-            .filter(move |entry| entry.netns == netns)
-            .map(|entry| entry.ifindex)
-    }
-
-    /// How often somebody has lately turned the feature back on, if it is too often to go on: asked when the feature is
-    /// found on, which itself counts if vxcsum had turned it off.
-    pub fn contested(&self, netns: u64, ifindex: u32, now: Now) -> Option<usize> {
-        let entry = self.entry(netns, ifindex)?;
-        if entry.truce_until.is_some_and(|until| now.boot < until) {
-            return Some(entry.flips.len().max(FLIPS));
+    /// What it says about a device.
+    pub fn history(&self, device: &Identity, now: Now) -> History {
+        let Some(entry) = self.entry(device) else {
+            return History::default();
+        };
+        History {
+            owned: true,
+            contested: entry.contested(now),
+            not_exposed_for: entry
+                .not_exposed_since
+                .map(|since| now.boot.saturating_sub(since)),
         }
-        let flips = entry.recent_flips(now).count() + 1;
-        (flips >= FLIPS).then_some(flips)
     }
 
-    /// Writes down that these are about to be turned off. One that already has an entry was turned back on meanwhile.
-    pub fn turned_off(&mut self, netns: u64, devices: Vec<Turned>, now: Now) {
+    fn entry(&self, device: &Identity) -> Option<&Entry> {
+        let at = self.find(device.key()).ok()?;
+        Some(&self.devices[at]).filter(|entry| entry.is_of(device))
+    }
+
+    fn entry_mut(&mut self, device: &Identity) -> Option<&mut Entry> {
+        let at = self.find(device.key()).ok()?;
+        Some(&mut self.devices[at]).filter(|entry| entry.is_of(device))
+    }
+
+    /// Writes down that these are about to be turned off. If an earlier change was confirmed, it was turned back on meanwhile.
+    pub fn record_off(&mut self, devices: Vec<NewEntry>, now: Now) {
         for device in devices {
+            let (key, identity) = (device.identity.key(), device.identity);
             let mut flips: Vec<u64> = Vec::new();
             let (mut since, mut also_off) = (now.unix, Rc::clone(&device.also_off));
-            if let Some(old) = self.take(netns, device.ifindex) {
+            if let Some(old) = self.entry(&identity) {
                 flips.extend(old.recent_flips(now));
-                flips.push(now.boot);
+                flips.extend(old.confirmed.then_some(now.boot));
                 since = old.since;
                 if device.also_off.is_empty() {
-                    also_off = old.also_off;
+                    also_off = Rc::clone(&old.also_off);
                 }
             }
-            let at = self.find(netns, device.ifindex).unwrap_or_else(|at| at);
             let entry = Entry {
-                netns,
-                ifindex: device.ifindex,
-                name: device.name,
+                netns: identity.netns.inode,
+                netns_cookie: identity.netns.cookie,
+                ifindex: identity.ifindex,
+                name: identity.name,
+                vni: identity.vni,
+                mac: identity.mac,
                 reason: Cow::Borrowed(device.reason),
                 also_off,
                 since,
+                confirmed: false,
                 flips,
-                truce_until: None,
+                backoff_until: None,
+                not_exposed_since: None,
             };
-            self.devices.insert(at, entry);
+            match self.find(key) {
+                Ok(at) => self.devices[at] = entry,
+                Err(at) => self.devices.insert(at, entry),
+            }
+        }
+    }
+
+    /// The kernel has turned it off.
+    pub fn confirm(&mut self, device: &Identity) {
+        if let Some(entry) = self.entry_mut(device) {
+            entry.confirmed = true;
+        }
+    }
+
+    /// Begins or ends the time in which every look finds that NAT cannot rewrite the outer packets.
+    pub fn set_not_exposed(&mut self, device: &Identity, since: Option<Now>) {
+        if let Some(entry) = self.entry_mut(device) {
+            entry.not_exposed_since = since.map(|now| now.boot);
         }
     }
 
     /// Stops turning this device's feature off for a while; true if that is new.
-    pub fn give_way(&mut self, netns: u64, ifindex: u32, now: Now) -> bool {
-        let Some(entry) = self.entry_mut(netns, ifindex) else {
+    pub fn start_backoff(&mut self, device: &Identity, now: Now) -> bool {
+        let Some(entry) = self.entry_mut(device) else {
             return false;
         };
-        if entry.truce_until.is_some_and(|until| now.boot < until) {
+        if entry.backoff_until.is_some_and(|until| now.boot < until) {
             return false;
         }
         entry.flips.push(now.boot);
-        entry.truce_until = Some(now.boot + TRUCE);
+        entry.backoff_until = Some(now.boot + BACKOFF_SECS);
         true
     }
 
-    /// The device's feature is found off, or as it should be: whatever quarrel there was is over. True if there was one. Not in
-    /// its first minute: a program that turns the feature off and on again has not given in.
-    pub fn settled(&mut self, netns: u64, ifindex: u32, now: Now) -> bool {
-        let over = |until: u64| now.boot + TRUCE >= until + WINDOW;
+    /// The feature is found off: ends the conflict, except within its first minute. A program that toggles the feature has not
+    /// stopped. True if there was a conflict.
+    pub fn end_backoff(&mut self, device: &Identity, now: Now) -> bool {
+        let over = |until: u64| now.boot + BACKOFF_SECS >= until + WINDOW_SECS;
         let Some(entry) = self
-            .entry_mut(netns, ifindex)
-            .filter(|entry| entry.truce_until.is_some_and(over))
+            .entry_mut(device)
+            .filter(|entry| entry.backoff_until.is_some_and(over))
         else {
             return false;
         };
-        entry.truce_until = None;
+        entry.backoff_until = None;
         entry.flips.clear();
         true
     }
 
     /// The kernel did not turn it off, or it is given back.
-    pub fn forget(&mut self, netns: u64, ifindex: u32) {
-        self.take(netns, ifindex);
+    pub fn remove(&mut self, device: &Identity) {
+        if self.entry(device).is_some()
+            && let Ok(at) = self.find(device.key())
+        {
+            self.devices.remove(at);
+        }
     }
 
-    /// What really went off with the feature; true if that is not what was expected.
-    pub fn went_off(&mut self, netns: u64, ifindex: u32, also_off: &[&str]) -> bool {
-        let Some(entry) = self.entry_mut(netns, ifindex) else {
-            return false;
-        };
-        if also_off.is_empty() || entry.also_off.iter().eq(also_off.iter()) {
-            return false;
+    /// What really went off with the feature.
+    pub fn set_also_off(&mut self, device: &Identity, also_off: &[&str]) {
+        if let Some(entry) = self.entry_mut(device)
+            && !also_off.is_empty()
+            && !entry.also_off.iter().eq(also_off.iter())
+        {
+            entry.also_off = Rc::new(also_off.iter().map(|name| (*name).to_owned()).collect());
         }
-        entry.also_off = Rc::new(also_off.iter().map(|name| (*name).to_owned()).collect());
-        true
     }
 
     /// Whether nothing is turned off.
@@ -203,41 +284,33 @@ impl State {
         self.devices.is_empty()
     }
 
-    /// Drops this namespace's entries of devices that are gone, and the oldest of other namespaces if there are too many.
-    /// True if there were any.
-    pub fn prune(&mut self, netns: u64, exists: impl Fn(u32) -> bool) -> bool {
+    /// Drops this namespace's entries of devices that are gone, those of an earlier namespace with the same inode, and the oldest
+    /// of other namespaces if there are too many. True if there were any. The devices are all that there are, by ifindex.
+    pub fn prune(&mut self, netns: Netns, devices: &[Identity]) -> bool {
         let before = self.devices.len();
-        self.devices
-            .retain(|entry| entry.netns != netns || exists(entry.ifindex));
+        self.devices.retain(|entry| {
+            let exists = |at: usize| entry.is_of(&devices[at]);
+            entry.netns != netns.inode
+                || devices
+                    .binary_search_by_key(&entry.ifindex, |device| device.ifindex)
+                    .is_ok_and(exists)
+        });
         let mut surplus = self
             .devices
             .iter()
-            .filter(|e| e.netns != netns)
+            .filter(|e| e.netns != netns.inode)
             .count()
-            .saturating_sub(FOREIGN);
+            .saturating_sub(MAX_OTHER_NETNS);
         self.devices.retain(|entry| {
-            let drop = entry.netns != netns && surplus > 0;
+            let drop = entry.netns != netns.inode && surplus > 0;
             surplus -= usize::from(drop);
             !drop
         });
         self.devices.len() != before
     }
 
-    fn take(&mut self, netns: u64, ifindex: u32) -> Option<Entry> {
-        self.find(netns, ifindex)
-            .ok()
-            .map(|at| self.devices.remove(at))
-    }
-
-    fn entry_mut(&mut self, netns: u64, ifindex: u32) -> Option<&mut Entry> {
-        self.find(netns, ifindex)
-            .ok()
-            .map(|at| &mut self.devices[at])
-    }
-
-    fn find(&self, netns: u64, ifindex: u32) -> Result<usize, usize> {
-        self.devices
-            .binary_search_by_key(&(netns, ifindex), Entry::key)
+    fn find(&self, key: (u64, u32)) -> Result<usize, usize> {
+        self.devices.binary_search_by_key(&key, Entry::key)
     }
 }
 
@@ -246,11 +319,41 @@ impl Entry {
         (self.netns, self.ifindex)
     }
 
+    /// Whether it is about this device, and not about one that had its numbers before.
+    ///
+    /// Inodes and ifindexes are used again. With the namespace's cookie only an ifindex can be (`ip link add index N`): then the
+    /// name or the MAC address must be the same, each of which can change, as by udev. Without a cookie the MAC address must be
+    /// the same: every new namespace can have a device of this name.
+    fn is_of(&self, device: &Identity) -> bool {
+        let same_name = self.name == device.name;
+        let same_mac = self.mac.is_some() && self.mac == device.mac;
+        self.key() == device.key()
+            && match (self.netns_cookie, device.netns.cookie) {
+                (Some(old), Some(new)) => {
+                    old == new && self.vni == device.vni && (same_mac || same_name)
+                }
+                (None, None) => self.vni == device.vni && same_mac,
+                // The record of an older version has nothing else.
+                (None, Some(_)) => self.mac.is_none() && same_name,
+                (Some(_), None) => false,
+            }
+    }
+
+    /// How often somebody has lately turned the feature back on, if it is too often to go on: asked when the feature is found
+    /// on, which itself counts if vxcsum had turned it off.
+    fn contested(&self, now: Now) -> Option<usize> {
+        if self.backoff_until.is_some_and(|until| now.boot < until) {
+            return Some(self.flips.len().max(MAX_FLIPS));
+        }
+        let flips = self.recent_flips(now).count() + usize::from(self.confirmed);
+        (flips >= MAX_FLIPS).then_some(flips)
+    }
+
     fn recent_flips(&self, now: Now) -> impl Iterator<Item = u64> {
         self.flips
             .iter()
             .copied()
-            .filter(move |at| now.boot < at + WINDOW)
+            .filter(move |at| now.boot < at + WINDOW_SECS)
     }
 }
 
@@ -260,7 +363,10 @@ mod tests {
 
     use super::*;
 
-    const NETNS: u64 = 4_026_531_840;
+    const NETNS: Netns = Netns {
+        inode: 4_026_531_840,
+        cookie: Some(1),
+    };
 
     fn at(boot: u64) -> Now {
         Now {
@@ -269,14 +375,32 @@ mod tests {
         }
     }
 
-    fn off(state: &mut State, ifindex: u32, boot: u64) {
-        let turned = Turned {
+    fn device(netns: Netns, ifindex: u32) -> Identity {
+        Identity {
+            netns,
             ifindex,
             name: "flannel.1".to_owned(),
+            vni: Some(1),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+        }
+    }
+
+    fn begin(state: &mut State, identity: Identity, boot: u64) {
+        let entry = NewEntry {
+            identity,
             reason: "kernel-affected",
             also_off: Rc::new(vec!["tx-tcp-segmentation".to_owned()]),
         };
-        state.turned_off(NETNS, vec![turned], at(boot));
+        state.record_off(vec![entry], at(boot));
+    }
+
+    fn off(state: &mut State, ifindex: u32, boot: u64) {
+        begin(state, device(NETNS, ifindex), boot);
+        state.confirm(&device(NETNS, ifindex));
+    }
+
+    fn contested(state: &State, netns: Netns, ifindex: u32, boot: u64) -> Option<usize> {
+        state.history(&device(netns, ifindex), at(boot)).contested
     }
 
     #[test]
@@ -284,8 +408,23 @@ mod tests {
         let mut state = State::new("b");
         off(&mut state, 4, 10);
         off(&mut state, 4, 11);
+        state.set_not_exposed(&device(NETNS, 4), Some(at(12)));
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(State::parse(&text, "b"), Ok(state));
+    }
+
+    /// As version 0.1 wrote it.
+    #[test]
+    fn an_older_record_counts() {
+        let text = r#"{"version":1,"boot_id":"b","devices":[{"netns":4026531840,"ifindex":4,"name":"flannel.1","reason":"exposed",
+            "also_off":[],"since":1,"flips":[1,2,3],"truce_until":3603}]}"#;
+        let state = State::parse(text, "b").unwrap();
+        assert_eq!(contested(&state, NETNS, 4, 10), Some(3));
+        let renamed = Identity {
+            name: "x".to_owned(),
+            ..device(NETNS, 4)
+        };
+        assert_eq!(state.history(&renamed, at(10)), History::default());
     }
 
     #[test]
@@ -329,38 +468,114 @@ mod tests {
             for time in times {
                 off(&mut state, 4, time);
             }
-            assert_eq!(state.contested(NETNS, 4, at(asked)), expected, "{name}");
+            assert_eq!(contested(&state, NETNS, 4, asked), expected, "{name}");
+            let other = Netns {
+                inode: NETNS.inode + 1,
+                cookie: Some(2),
+            };
             assert_eq!(
-                state.contested(NETNS + 1, 4, at(asked)),
+                contested(&state, other, 4, asked),
                 None,
                 "{name}: another namespace"
             );
         }
     }
 
+    /// A change that the kernel did not make cannot be undone by anybody.
     #[test]
-    fn a_truce_is_said_once_and_ends() {
+    fn only_a_confirmed_change_can_be_flipped() {
+        let mut state = State::new("b");
+        for time in [0, 1, 2, 3, 4] {
+            begin(&mut state, device(NETNS, 4), time);
+        }
+        assert_eq!(contested(&state, NETNS, 4, 5), None);
+        assert!(
+            state.history(&device(NETNS, 4), at(5)).owned,
+            "revert must ask"
+        );
+        for time in [5, 6, 7] {
+            off(&mut state, 4, time);
+        }
+        assert_eq!(contested(&state, NETNS, 4, 8), Some(3));
+    }
+
+    #[test]
+    fn a_device_is_known_by_more_than_reusable_numbers() {
+        let no_cookie = Netns {
+            cookie: None,
+            ..NETNS
+        };
+        let other_cookie = Netns {
+            cookie: Some(2),
+            ..NETNS
+        };
+        let renamed = |d: Identity| Identity {
+            name: "vx0".to_owned(),
+            ..d
+        };
+        let other_mac = |d: Identity| Identity {
+            mac: Some("02:00:00:00:00:02".to_owned()),
+            ..d
+        };
+        let other_vni = |d: Identity| Identity { vni: Some(2), ..d };
+        let (known, old) = (device(NETNS, 4), device(no_cookie, 4));
+        for (name, recorded, asked, same) in [
+            ("the same", &known, known.clone(), true),
+            ("renamed", &known, renamed(known.clone()), true),
+            ("another MAC", &known, other_mac(known.clone()), true),
+            ("both", &known, renamed(other_mac(known.clone())), false),
+            ("another VNI", &known, other_vni(known.clone()), false),
+            ("another ifindex", &known, device(NETNS, 5), false),
+            ("another namespace", &known, device(other_cookie, 4), false),
+            ("a kernel without cookies", &old, old.clone(), true),
+            ("there renamed", &old, renamed(old.clone()), true),
+            ("there another MAC", &old, other_mac(old.clone()), false),
+            ("there another VNI", &old, other_vni(old.clone()), false),
+        ] {
+            let mut state = State::new("b");
+            begin(&mut state, recorded.clone(), 0);
+            assert_eq!(state.history(&asked, at(1)).owned, same, "{name}");
+            state.remove(&asked);
+            assert_eq!(state.is_empty(), same, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_backoff_is_said_once_and_ends() {
         let mut state = State::new("b");
         for time in [0, 10, 20] {
             off(&mut state, 4, time);
         }
-        assert!(state.give_way(NETNS, 4, at(30)));
-        assert!(!state.give_way(NETNS, 4, at(40)), "it is no news");
-        assert_eq!(state.contested(NETNS, 4, at(500)), Some(3));
+        let device = device(NETNS, 4);
+        assert!(state.start_backoff(&device, at(30)));
+        assert!(!state.start_backoff(&device, at(40)), "it is no news");
+        assert_eq!(contested(&state, NETNS, 4, 500), Some(3));
         assert_eq!(
-            state.contested(NETNS, 4, at(31 + TRUCE)),
+            contested(&state, NETNS, 4, 31 + BACKOFF_SECS),
             None,
             "it is over"
         );
-        assert!(!state.settled(NETNS, 4, at(89)), "it may be a pause");
-        assert_eq!(state.contested(NETNS, 4, at(89)), Some(3));
-        assert!(state.settled(NETNS, 4, at(90)));
-        assert!(!state.settled(NETNS, 4, at(91)), "it is no news");
-        assert_eq!(
-            state.contested(NETNS, 4, at(500)),
-            None,
-            "the other gave in"
-        );
+        assert!(!state.end_backoff(&device, at(89)), "it may be a pause");
+        assert_eq!(contested(&state, NETNS, 4, 89), Some(3));
+        assert!(state.end_backoff(&device, at(90)));
+        assert!(!state.end_backoff(&device, at(91)), "it is no news");
+        assert_eq!(contested(&state, NETNS, 4, 500), None, "the other stopped");
+    }
+
+    #[test]
+    fn the_quiet_time_begins_with_each_change() {
+        let mut state = State::new("b");
+        off(&mut state, 4, 0);
+        let device = device(NETNS, 4);
+        let quiet = |state: &State, boot| state.history(&device, at(boot)).not_exposed_for;
+        assert_eq!(quiet(&state, 1), None);
+        state.set_not_exposed(&device, Some(at(5)));
+        assert_eq!(quiet(&state, 65), Some(60));
+        state.set_not_exposed(&device, None);
+        assert_eq!(quiet(&state, 66), None);
+        state.set_not_exposed(&device, Some(at(70)));
+        off(&mut state, 4, 80);
+        assert_eq!(quiet(&state, 90), None);
     }
 
     #[test]
@@ -369,19 +584,25 @@ mod tests {
         for ifindex in [4, 5] {
             off(&mut state, ifindex, 0);
         }
-        let foreign = Turned {
-            ifindex: 9,
-            name: "v".to_owned(),
-            reason: "r",
-            also_off: Rc::default(),
+        let elsewhere = Netns {
+            inode: 1,
+            cookie: Some(7),
         };
-        state.turned_off(1, vec![foreign], at(0));
-        assert!(state.prune(NETNS, |ifindex| ifindex == 5));
-        assert!(!state.prune(NETNS, |ifindex| ifindex == 5), "it is no news");
-        assert_eq!(state.ifindexes(NETNS).collect::<Vec<_>>(), [5]);
-        assert_eq!(state.ifindexes(1).collect::<Vec<_>>(), [9]);
-        state.forget(NETNS, 5);
-        assert_eq!(state.entry(NETNS, 5), None);
+        begin(&mut state, device(elsewhere, 9), 0);
+        let there = [device(NETNS, 5)];
+        assert!(state.prune(NETNS, &there));
+        assert!(!state.prune(NETNS, &there), "it is no news");
+        let owned =
+            |state: &State, netns, ifindex| state.history(&device(netns, ifindex), at(1)).owned;
+        assert!(!owned(&state, NETNS, 4) && owned(&state, NETNS, 5));
+        assert!(owned(&state, elsewhere, 9));
+        // The next namespace with this inode.
+        let next = Netns {
+            cookie: Some(8),
+            ..elsewhere
+        };
+        assert!(state.prune(next, &[device(next, 9)]));
+        assert!(!owned(&state, elsewhere, 9) && owned(&state, NETNS, 5));
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::warn;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::record::{Now, State};
+use super::record::{Netns, Now, State};
+use crate::ethtool::ioctl_io::get_option;
 use crate::kernel::read_io::boot_id;
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 
@@ -144,9 +147,26 @@ pub fn now() -> Now {
     }
 }
 
-/// The inode of this process's network namespace; 0 where /proc does not say.
-pub fn netns() -> u64 {
-    fs::metadata("/proc/thread-self/ns/net")
+/// This process's network namespace.
+pub fn netns() -> Netns {
+    // https://github.com/torvalds/linux/blob/v6.12/include/uapi/asm-generic/socket.h
+    const SO_NETNS_COOKIE: i32 = 71;
+    let inode = fs::metadata("/proc/thread-self/ns/net")
         .or_else(|_| fs::metadata("/proc/self/ns/net"))
-        .map_or(0, |m| m.ino())
+        .map_or(0, |m| m.ino());
+    let mut cookie = [0; 8];
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok();
+    let answer = socket.and_then(|socket| {
+        get_option(
+            socket.as_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            &mut cookie,
+        )
+        .ok()
+    });
+    Netns {
+        inode,
+        cookie: answer.map(|()| u64::from_ne_bytes(cookie)),
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns where log records go and which fields they have. The report never goes here: it goes to stdout.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use log::{Level, LevelFilter, Log, Metadata, Record, log};
@@ -11,7 +12,7 @@ use super::message_ids;
 use crate::error::Error;
 use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
-use crate::offload::plan::{Action, DevicePlan, ReasonCode};
+use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::probe::{self, ProbeRun};
 
@@ -80,8 +81,13 @@ fn bugs(bugs: &[BugId]) -> String {
     bugs.join(" ")
 }
 
-/// Another program keeps turning the feature of this device back on: said once.
-pub fn contested(plan: &DevicePlan<'_>) {
+/// Another program keeps turning the feature of these devices back on: said once, when vxcsum stops.
+pub fn conflicts(plan: &Plan<'_>, new: &HashSet<u32>) {
+    let is_new = |device: &&DevicePlan<'_>| new.contains(&device.device.link.ifindex);
+    plan.devices.iter().filter(is_new).for_each(contested);
+}
+
+fn contested(plan: &DevicePlan<'_>) {
     let link = &plan.device.link;
     let name = link.name.to_string();
     let vni = link.vni.map(|vni| vni.to_string()).unwrap_or_default();

@@ -25,7 +25,7 @@ use crate::nat::events_io::NftEvents;
 use crate::offload::discover_io::Which;
 use crate::offload::node_io::{Node, Options, require_net_admin};
 use crate::offload::plan::ReasonCode;
-use crate::offload::record::TRUCE;
+use crate::offload::record::BACKOFF_SECS;
 use crate::offload::report::{Outcome, Report};
 use crate::output::journal_io;
 
@@ -287,7 +287,7 @@ impl Handled {
     fn look(&mut self, node: &mut Node, which: Which<'_>) {
         let again = match pass(node, which, self) {
             // Whoever turned it back on has no reason to do it again: no event will tell that the time is over.
-            Ok(true) => Duration::from_secs(TRUCE + 1),
+            Ok(true) => Duration::from_secs(BACKOFF_SECS + 1),
             Ok(false) => return,
             Err(e) => {
                 error!("{e}; trying again");
@@ -324,9 +324,10 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
     let plan = node.plan(&facts);
-    let changes = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+    let applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
     drop(turn);
-    let report = Report::applied(&plan, node.kernel_report(), node.backend(), changes);
+    journal_io::conflicts(&plan, &applied.conflicts);
+    let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
     journal_io::changes(&report);
     handled.changed += report.changed();
     let failed = report
