@@ -54,6 +54,27 @@ fn rules_of_iptables_legacy_are_looked_at_on_a_timer() {
     );
 }
 
+/// An ipset changes with no announcement, and a rule of `nf_tables` can name it.
+#[test]
+fn rules_that_name_an_ipset_are_looked_at_on_a_timer() {
+    let netns = Netns::with_three();
+    run(netns.command("ipset").args(["create", "S", "hash:net"])).expect(0);
+    let rule = "-t nat -A POSTROUTING -m set --match-set S dst -j MASQUERADE --random-fully";
+    run(netns.command("iptables-nft").args(rule.split_whitespace())).expect(0);
+    let watch = Watch::start(&netns);
+    assert!(
+        watch.has_read(2, Duration::from_secs(10)),
+        "{}",
+        watch.log()
+    );
+    sleep(Duration::from_secs(1));
+    let last = watch.last_wait();
+    assert!(
+        last.contains("tv_sec=59") || last.contains("tv_sec=58"),
+        "{last}"
+    );
+}
+
 /// Where no decision depends on the rules, they are not read and nobody listens.
 #[test]
 fn rules_that_decide_nothing_are_not_read() {

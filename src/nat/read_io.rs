@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::nft::{self, Get, Ruleset};
-use super::rules::{Expr, Family, IpSet, Match, NatRules, Table, Unread};
+use super::rules::{Family, IpSet, NatRules, Table, Unread};
 use super::xt;
 use crate::ethtool::ioctl_io::get_option;
 use crate::fault::Malformed;
@@ -95,17 +95,9 @@ pub fn read() -> NatRules {
             Err(e) => part(names.into(), Err(e)),
         }
     }
-    let asks = rules
-        .tables
-        .iter()
-        .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
-        .any(|r| {
-            r.exprs
-                .iter()
-                .any(|e| matches!(e, Expr::Match(Match::Set { .. })))
-        });
-    if asks && let Ok(sets) = retry(ipsets) {
+    if rules.asks_ipsets()
+        && let Ok(sets) = retry(ipsets)
+    {
         rules.ipsets = sets;
         rules.ipsets_known = true;
         rules.mark_updated_ipsets();

@@ -37,6 +37,19 @@ impl NatRules {
             set.dynamic |= updated.contains(&set.index);
         }
     }
+
+    /// Whether something of it changes with no announcement: iptables-legacy and ipsets do.
+    pub fn changes_unannounced(&self) -> bool {
+        let legacy = |table: &Table| table.backend == Backend::Legacy;
+        self.tables.iter().any(legacy) || self.asks_ipsets()
+    }
+
+    /// Whether a rule asks an ipset.
+    pub fn asks_ipsets(&self) -> bool {
+        let chains = self.tables.iter().flat_map(|t| &t.chains);
+        let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
+        exprs.any(|e| matches!(e, Expr::Match(Match::Set { .. })))
+    }
 }
 
 /// A part of the rules that could not be read.

@@ -23,7 +23,7 @@ use crate::ethtool::backend_io::{Backend, Choice};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
 use crate::nat::exposure::{Exposure, analyze};
-use crate::nat::rules::{self, NatRules};
+use crate::nat::rules::NatRules;
 use crate::nat::{self};
 use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
@@ -153,12 +153,11 @@ impl Node {
         self.rules = None;
     }
 
-    /// Whether some of the NAT rules are those of iptables-legacy, whose changes nobody announces.
-    pub fn has_legacy_rules(&self) -> bool {
-        self.rules.as_ref().is_some_and(|rules| {
-            let legacy = |table: &rules::Table| table.backend == rules::Backend::Legacy;
-            rules.tables.iter().any(legacy)
-        })
+    /// Whether some of the NAT rules change with no announcement.
+    pub fn rules_change_unannounced(&self) -> bool {
+        self.rules
+            .as_ref()
+            .is_some_and(NatRules::changes_unannounced)
     }
 
     /// Reads the policy, and what was measured, anew.

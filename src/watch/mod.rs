@@ -39,7 +39,7 @@ const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const RULES_APART: Duration = Duration::from_secs(10);
 /// How long a change of rules may take to be complete: an agent commits several times.
 const RULES_SETTLE: Duration = Duration::from_millis(500);
-/// How often is looked for what nobody announces: changes of iptables-legacy, and new destinations of outer packets.
+/// How often is looked for what nobody announces: changes of iptables-legacy and ipsets, and new destinations of outer packets.
 const UNANNOUNCED: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
@@ -174,7 +174,7 @@ struct Rules {
 enum Unannounced {
     /// New destinations of outer packets; to listen for them is to be woken by every neighbour of every device.
     Destinations,
-    /// Changes of iptables-legacy as well.
+    /// Changes of iptables-legacy and ipsets as well.
     Rules,
 }
 
@@ -198,7 +198,7 @@ impl Rules {
                 }
             }
         }
-        self.unannounced = if node.has_legacy_rules() {
+        self.unannounced = if node.rules_change_unannounced() {
             Some(Unannounced::Rules)
         } else {
             node.matter
