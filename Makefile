@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react benches/services $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh)
 
