@@ -4,6 +4,13 @@
 //! `probe` | `offload` | `doctor`, `output` | `commands`, `watch`. A room imports what stands before it, not what comes behind.
 //! A file does no I/O unless it is named `*_io.rs`, main.rs, or is in `commands` or `watch`.
 
+#![deny(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a file is pure by default: the I/O that clippy.toml lists is for the files that allow it"
+)]
+
 pub mod cli;
 pub mod commands;
 pub mod docs;

@@ -1,88 +1,308 @@
-//! The pure modules do no I/O: none of them names anything that could.
+//! What the compiler does not hold: who may do I/O, where `unsafe` is, and that no room imports upwards.
+//!
+//! clippy.toml names the types, functions and macros that do I/O, src/lib.rs denies them, and the files that do I/O allow them at
+//! their head. This file says which files may, and looks at whole modules (`std::fs`, `rustix::net`), which clippy cannot.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod source;
 
-const FORBIDDEN: [&str; 16] = [
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use source::paths::{lines_with_word, named};
+use source::{read, sources};
+
+/// Paths of which a pure file names none, nor anything below. `core::net` has the addresses.
+const IO: [&str; 24] = [
+    "std",
+    "std::env",
     "std::fs",
     "std::net",
-    "std::process",
-    "std::env",
-    "std::time",
     "std::os::fd",
+    "std::os::unix::net",
+    "std::process",
     "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::io::stderr",
+    "std::io::stdin",
+    "std::io::stdout",
     "libc",
+    "log",
     "neli",
-    "rustix::fs",
-    "rustix::net",
-    "rustix::system",
-    "rustix::thread",
-    "io::stdout",
-    "io::stderr",
-    "log::",
+    "rustix",
+    "sd_notify",
+    "signal_hook",
+    "systemd_journal_logger",
+    "print!",
+    "println!",
+    "eprint!",
+    "eprintln!",
+];
+/// Of those, what is only data.
+const DATA: [&str; 2] = ["rustix::io::Errno", "std::process::ExitCode"];
+
+/// A file may do I/O if its name says so, or if it is in a room that joins both sides.
+fn may_do_io(file: &str) -> bool {
+    file.ends_with("_io.rs")
+        || file == "main.rs"
+        || file.starts_with("commands/")
+        || file.starts_with("watch/")
+}
+
+/// Where a file is in the crate, as `["nat", "nft"]`.
+fn module(file: &str) -> Vec<&str> {
+    let path = file.trim_end_matches(".rs");
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop_if(|last| matches!(*last, "mod" | "lib" | "main"));
+    parts
+}
+
+/// What is wrong in one file.
+fn impurities(file: &str, text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut fail = |line: usize, what: String| out.push(format!("src/{file}:{line}: {what}"));
+    let pure = !may_do_io(file);
+    for found in named(text, &module(file)) {
+        // Only the whole of `std` itself: everything is below it.
+        let is_io = |io: &str| found.text() == io || (io != "std" && found.is_in(io));
+        let forbidden = IO.iter().any(|io| is_io(io)) && !DATA.iter().any(|data| found.is_in(data));
+        if pure && forbidden {
+            fail(found.line, format!("{} in a pure file", found.text()));
+        }
+        if pure && found.text().starts_with("clippy::disallowed_") && file != "lib.rs" {
+            fail(found.line, format!("{} in a pure file", found.text()));
+        }
+    }
+    if file != "ethtool/ioctl_io.rs" {
+        for line in lines_with_word(text, "unsafe") {
+            fail(line, "unsafe outside of ethtool/ioctl_io.rs".into());
+        }
+    }
+    out
+}
+
+#[test]
+fn files_are_pure_unless_their_name_says_otherwise() {
+    let sources = sources();
+    let pure = sources.iter().filter(|(file, _)| !may_do_io(file)).count();
+    assert!(pure >= 40, "only {pure} files");
+    let wrong: Vec<String> = sources
+        .iter()
+        .flat_map(|(file, text)| impurities(file, text))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Each of these lines makes a pure file impure, also at its end, behind its tests.
+#[test]
+fn a_planted_violation_is_found() {
+    let pure = read("src/nat/exposure.rs");
+    assert_eq!(impurities("nat/exposure.rs", &pure), [""; 0]);
+    for planted in [
+        "use std::{fs, io};",
+        "use std::{io::{self, Write}, fs as files};",
+        "use std as s;",
+        "use std::process::{Command, ExitCode};",
+        "fn f() { std::fs::read_to_string(\"/etc/passwd\"); }",
+        "fn f() { ::std::env::var(\"X\"); }",
+        "mod m { use std::net::UdpSocket; }",
+        "fn f() { let c = 'x'; let t = std::time::Instant::now(); }",
+        "fn f() { let s = \"\\\"\"; rustix::fs::open(r#\"a\"b\"#); }",
+        "fn f() { println!(\"x\"); }",
+        "fn f() { log::warn!(\"x\"); }",
+        "fn f() { unsafe {} }",
+        "#![allow(clippy::disallowed_types)]",
+    ] {
+        for text in [format!("{planted}\n{pure}"), format!("{pure}\n{planted}\n")] {
+            let found = impurities("nat/exposure.rs", &text);
+            assert_eq!(found.len(), 1, "{planted}: {found:?}");
+        }
+        // And by the name of the file alone.
+        let new = impurities("nat/new.rs", planted);
+        assert_eq!(new.len(), 1, "{planted}: {new:?}");
+    }
+    for harmless in [
+        "// std::fs\n/* std::fs /* nested */ unsafe */",
+        "const S: &str = \"std::fs unsafe\"; const R: &str = r##\"std::fs\"##;",
+        "use core::net::{IpAddr, Ipv4Addr};\nuse std::time::Duration;",
+        "use rustix::io::Errno;",
+        "fn f<'a>(x: &'a str) -> &'a str { x }",
+    ] {
+        assert_eq!(impurities("nat/new.rs", harmless), [""; 0], "{harmless}");
+    }
+    assert_eq!(impurities("nat/new_io.rs", "use std::fs;"), [""; 0]);
+}
+
+/// With the project's own clippy.toml, in a crate of one file.
+#[test]
+fn clippy_finds_a_planted_violation() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(path(name), text).expect("write a file");
+    write("clippy.toml", &read("clippy.toml"));
+    write(
+        "Cargo.toml",
+        "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n",
+    );
+    let head = read("src/lib.rs");
+    let denied = &head[head.find("#![deny(").expect("lib.rs denies I/O")..];
+    let denied = &denied[..denied.find(")]").expect("the end of it") + 2];
+    let clippy = |code: &str| {
+        write("lib.rs", &format!("{denied}\n{code}\n"));
+        let output = Command::new(env!("CARGO"))
+            .args(["clippy", "--offline", "--quiet"])
+            .current_dir(directory.path())
+            .env("CARGO_TARGET_DIR", path("target"))
+            .output()
+            .expect("run cargo clippy");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), errors)
+    };
+    for code in [
+        "pub fn f() -> Vec<u8> { std::fs::read(\"/etc/passwd\").unwrap_or_default() }",
+        "use std::{fs as files}; pub fn f() -> bool { files::File::open(\"/\").is_ok() }",
+        "pub fn f(p: &std::path::Path) -> bool { p.exists() }",
+        "pub fn f() { println!(\"x\"); }",
+        "pub fn f() -> std::time::Duration { std::time::Instant::now().elapsed() }",
+    ] {
+        let (passed, errors) = clippy(code);
+        assert!(
+            !passed && errors.contains("use of a disallowed"),
+            "{code}: {errors}"
+        );
+    }
+    let (passed, errors) = clippy("pub fn f(x: &str) -> usize { x.len() }");
+    assert!(passed, "{errors}");
+}
+
+/// The rooms, from the bottom up; those of one line do not import each other.
+const LEVELS: [&[&str]; 12] = [
+    &["text", "fault", "glob"],
+    &["netlink", "run_dir_io"],
+    &["ethtool"],
+    &["link", "kernel"],
+    &["policy", "nat", "probe"],
+    &["error"],
+    &["offload"],
+    &["output"],
+    &["doctor"],
+    &["cli"],
+    &["docs", "watch"],
+    &["commands"],
 ];
 
-fn files(path: &Path, found: &mut Vec<PathBuf>) {
-    if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            files(&entry.unwrap().path(), found);
-        }
-    } else {
-        found.push(path.to_owned());
-    }
-}
+/// Arrows that run upwards all the same, and why.
+const EXCEPTIONS: [(&str, &str, &str); 3] = [
+    (
+        "kernel",
+        "probe",
+        "tests of the verdict read a recorded run of the probe",
+    ),
+    ("probe", "output", "its text is a table"),
+    (
+        "offload",
+        "output",
+        "a device that is newly contested is logged at once",
+    ),
+];
 
-/// What a reviewer would call the code: without comments, and without the tests at the end.
-fn code(text: &str) -> String {
-    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
-    text[..end]
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
-}
+type Arrows = BTreeMap<(String, String), BTreeSet<String>>;
 
-/// A file may do I/O if its name says so, or if its folder is one that joins both sides.
-fn may_do_io(path: &Path) -> bool {
-    let name = path.file_name().unwrap().to_string_lossy();
-    let joins = |folder: &str| path.components().any(|part| part.as_os_str() == folder);
-    name.ends_with("_io.rs") || name == "main.rs" || joins("commands") || joins("watch")
-}
-
-#[test]
-fn pure_files_do_no_io() {
-    let mut found = Vec::new();
-    files(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut found,
-    );
-    found.retain(|path| !may_do_io(path));
-    assert!(found.len() >= 40, "only {} files", found.len());
-    for path in found {
-        let code = code(&fs::read_to_string(&path).unwrap());
-        for forbidden in FORBIDDEN.iter().chain(&["println!", "unsafe"]) {
-            let lines = code.lines().filter(|line| line.contains(forbidden));
-            let bad: Vec<_> = lines.collect();
-            assert!(
-                bad.is_empty(),
-                "{} names {forbidden}: {bad:?}",
-                path.display()
-            );
-        }
-    }
-}
-
-#[test]
-fn unsafe_code_lives_in_one_file() {
-    let mut found = Vec::new();
-    files(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut found,
-    );
-    let with: Vec<_> = found
+/// Which room imports which, with the files that do; tests in the files count too.
+fn arrows(sources: &[(String, String)]) -> Arrows {
+    let mut out = Arrows::new();
+    let rooms: BTreeSet<&str> = LEVELS
         .iter()
-        .filter(|path| code(&fs::read_to_string(path).unwrap()).contains("unsafe "))
+        .flat_map(|level| level.iter().copied())
         .collect();
-    assert_eq!(with.len(), 1, "{with:?}");
-    assert!(with[0].ends_with("ethtool/ioctl_io.rs"), "{with:?}");
+    for (file, text) in sources {
+        let module = module(file);
+        let Some(room) = module.first() else { continue };
+        for found in named(text, &module) {
+            let target = match &*found.path[0] {
+                "crate" => found.path.get(1),
+                _ => None,
+            };
+            if let Some(target) = target
+                && target != room
+                && rooms.contains(&**target)
+            {
+                let arrow = ((*room).to_owned(), target.clone());
+                out.entry(arrow).or_default().insert(file.clone());
+            }
+        }
+    }
+    out
+}
+
+fn level(room: &str) -> usize {
+    let found = LEVELS.iter().position(|level| level.contains(&room));
+    found.unwrap_or_else(|| panic!("the room {room} is at no level"))
+}
+
+/// Arrows that do not run downwards.
+fn upwards(arrows: &Arrows) -> Vec<(&str, &str)> {
+    let all = arrows.keys().map(|(from, to)| (&**from, &**to));
+    all.filter(|(from, to)| level(from) <= level(to)).collect()
+}
+
+/// `--nocapture` prints the arrows. Where every arrow runs downwards there is no circle.
+#[test]
+fn no_room_imports_upwards() {
+    let sources = sources();
+    let arrows = arrows(&sources);
+    for ((from, to), files) in &arrows {
+        let files: Vec<&str> = files.iter().map(|file| &**file).collect();
+        println!("{from} --> {to}: {}", files.join(" "));
+    }
+    for (file, _) in &sources {
+        if let Some(room) = module(file).first() {
+            level(room);
+        }
+    }
+    let wrong = upwards(&arrows);
+    println!("{} arrows, {} not downwards", arrows.len(), wrong.len());
+    let excepted: Vec<_> = EXCEPTIONS
+        .iter()
+        .map(|(from, to, _)| (*from, *to))
+        .collect();
+    for (from, to) in &wrong {
+        let files = &arrows[&((*from).to_owned(), (*to).to_owned())];
+        assert!(
+            excepted.contains(&(from, to)),
+            "{from} imports {to}: {files:?}"
+        );
+    }
+    for exception in excepted {
+        assert!(
+            wrong.contains(&exception),
+            "{exception:?} is no exception any more"
+        );
+    }
+}
+
+#[test]
+fn an_import_that_runs_upwards_is_found() {
+    let plant = |file: &str, text: &str| arrows(&[(file.to_owned(), text.to_owned())]);
+    for text in [
+        "use crate::offload::plan;",
+        "use crate::{text::IfName, offload::{plan, report}};",
+        "fn f() { crate::offload::plan::plan(); }",
+        "use super::super::offload::plan;",
+        "mod tests { use super::super::super::offload::plan; }",
+    ] {
+        let found = plant("nat/new.rs", text);
+        assert_eq!(upwards(&found), [("nat", "offload")], "{text}");
+    }
+    assert_eq!(
+        upwards(&plant(
+            "nat/new.rs",
+            "use crate::text::IfName; use super::rules;"
+        )),
+        []
+    );
+    assert_eq!(
+        upwards(&plant("nat/new.rs", "use crate::policy::Policy;")),
+        [("nat", "policy")]
+    );
 }

@@ -2,6 +2,12 @@
 //!
 //! Owns the way from arguments to an exit code: gather, decide, apply or not, render. The one place that sees both the pure
 //! side and the I/O side; logic belongs to either of them.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::HashMap;
 use std::ffi::OsString;

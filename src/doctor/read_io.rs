@@ -1,6 +1,12 @@
 //! What `doctor` reads besides devices and rules: counters, connection tracking, and the files of others.
 //!
 //! Owns the places to look at. What is found there is understood in `doctor`.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

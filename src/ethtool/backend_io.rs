@@ -1,6 +1,12 @@
 //! Reading and setting the feature on many devices, through ethtool netlink or the SIOCETHTOOL ioctl.
 //!
 //! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use super::ioctl_io::{Failed, Socket};
 use super::{BackendName, FEATURE, Features, SET_OFF, SET_ON, netlink};

@@ -3,6 +3,12 @@
 //! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, two socket options that rustix does
 //! not have, leaving the network namespace, and the lending of neli's descriptor. The safe functions here are the only
 //! callers; those of the ioctl size their buffers from `ethtool::structs`, where the layouts are tested.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;

@@ -3,6 +3,12 @@
 //! Owns the multicast socket and its filter. Tells which device to look at, never what it is like.
 //!
 //! A feature change arrives as `RTM_NEWLINK` too, also from kernels that have no ethtool netlink.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -1,6 +1,12 @@
 //! The changes of `nf_tables` rules, as the kernel announces them.
 //!
 //! Owns the socket of the multicast group. What changed is not looked at: an event is a hint to read the rules anew.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::os::fd::{AsFd, BorrowedFd};
 

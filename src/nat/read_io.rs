@@ -2,6 +2,12 @@
 //!
 //! Owns the questions and the retries. Judges nothing. Of iptables-legacy it asks only for tables that are there already: asking
 //! for another would create it. A part that cannot be read is data in the result.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::fmt;
 use std::io;

@@ -4,6 +4,12 @@
 //!
 //! Nothing here can block for ever: the kernel answers a request before `send` returns, and fills the next part of a dump
 //! before `recv` returns, so that every `recv` is asked not to wait.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;

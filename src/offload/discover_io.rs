@@ -1,6 +1,12 @@
 //! Finding the VXLAN devices of this network namespace.
 //!
 //! Owns the order of the questions: links, underlays, features. May not decide what to do with a device.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;

@@ -1,8 +1,14 @@
 //! One pass over the devices: the path that the verbs and `watch` share.
 //!
 //! Owns the sockets, the policy and the record of one process, and the order record, set, correct the record. May not
-//! decide: `offload::plan` does. May not print or log what it
-//! did: its caller has the report.
+//! decide: `offload::plan` does. May not print or log what it did: its caller
+//! has the report.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

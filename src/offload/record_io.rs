@@ -1,6 +1,12 @@
 //! `/run/vxcsum/state.json` and its lock.
 //!
 //! Owns reading, locking and replacing the file. What stands in it is `offload::record`'s business.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

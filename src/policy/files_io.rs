@@ -2,6 +2,12 @@
 //!
 //! Owns which files are read, in which order, and whether they can be trusted. May not understand their contents
 //! (`policy::parse` does).
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

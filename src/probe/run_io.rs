@@ -8,6 +8,12 @@
 //!
 //! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), nfnetlink, `nf_tables`, its `nat`
 //! chain and expression (`nft_chain_nat`, `nft_nat`, `nf_nat`, `nf_conntrack`), `af_packet`. They stay loaded.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};

@@ -2,6 +2,12 @@
 //!
 //! Owns the event loop, and what the service manager is told. An event is a hint, never data: whatever it says, the device
 //! is looked at anew, on the path of every other verb.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

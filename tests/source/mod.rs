@@ -1,5 +1,12 @@
 //! For tests that hold documents together with the source: files of the checkout, and the codes of its enums.
 
+#![allow(
+    dead_code,
+    reason = "each test program uses its own part of this module"
+)]
+
+pub mod paths;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -11,6 +18,26 @@ pub fn root() -> PathBuf {
 /// A file of the checkout.
 pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("read {path}: {e}"))
+}
+
+/// Every Rust file below src/, as `nat/nft/mod.rs`, with its text.
+pub fn sources() -> Vec<(String, String)> {
+    let src = root().join("src");
+    let (mut folders, mut out) = (vec![src.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("read a folder of src") {
+            let path = entry.expect("read a folder of src").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(&src).expect("below src");
+                let name = name.to_str().expect("a plain name").to_owned();
+                out.push((name, fs::read_to_string(&path).expect("read a source")));
+            }
+        }
+    }
+    out.sort();
+    out
 }
 
 /// The variants of an enum of the source, in kebab case, in their order. serde names them so.
