@@ -9,6 +9,7 @@
 )]
 
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::io::Write;
 
 use log::{Level, LevelFilter, Log, Metadata, Record, log};
@@ -88,7 +89,7 @@ fn bugs(bugs: &[BugId]) -> String {
 }
 
 /// Another program keeps turning the feature of these devices back on: said once, when vxcsum stops.
-pub fn conflicts(plan: &Plan<'_>, new: &HashSet<u32>) {
+pub fn conflicts(plan: &Plan<'_>, new: &HashSet<u32, impl BuildHasher>) {
     let is_new = |device: &&DevicePlan<'_>| new.contains(&device.device.link.ifindex);
     plan.devices.iter().filter(is_new).for_each(contested);
 }
