@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs benches/run benches/react benches/services $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh)
 
@@ -35,13 +35,13 @@ build:
 
 # Shows dry run, apply and status on devices of a network namespace of its own.
 demo: build
-	@tests/needs ip ethtool
+	@tests/needs ip ethtool unshare
 	@tests/demo $(BIN)
 
 # Every test; those on real devices need root, and make network namespaces of their own.
 test:
 	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables ipset nft jq bash fish zsh setpriv
-	$(CARGO) test --locked
+	tests/untouched $(CARGO) test --locked
 
 # The analysis of NAT rules against packets once more, with many more sets of random rules.
 test-nat:

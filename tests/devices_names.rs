@@ -64,7 +64,7 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
             let explain = |name: &OsStr| {
                 run(netns
                     .command(VXCSUM)
-                    .args(["explain", "--backend", backend])
+                    .args(["explain", "--backend", backend, "--root", netns.root()])
                     .arg(name))
             };
             let explained = explain(name).expect(0);
