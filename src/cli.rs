@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ethtool::BackendName;
 use crate::ethtool::backend_io::Choice;
@@ -29,6 +29,50 @@ pub struct Cli {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
+}
+
+impl Cli {
+    /// The command, with the options that stood before it.
+    ///
+    /// # Errors
+    /// What is wrong with the options, for people.
+    pub fn into_command(self) -> Result<Command, String> {
+        let before = (self.dry_run, self.exit_code);
+        let join = |dry_run: &mut bool, exit_code: &mut bool| {
+            *dry_run |= before.0;
+            *exit_code |= before.1;
+            if *exit_code && !*dry_run {
+                return Err("--exit-code asks what --dry-run would change: give both".to_owned());
+            }
+            Ok(())
+        };
+        match self.command {
+            Some(Command::Apply(mut args)) => {
+                join(&mut args.dry_run, &mut args.exit_code)?;
+                Ok(Command::Apply(args))
+            }
+            Some(Command::Revert(mut args)) => {
+                join(&mut args.dry_run, &mut args.exit_code)?;
+                Ok(Command::Revert(args))
+            }
+            Some(_) if self.dry_run => Err(
+                "--dry-run belongs to apply and revert: this command changes nothing anyway"
+                    .to_owned(),
+            ),
+            Some(command) => Ok(command),
+            None if self.dry_run => Ok(Command::Apply(Apply {
+                dry_run: true,
+                exit_code: self.exit_code,
+                ..Apply::default()
+            })),
+            None => {
+                let help = Self::command().render_help();
+                Err(format!(
+                    "a command is needed, or --dry-run to see what apply would do\n\n{help}"
+                ))
+            }
+        }
+    }
 }
 
 const EXIT_CODES: &str = "\
@@ -83,11 +127,11 @@ pub enum Command {
     Apply(Apply),
     /// Give back what vxcsum turned off since boot.
     Revert(Revert),
-    /// Stay, and treat each VXLAN device as it appears or changes.
+    /// Run continuously and handle each VXLAN device as it appears or changes.
     Watch,
     /// Show every VXLAN device, its state and what apply would do.
     Status(Status),
-    /// Show what a decision was made of, and how to change it.
+    /// Explain a decision and how to change it.
     Explain(Explain),
     /// Measure whether this kernel corrupts packets: in a network namespace of its own, on devices of its own.
     Probe(Probe),
@@ -131,7 +175,7 @@ pub enum Page {
 }
 
 /// `apply`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct Apply {
     /// Show what would be done and do nothing.
     #[arg(long)]
@@ -146,7 +190,7 @@ pub struct Apply {
     #[arg(long, hide = true, value_name = "IFINDEX:SEQNUM", value_parser = event_ifindex, conflicts_with = "devices")]
     pub uevent: Option<u32>,
     /// With --dry-run: exit 2 if something would be changed.
-    #[arg(long, requires = "dry_run")]
+    #[arg(long)]
     pub exit_code: bool,
 }
 
@@ -159,6 +203,9 @@ pub struct Revert {
     /// Only this device (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub devices: Vec<IfName>,
+    /// Given before the command, with --dry-run: exit 2 if something would be given back.
+    #[arg(skip)]
+    pub exit_code: bool,
 }
 
 /// `status`.

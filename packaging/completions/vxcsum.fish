@@ -12,9 +12,9 @@ complete -c vxcsum -f
 
 complete -c vxcsum -n __fish_use_subcommand -a apply -d 'Turn the feature off where the policy and the kernel ask for it'
 complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Give back what vxcsum turned off since boot'
-complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Stay, and treat each VXLAN device as it appears or changes'
+complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Run continuously and handle each VXLAN device as it appears or changes'
 complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN device, its state and what apply would do'
-complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Show what a decision was made of, and how to change it'
+complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Explain a decision and how to change it'
 complete -c vxcsum -n __fish_use_subcommand -a probe -d 'Measure whether this kernel corrupts packets'
 complete -c vxcsum -n __fish_use_subcommand -a doctor -d 'Diagnose this node, and say what to do'
 complete -c vxcsum -n __fish_use_subcommand -a policy -d 'Check or show the policy'

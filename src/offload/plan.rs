@@ -258,7 +258,7 @@ fn judge<'a>(
         Some(rule) => by_rule(policy, rule, &verdict, exposure),
         None => by_bugs(policy, outer_checksum, exposure, kernel),
     };
-    let label = rule.map(|rule| format!("{} ({})", rule.name, rule.origin).into());
+    let label = rule.map(|rule| rule.label().into());
     Judged {
         rule,
         outer_checksum: found,

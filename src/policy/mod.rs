@@ -21,7 +21,7 @@ use crate::link::OuterChecksum;
 use crate::text::{IfName, escape};
 
 pub use diagnose::{PolicyError, PolicyErrors};
-pub use parse::{Kind, parse};
+pub use parse::{Kind, TABLES, parse};
 
 /// The origin of a value that no file gave.
 pub const BUILT_IN: &str = "built-in";
@@ -306,6 +306,11 @@ enum Key {
 }
 
 impl Rule {
+    /// Its name and its place, for people: `vmxnet3 (/etc/vxcsum/policy.toml:9)`.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.name, self.origin)
+    }
+
     /// Whether every given key matches.
     pub fn matches(&self, subject: &Subject) -> bool {
         self.missed_key(subject).is_none()

@@ -50,7 +50,7 @@ const RULE: [&str; 8] = [
 const KERNEL: [&str; 3] = ["release", "bug", "status"];
 
 /// Every table with its keys, to say where a misplaced key belongs.
-const TABLES: [(&str, &[&str]); 4] = [
+pub const TABLES: [(&str, &[&str]); 4] = [
     (TOP_LEVEL, &TOP),
     ("[bugs]", &BUGS),
     ("[[rule]]", &RULE),

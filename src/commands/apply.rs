@@ -1,0 +1,131 @@
+//! `apply` and `revert`: gather, plan, carry out or not, render.
+
+use std::collections::HashMap;
+
+use super::{print, selection};
+use crate::cli::{Apply, Common, Revert};
+use crate::error::{Error, ExitCode};
+use crate::offload::discover_io::Which;
+use crate::offload::facts::{Device, Facts};
+use crate::offload::node_io::{Node, require_net_admin};
+use crate::offload::plan::{self, Action, Plan};
+use crate::offload::report::{Change, Report};
+use crate::output::{self, journal_io};
+
+/// Upper bound on rescans by `apply --if-exists`.
+const MAX_ROUNDS: usize = 10;
+
+/// `apply`. Without the right to change devices it is an error only if there is something to change.
+pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
+    let which = if let Some(ifindex) = &args.uevent {
+        Which::Ifindexes(std::slice::from_ref(ifindex))
+    } else if args.if_exists {
+        Which::IfExists(&args.devices)
+    } else {
+        selection(&args.devices)
+    };
+    let mut node = Node::open(common.into())?;
+    let permitted = require_net_admin();
+    if args.dry_run || permitted.is_err() {
+        let pending = |plan: &Plan<'_>| plan.devices.iter().any(|d| d.action != Action::Leave);
+        let facts = node.look(which)?;
+        let plan = node.plan(&facts);
+        if !args.dry_run && pending(&plan) {
+            permitted?;
+        }
+        return show_planned(common, &node, &plan, args.dry_run, args.exit_code);
+    }
+    change(common, &mut node, which, Node::plan)
+}
+
+/// `revert`.
+pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
+    let which = selection(&args.devices);
+    let mut node = Node::open_to_revert(common.into())?;
+    if args.dry_run {
+        let facts = node.look(which)?;
+        let plan = plan::decide_revert(&facts, &node.verdict);
+        return show_planned(common, &node, &plan, true, args.exit_code);
+    }
+    require_net_admin()?;
+    change(common, &mut node, which, |node, facts| {
+        plan::decide_revert(facts, &node.verdict)
+    })
+}
+
+fn show_planned(
+    common: &Common,
+    node: &Node,
+    plan: &Plan<'_>,
+    dry_run: bool,
+    exit_code: bool,
+) -> Result<ExitCode, Error> {
+    let mut report = Report::planned(plan, node.kernel_report(), Some(node.backend()));
+    report.dry_run = dry_run;
+    show(common, &report)?;
+    Ok(report.exit_code(exit_code))
+}
+
+/// Plans with the lock held, so that no other vxcsum changes the devices in between, and carries the plan out.
+fn change(
+    common: &Common,
+    node: &mut Node,
+    which: Which<'_>,
+    planner: impl for<'f> Fn(&Node, &'f Facts) -> Plan<'f>,
+) -> Result<ExitCode, Error> {
+    let backend = node.backend();
+    let ifindexes =
+        |facts: &Facts| -> Vec<u32> { facts.devices.iter().map(|d| d.link.ifindex).collect() };
+    // What earlier rounds changed, as it was before.
+    let mut done: HashMap<u32, (Device, Change)> = HashMap::new();
+    let mut round = 1;
+    loop {
+        let mut turn = node.turn()?;
+        let mut facts = node.look_in_turn(which, &turn)?;
+        let plan = planner(node, &facts);
+        let mut applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
+        drop(turn);
+        journal_io::conflicts(&plan, &applied.conflicts);
+        if common.log {
+            let changes = applied.changes.clone();
+            let report = Report::applied(&plan, node.kernel_report(), backend, changes);
+            journal_io::changes(&report);
+        }
+        // A device may have been created again under this name meanwhile, by an event that found this run at work.
+        if matches!(which, Which::IfExists(_))
+            && round < MAX_ROUNDS
+            && ifindexes(&node.look(which)?) != ifindexes(&facts)
+        {
+            for device in &facts.devices {
+                let ifindex = device.link.ifindex;
+                if let Some(change) = applied.changes.remove(&ifindex) {
+                    done.insert(ifindex, (device.clone(), change));
+                }
+            }
+            round += 1;
+            continue;
+        }
+        for device in &mut facts.devices {
+            let ifindex = device.link.ifindex;
+            if !applied.changes.contains_key(&ifindex)
+                && let Some((before, change)) = done.remove(&ifindex)
+            {
+                *device = before;
+                applied.changes.insert(ifindex, change);
+            }
+        }
+        let plan = planner(node, &facts);
+        let report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
+        show(common, &report)?;
+        return Ok(report.exit_code(false));
+    }
+}
+
+fn show(common: &Common, report: &Report<'_>) -> Result<(), Error> {
+    if common.log && !common.json {
+        return Ok(());
+    }
+    print(common, report, |out, color| {
+        output::apply(out, report, color)
+    })
+}

@@ -1,0 +1,43 @@
+//! `policy check` and `policy show`.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::print;
+use crate::cli::Common;
+use crate::error::{Error, ExitCode};
+use crate::offload::node_io::load_policy;
+use crate::text::escape;
+
+pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
+    let common = Common {
+        policy: file.map(Path::to_owned).or(common.policy.clone()),
+        ..common.clone()
+    };
+    let policy = load_policy(&common.root, common.policy.as_deref())?;
+    let read = if policy.files.is_empty() {
+        vec!["built-in".to_owned()]
+    } else {
+        policy.files.clone()
+    };
+    let summary = serde_json::json!({ "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
+    print(&common, &summary, |out, _| {
+        let read: Vec<_> = read.iter().map(|path| escape(path.as_bytes())).collect();
+        let count =
+            |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
+        let rules = count(policy.rules.len(), "rule", "rules");
+        let kernels = count(policy.kernels.len(), "kernel entry", "kernel entries");
+        writeln!(out, "valid: {}: {rules}, {kernels}", read.join(", "))
+    })?;
+    Ok(ExitCode::Ok)
+}
+
+pub fn show(common: &Common) -> Result<ExitCode, Error> {
+    let policy = load_policy(&common.root, common.policy.as_deref())?;
+    print(
+        common,
+        &serde_json::json!({ "files": policy.files, "toml": policy.show() }),
+        |out, _| write!(out, "{}", policy.show()),
+    )?;
+    Ok(ExitCode::Ok)
+}

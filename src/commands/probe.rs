@@ -1,0 +1,57 @@
+//! `probe`.
+
+use log::warn;
+
+use super::print;
+use crate::cli::{Common, Probe};
+use crate::error::{Error, ExitCode};
+use crate::output::journal_io;
+use crate::probe::render::Kept;
+use crate::probe::{self, Code, Limits, Outcome, Place, ProbeRun, file_io, run_io};
+
+pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
+    let place = if args.private_network {
+        Place::PrivateNetwork
+    } else {
+        Place::NewNamespace
+    };
+    let run = run_io::run(&Limits::default(), place);
+    // What was measured is not forgotten because somebody without the rights tried again.
+    let earlier = || file_io::load(&common.root, &run_io::machine(), |_| ());
+    let kept = if !run.answers() && earlier().is_some_and(|earlier| earlier.answers()) {
+        Kept::Earlier
+    } else {
+        match file_io::save(&common.root, &run) {
+            Ok(()) => Kept::This,
+            Err(e) => {
+                warn!("{e}; apply and status will not know of this run");
+                Kept::Nothing
+            }
+        }
+    };
+    if common.log {
+        journal_io::probed(&run);
+    }
+    if !common.log || common.json {
+        print(common, &run, |out, color| {
+            probe::render::probe(out, &run, kept, color)
+        })?;
+    }
+    Ok(exit_code(&run))
+}
+
+/// 0 only with an answer for every bug.
+fn exit_code(run: &ProbeRun) -> ExitCode {
+    let reasons = run
+        .results
+        .iter()
+        .filter_map(|result| match &result.outcome {
+            Outcome::Inconclusive(reason) => Some(reason.code),
+            _ => None,
+        });
+    match reasons.max_by_key(|code| *code == Code::NoPermission) {
+        None => ExitCode::Ok,
+        Some(Code::NoPermission) => ExitCode::Permission,
+        Some(_) => ExitCode::Failed,
+    }
+}
