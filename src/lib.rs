@@ -1,8 +1,9 @@
 //! vxcsum keeps Linux nodes from sending VXLAN packets with a broken outer UDP checksum.
 //!
-//! A room a feature, from the bottom up: `text`, `fault`, `glob` | `netlink` | `link`, `ethtool`, `kernel` | `policy`, `nat`,
-//! `probe` | `offload` | `doctor`, `output` | `commands`, `watch`. A room imports what stands before it, not what comes behind.
-//! A file does no I/O unless it is named `*_io.rs`, main.rs, or is in `commands` or `watch`.
+//! A room is a feature, from the bottom up: `text`, `glob`, `fault` | `netlink`, `run_dir_io` | `ethtool` | `link` | `kernel` |
+//! `policy`, `nat`, `probe` | `error` | `offload` | `output` | `doctor` | `cli` | `docs`, `watch` | `commands`. A room imports
+//! rooms that stand before it, none behind it. A file does no I/O unless it is named `*_io.rs`, main.rs, or is in `commands` or
+//! `watch`. docs/ARCHITECTURE.md is the map.
 
 #![deny(
     clippy::disallowed_macros,

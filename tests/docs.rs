@@ -131,6 +131,60 @@ fn the_catalog_explains_every_event() {
     }
 }
 
+/// What stands in backquotes in a document.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn the_developers_documents_name_files_that_exist() {
+    for document in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(document);
+        let paths: Vec<&str> = quoted(&text)
+            .filter(|word| {
+                !word.contains([' ', '*', '=', ':']) && !word.starts_with(['/', '.', '_'])
+            })
+            .filter(|word| {
+                word.contains('/')
+                    || [".rs", ".md", ".toml"]
+                        .iter()
+                        .any(|end| word.ends_with(end))
+            })
+            .collect();
+        assert!(paths.len() > 8, "{document}: only {paths:?}");
+        for path in paths {
+            let there = ["", "src"].map(|below| source::root().join(below).join(path).exists());
+            assert!(there.contains(&true), "{document} names {path}");
+        }
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().expect("the end of a link");
+            if !target.starts_with("http") {
+                let path = source::root().join(document).with_file_name(target);
+                assert!(path.exists(), "{document} links to {target}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_developers_documents_name_targets_that_exist() {
+    let rules = read("Makefile") + &read("packaging/package.mk");
+    let mut targets = 0;
+    for document in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(document);
+        let lists = quoted(&text).filter_map(|words| words.strip_prefix("make "));
+        for target in lists.flat_map(str::split_whitespace) {
+            let there = rules
+                .lines()
+                .any(|line| line.starts_with(&format!("{target}:")));
+            assert!(there, "{document} names make {target}");
+            targets += 1;
+        }
+    }
+    assert!(targets > 6, "{targets}");
+}
+
 /// Runs a script in network and mount namespaces of its own, with two VXLAN devices and a dummy that is none.
 fn with_devices(shell: &str, script: &str) -> String {
     let setup = "set -e; mount -t sysfs sysfs /sys; export DEBUGINFOD_URLS=

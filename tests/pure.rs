@@ -277,6 +277,33 @@ fn no_room_imports_upwards() {
     }
 }
 
+/// The map lists every room, in the order that the imports allow.
+#[test]
+fn the_map_lists_the_rooms_from_the_bottom_up() {
+    let map = read("docs/ARCHITECTURE.md");
+    let (_, table) = map.split_once("## Rooms").expect("a chapter Rooms");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let rows = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let listed: Vec<String> = rows
+        .flat_map(|rooms| rooms.split(", "))
+        .map(|room| {
+            room.trim_matches('`')
+                .trim_end_matches(".rs")
+                .trim_end_matches('/')
+                .to_owned()
+        })
+        .collect();
+    let levels: Vec<usize> = listed.iter().map(|room| level(room)).collect();
+    assert!(levels.is_sorted(), "{listed:?}: {levels:?}");
+    let mut all: Vec<&str> = LEVELS.concat();
+    let mut found: Vec<&str> = listed.iter().map(|room| &**room).collect();
+    all.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, all);
+}
+
 #[test]
 fn an_import_that_runs_upwards_is_found() {
     let plant = |file: &str, text: &str| arrows(&[(file.to_owned(), text.to_owned())]);
