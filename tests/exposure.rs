@@ -5,6 +5,8 @@
 //! file of tests/cases/exposure: comments at its top say what is expected, the rest is what the named tools load.
 
 mod common;
+#[path = "exposure/dice.rs"]
+mod dice;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,6 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Netns, feed};
+use dice::Dice;
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
 use vxcsum::nat::read_io;
@@ -506,138 +509,80 @@ fn rules_that_change_while_they_are_read() {
     assert!(whole > 0);
 }
 
-/// Numbers that are the same in every run (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides as u64).unwrap()
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.roll(from.len())]
-    }
-
-    fn conditions(&mut self) -> String {
-        const SOME: [&str; 20] = [
-            "-m mark --mark 0x4000/0x4000",
-            "-m mark ! --mark 0x4000/0x4000",
-            "-m mark --mark 0x1/0x1",
-            "-m mark ! --mark 0x1/0x1",
-            "-m mark --mark 0x4001/0x4001",
-            "-m mark --mark 0x4000",
-            "-m mark --mark 0x0/0x4001",
-            "-o eth0",
-            "! -o eth0",
-            "-o flannel.1",
-            "! -o flannel.1",
-            "-s 192.168.77.0/24",
-            "! -s 192.168.77.0/24",
-            "-d 192.168.77.2",
-            "-d 10.244.0.0/16",
-            "-p tcp",
-            "-p udp -m udp --dport 8472",
-            "-m addrtype --src-type LOCAL",
-            "-m statistic --mode nth --every 2 --packet 0",
-            "-m conntrack --ctstate NEW",
-        ];
-        let count = self.roll(3);
-        (0..count)
-            .map(|_| self.pick(&SOME))
-            .collect::<Vec<_>>()
-            .join(" ")
-    }
-
-    fn rule(&mut self, chain: &str, nat: bool, calls: &str) -> String {
-        const MARKS: [&str; 7] = [
-            "MARK --or-mark 0x4000",
-            "MARK --xor-mark 0x4000",
-            "MARK --and-mark 0xffffbfff",
-            "MARK --or-mark 0x1",
-            "MARK --xor-mark 0x4001",
-            "MARK --set-mark 0x0",
-            "MARK --set-mark 0x4000",
-        ];
-        const ENDS: [&str; 4] = [
-            "RETURN",
-            "ACCEPT",
-            "MASQUERADE",
-            "MASQUERADE --random-fully",
-        ];
-        const CONN: [&str; 3] = ["CONNMARK --save-mark", "CONNMARK --restore-mark", "RETURN"];
-        let what = match (self.roll(6), nat) {
-            (0..=2, _) => self.pick(&MARKS),
-            (3, _) if !calls.is_empty() => calls,
-            (_, true) if !chain.starts_with("OUT") => self.pick(&ENDS),
-            (_, true) => "RETURN",
-            (_, false) => self.pick(&CONN),
-        };
-        // A match given twice is not accepted; iptables wants -p before what needs it.
-        loop {
-            let when = self.conditions();
-            let flags: Vec<&str> = when
-                .split(' ')
-                .filter(|w| w.starts_with('-') && w.len() == 2 && *w != "-m")
-                .collect();
-            let mut once = flags.clone();
-            once.sort_unstable();
-            once.dedup();
-            if once.len() == flags.len() && !(chain.contains("IN") && when.contains("-o ")) {
-                return format!("-A {chain} {when} -j {what}\n");
-            }
-        }
-    }
-
-    fn table(&mut self) -> String {
-        let mut out = String::from("*mangle\n");
-        for chain in ["OUTPUT", "POSTROUTING"] {
-            if self.roll(4) == 0 {
-                out += &self.rule(chain, false, "");
-            }
-        }
-        out += "COMMIT\n*nat\n:R - [0:0]\n:S - [0:0]\n-A OUTPUT -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
-                -A OUTPUT -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n\
-                -A PREROUTING -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
-                -A PREROUTING -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n";
-        for (chain, calls, most) in [
-            ("OUTPUT", "", 2),
-            ("POSTROUTING", "R", 4),
-            ("R", "S", 4),
-            ("S", "", 4),
-        ] {
-            for _ in 0..self.roll(most + 1) {
-                out += &self.rule(chain, true, calls);
-            }
-        }
-        out + "COMMIT\n"
-    }
-}
-
-/// Rules that nobody would write. `VXCSUM_RANDOM_RULES` says how many sets of them.
+/// Rules that nobody would write. `VXCSUM_RANDOM_RULES` says how many sets of them, `VXCSUM_RANDOM_SEED` with which numbers.
 #[test]
 fn random_rules_are_never_wrongly_harmless() {
-    let count = std::env::var("VXCSUM_RANDOM_RULES").map_or(10, |n| n.parse().unwrap());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
-    let mut seen = std::collections::BTreeMap::<(&str, &str), u32>::new();
-    let mut missed = Vec::new();
-    for n in 0..count {
-        let text = dice.table();
-        let tool = ["iptables-legacy", "iptables-nft"][n % 2];
-        let lab = Lab::new();
-        lab.within("a", || feed(&format!("{tool}-restore"), &[], &text));
-        let rules = lab.within("a", read_io::read);
-        let got = analyze(&rules, &device(&lab, "virtio_net"));
-        let packets = lab.packets();
-        *seen.entry((word(&got), packets)).or_default() += 1;
-        if word(&got) == "not-exposed" && packets == "corrupt" {
-            missed.push(format!("{tool}\n{text}{got:?}"));
+    let number = |name: &str, or: u64| std::env::var(name).map_or(or, |n| n.parse().unwrap());
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d ^ number("VXCSUM_RANDOM_SEED", 0));
+    let jobs: Vec<(&str, String)> = ["iptables-legacy", "nft", "iptables-nft", "nft"]
+        .into_iter()
+        .cycle()
+        .take(usize::try_from(number("VXCSUM_RANDOM_RULES", 12)).unwrap())
+        .map(|tool| match tool {
+            "nft" => (tool, dice.nft()),
+            _ => (tool, dice.iptables()),
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let seen = Mutex::new(std::collections::BTreeMap::<(&str, &str, &str), u32>::new());
+    let missed = Mutex::new(Vec::new());
+    thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| {
+                while let Some((tool, text)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let lab = Lab::new();
+                    lab.within("a", || match *tool {
+                        "nft" => feed("nft", &["-f", "-"], text),
+                        _ => {
+                            feed("ipset", &["restore"], dice::IPSETS);
+                            feed(&format!("{tool}-restore"), &[], text);
+                        }
+                    });
+                    let rules = lab.within("a", read_io::read);
+                    assert!(rules.unread.is_empty(), "{:?}", rules.unread);
+                    let got = analyze(&rules, &device(&lab, "virtio_net"));
+                    let packets = lab.packets();
+                    *seen
+                        .lock()
+                        .unwrap()
+                        .entry((tool, word(&got), packets))
+                        .or_default() += 1;
+                    if word(&got) == "not-exposed" && packets == "corrupt" {
+                        missed
+                            .lock()
+                            .unwrap()
+                            .push(format!("{tool}\n{text}{got:?}"));
+                    }
+                }
+            });
         }
-    }
-    println!("{seen:?}");
+    });
+    println!("{:?}", seen.into_inner().unwrap());
+    let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "{}", missed.join("\n\n"));
+}
+
+/// A target that this kernel has and that random rules do not have is left out for a reason.
+#[test]
+fn random_rules_have_every_target_of_this_kernel() {
+    let lab = Lab::new();
+    lab.within("a", || {
+        feed("iptables-legacy-restore", &[], "*nat\nCOMMIT\n")
+    });
+    let known = lab.within("a", || {
+        fs::read_to_string("/proc/thread-self/net/ip_tables_targets").unwrap()
+    });
+    let ours = dice::targets();
+    let left_out = |name: &str| dice::LEFT_OUT.iter().any(|(n, _)| *n == name);
+    // The standard target has no name.
+    let missing: Vec<&str> = known
+        .lines()
+        .filter(|n| !n.is_empty() && !ours.contains(n) && !left_out(n))
+        .collect();
+    assert!(
+        known.lines().count() > 20 && missing.is_empty(),
+        "{missing:?}"
+    );
 }
 
 /// Without `CAP_NET_ADMIN` nothing is shown harmless.

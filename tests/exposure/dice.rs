@@ -1,0 +1,565 @@
+//! Random rules that nobody would write, of every target, statement and verdict that the decoders know.
+
+/// The ipsets that the rules of iptables name.
+pub const IPSETS: &str = "\
+    create kept hash:ip family inet\n\
+    add kept 192.168.77.2\n\
+    create seen hash:ip family inet timeout 0\n\
+    create nets hash:ip family inet netmask 24\n\
+    add nets 192.168.77.0\n\
+    create info hash:ip family inet skbinfo\n\
+    add info 192.168.77.2 skbmark 0x4000/0x4000\n\
+    add info 10.244.1.2 skbmark 0x4000/0x4000\n\
+    create ports bitmap:port range 8000-9000\n\
+    add ports 8472\n";
+
+/// A target of iptables: its name in the kernel, how it is written, the tables and chains that it may be in (empty: any), and
+/// the match that it needs.
+struct Target {
+    name: &'static str,
+    text: &'static str,
+    tables: &'static str,
+    chains: &'static str,
+    needs: &'static str,
+}
+
+const fn target(
+    name: &'static str,
+    text: &'static str,
+    tables: &'static str,
+    chains: &'static str,
+    needs: &'static str,
+) -> Target {
+    Target {
+        name,
+        text,
+        tables,
+        chains,
+        needs,
+    }
+}
+
+const FORWARD_OUT: &str = "FORWARD OUTPUT POSTROUTING";
+const TCP: &str = "-p tcp -m tcp --tcp-flags SYN,RST SYN";
+const UDP: &str = "-p udp -m udp --dport 8472";
+
+const TARGETS: &[Target] = &[
+    target("MARK", "MARK --or-mark 0x4000", "", "", ""),
+    target("MARK", "MARK --xor-mark 0x4000", "", "", ""),
+    target("MARK", "MARK --and-mark 0xffffbfff", "", "", ""),
+    target("MARK", "MARK --or-mark 0x1", "", "", ""),
+    target("MARK", "MARK --xor-mark 0x4001", "", "", ""),
+    target("MARK", "MARK --set-mark 0x0", "", "", ""),
+    target("MARK", "MARK --set-mark 0x4000", "", "", ""),
+    target("CONNMARK", "CONNMARK --save-mark", "", "", ""),
+    target("CONNMARK", "CONNMARK --restore-mark", "", "", ""),
+    target("CONNMARK", "CONNMARK --set-xmark 0x4000/0xffff", "", "", ""),
+    target(
+        "CONNMARK",
+        "CONNMARK --save-mark --nfmask 0x4000 --ctmask 0x4000",
+        "",
+        "",
+        "",
+    ),
+    target(
+        "CONNMARK",
+        "CONNMARK --restore-mark --nfmask 0x4000 --ctmask 0x4000",
+        "",
+        "",
+        "",
+    ),
+    target(
+        "CONNMARK",
+        "CONNMARK --restore-mark --nfmask 0x1 --ctmask 0xff",
+        "",
+        "",
+        "",
+    ),
+    target("LOG", "LOG --log-prefix x", "", "", ""),
+    target("NFLOG", "NFLOG --nflog-group 5", "", "", ""),
+    target(
+        "NFQUEUE",
+        "NFQUEUE --queue-num 7 --queue-bypass",
+        "",
+        "",
+        "",
+    ),
+    target("AUDIT", "AUDIT --type accept", "", "", ""),
+    target("TRACE", "TRACE", "raw", "", ""),
+    target("CT", "CT --notrack", "raw", "", ""),
+    target("CT", "CT --zone 5", "raw", "", ""),
+    target("CT", "CT --ctevents new,mark", "raw", "", ""),
+    target(
+        "CLASSIFY",
+        "CLASSIFY --set-class 1:2",
+        "mangle",
+        FORWARD_OUT,
+        "",
+    ),
+    target("DSCP", "DSCP --set-dscp 0x0a", "mangle", "", ""),
+    target("TOS", "TOS --set-tos 0x10/0x3f", "mangle", "", ""),
+    target("TTL", "TTL --ttl-inc 1", "mangle", "", ""),
+    target("ECN", "ECN --ecn-tcp-remove", "mangle", "", TCP),
+    target(
+        "TCPMSS",
+        "TCPMSS --set-mss 1000",
+        "mangle",
+        FORWARD_OUT,
+        TCP,
+    ),
+    target(
+        "TCPOPTSTRIP",
+        "TCPOPTSTRIP --strip-options 8",
+        "mangle",
+        "",
+        TCP,
+    ),
+    target("CHECKSUM", "CHECKSUM --checksum-fill", "mangle", "", ""),
+    target(
+        "HMARK",
+        "HMARK --hmark-tuple src,dst --hmark-mod 2 --hmark-offset 0x4000 --hmark-rnd 1",
+        "mangle",
+        "",
+        "",
+    ),
+    target(
+        "RATEEST",
+        "RATEEST --rateest-name e --rateest-interval 250ms --rateest-ewmalog 500ms",
+        "",
+        "",
+        "",
+    ),
+    target(
+        "IDLETIMER",
+        "IDLETIMER --timeout 600 --label vxcsum",
+        "",
+        "",
+        "",
+    ),
+    target("TEE", "TEE --gateway 10.244.1.2", "", "", ""),
+    target(
+        "SYNPROXY",
+        "SYNPROXY --sack-perm --mss 1460",
+        "filter",
+        "INPUT FORWARD",
+        TCP,
+    ),
+    target("REJECT", "REJECT", "filter", "INPUT FORWARD OUTPUT", TCP),
+    target(
+        "TPROXY",
+        "TPROXY --on-port 9 --tproxy-mark 0x4000/0x4000",
+        "mangle",
+        "PREROUTING",
+        TCP,
+    ),
+    target("SET", "SET --add-set seen dst", "", "", ""),
+    target("SET", "SET --del-set kept dst", "", "", ""),
+    target("SET", "SET --map-set info dst --map-mark", "mangle", "", ""),
+    target(
+        "SET",
+        "SET --map-set info dst --map-prio",
+        "mangle",
+        FORWARD_OUT,
+        "",
+    ),
+];
+
+/// What may stand in POSTROUTING of the table nat.
+const SOURCE_NAT: &[Target] = &[
+    target("MASQUERADE", "MASQUERADE", "", "", ""),
+    target("MASQUERADE", "MASQUERADE --random", "", "", ""),
+    target("MASQUERADE", "MASQUERADE --random-fully", "", "", ""),
+    target("MASQUERADE", "MASQUERADE --random-fully", "", "", ""),
+    target("MASQUERADE", "MASQUERADE --to-ports 4000-5000", "", "", UDP),
+    target("SNAT", "SNAT --to-source 192.168.77.1", "", "", ""),
+    target(
+        "SNAT",
+        "SNAT --to-source 192.168.77.1 --persistent",
+        "",
+        "",
+        "",
+    ),
+    target(
+        "SNAT",
+        "SNAT --to-source 192.168.77.1 --random-fully",
+        "",
+        "",
+        "",
+    ),
+    target("SNAT", "SNAT --to-source 192.168.77.9", "", "", ""),
+    target(
+        "SNAT",
+        "SNAT --to-source 192.168.77.1:4000-5000",
+        "",
+        "",
+        UDP,
+    ),
+    target(
+        "NETMAP",
+        "NETMAP --to 192.168.77.0/24",
+        "",
+        "",
+        "-s 192.168.77.0/24",
+    ),
+];
+
+/// What may stand in OUTPUT and PREROUTING of the table nat.
+const DESTINATION_NAT: &[Target] = &[
+    target("DNAT", "DNAT --to-destination 192.168.77.2", "", "", UDP),
+    target(
+        "REDIRECT",
+        "REDIRECT --to-ports 9",
+        "",
+        "",
+        "-p udp -m udp --dport 53",
+    ),
+];
+
+/// Targets of the kernel that are in none of these lists, and why.
+pub const LEFT_OUT: &[(&str, &str)] = &[
+    ("ERROR", "the head of a chain"),
+    ("SECMARK", "needs a security module"),
+    ("CONNSECMARK", "needs a security module"),
+    ("NOTRACK", "iptables writes CT --notrack for it"),
+];
+
+/// The targets that random rules have.
+pub fn targets() -> Vec<&'static str> {
+    [TARGETS, SOURCE_NAT, DESTINATION_NAT]
+        .into_iter()
+        .flatten()
+        .map(|t| t.name)
+        .collect()
+}
+
+/// Numbers that are the same in every run (xorshift).
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).unwrap()
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.roll(from.len())]
+    }
+
+    fn conditions(&mut self) -> String {
+        const SOME: [&str; 34] = [
+            "-m mark --mark 0x4000/0x4000",
+            "-m mark ! --mark 0x4000/0x4000",
+            "-m mark --mark 0x1/0x1",
+            "-m mark ! --mark 0x1/0x1",
+            "-m mark --mark 0x4001/0x4001",
+            "-m mark --mark 0x4000",
+            "-m mark --mark 0x0/0x4001",
+            "-m connmark --mark 0x4000/0x4000",
+            "-m connmark ! --mark 0x1",
+            "-o eth0",
+            "! -o eth0",
+            "-o flannel.1",
+            "! -o flannel.1",
+            "-s 192.168.77.0/24",
+            "! -s 192.168.77.0/24",
+            "-d 192.168.77.2",
+            "-d 10.244.0.0/16",
+            "-p tcp",
+            "-p udp -m udp --dport 8472",
+            "-p udp -m multiport --dports 53,8000:9000",
+            "-m addrtype --src-type LOCAL",
+            "-m addrtype ! --dst-type LOCAL",
+            "-m statistic --mode nth --every 2 --packet 0",
+            "-m conntrack --ctstate NEW",
+            "-m conntrack ! --ctstate ESTABLISHED",
+            "-m limit --limit 1/day --limit-burst 1",
+            "-m length --length 0:1500",
+            "-m pkttype --pkt-type unicast",
+            "-m set --match-set kept dst",
+            "-m set ! --match-set kept dst",
+            "-m set --match-set seen dst",
+            "-m set ! --match-set seen dst",
+            "-m set --match-set nets dst",
+            "-m set --match-set ports dst",
+        ];
+        let count = self.roll(3);
+        (0..count)
+            .map(|_| *self.pick(&SOME))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// What a rule of this table and chain does: after `-j`, and the match that it needs.
+    fn action(&mut self, table: &str, chain: &str) -> (&'static str, &'static str) {
+        let nat = table == "nat";
+        let end = match chain {
+            "R" | "S" | "POSTROUTING" if nat => self.pick(SOURCE_NAT),
+            "OUTPUT" | "PREROUTING" if nat && self.roll(8) == 0 => self.pick(DESTINATION_NAT),
+            _ => &target("", "RETURN", "", "", ""),
+        };
+        match self.roll(if nat { 4 } else { 10 }) {
+            0 | 1 if nat => (end.text, end.needs),
+            0 => (["ACCEPT", "RETURN"][self.roll(2)], ""),
+            // Marks are what most depends on.
+            1..=3 => (TARGETS[self.roll(13)].text, ""),
+            _ => loop {
+                let t = self.pick(TARGETS);
+                let here =
+                    |list: &str, what: &str| list.is_empty() || list.split(' ').any(|w| w == what);
+                if here(t.tables, table) && here(t.chains, chain) {
+                    return (t.text, t.needs);
+                }
+            },
+        }
+    }
+
+    fn rule(&mut self, table: &str, chain: &str, calls: &str) -> String {
+        let (what, needs) = match self.roll(6) {
+            0 if !calls.is_empty() => (calls, ""),
+            _ => self.action(table, chain),
+        };
+        // A match given twice is not accepted; iptables wants -p before what needs it.
+        loop {
+            let when = format!("{needs} {}", self.conditions());
+            let flags: Vec<&str> = when
+                .split(' ')
+                .filter(|w| w.starts_with('-') && w.len() == 2 && *w != "-m")
+                .collect();
+            let mut once = flags.clone();
+            once.sort_unstable();
+            once.dedup();
+            let no_way_out = ["INPUT", "PREROUTING"].contains(&chain);
+            if once.len() == flags.len() && !(no_way_out && when.contains("-o ")) {
+                return format!("-A {chain} {when} -j {what}\n");
+            }
+        }
+    }
+
+    /// Rules as iptables-restore takes them.
+    pub fn iptables(&mut self) -> String {
+        let mut out = String::new();
+        for (table, chains) in [
+            ("raw", &["PREROUTING", "OUTPUT"][..]),
+            (
+                "mangle",
+                &["PREROUTING", "FORWARD", "OUTPUT", "POSTROUTING"],
+            ),
+            ("filter", &["FORWARD", "OUTPUT"]),
+            ("security", &["FORWARD", "OUTPUT"]),
+        ] {
+            out += &format!("*{table}\n");
+            for chain in chains {
+                if self.roll(3) == 0 {
+                    out += &self.rule(table, chain, "");
+                }
+            }
+            out += "COMMIT\n";
+        }
+        out += "*nat\n:R - [0:0]\n:S - [0:0]\n-A OUTPUT -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+                -A OUTPUT -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n\
+                -A PREROUTING -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+                -A PREROUTING -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n";
+        for (chain, calls, most) in [
+            ("OUTPUT", "", 2),
+            ("POSTROUTING", "R", 3),
+            ("R", "S", 3),
+            ("S", "", 3),
+        ] {
+            for _ in 0..self.roll(most + 1) {
+                out += &self.rule("nat", chain, calls);
+            }
+        }
+        out + "COMMIT\n"
+    }
+
+    /// One rule of nft for a chain of this kind.
+    fn statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
+        const IF: [&str; 22] = [
+            "meta mark & 0x4000 == 0x4000",
+            "meta mark & 0x4000 == 0x0",
+            "meta mark 0x4000",
+            "meta mark != 0x1",
+            "meta mark { 0x1, 0x4000-0x4fff }",
+            "ct mark & 0x4000 == 0x4000",
+            "ct mark 0x1",
+            "ip daddr 192.168.77.2",
+            "ip saddr 192.168.77.0/24",
+            "ip daddr @kept",
+            "ip daddr != @kept",
+            "ip daddr @seen",
+            "ip daddr != @seen",
+            "ip daddr @limited",
+            "ip daddr . udp dport { 192.168.77.2 . 8472 }",
+            "udp dport 8472",
+            "meta l4proto tcp",
+            "ct state new",
+            "limit rate 1/day burst 1 packets",
+            "quota over 1 bytes",
+            "numgen inc mod 2 0",
+            "meta length 0-1500",
+        ];
+        const OUT: [&str; 6] = [
+            "oifname \"eth0\"",
+            "oifname != \"eth0\"",
+            "oifname \"flannel.1\"",
+            "fib saddr type local",
+            "fib daddr type != local",
+            "rt classid 0",
+        ];
+        const THEN: [&str; 33] = [
+            "meta mark set 0x4000",
+            "meta mark set 0x0",
+            "meta mark set meta mark | 0x4000",
+            "meta mark set meta mark ^ 0x4000",
+            "meta mark set meta mark & 0xffffbfff",
+            "meta mark set ct mark",
+            "meta mark set ct mark & 0x1",
+            "meta mark set numgen inc mod 2 map { 0 : 0x4000, 1 : 0x1 }",
+            "meta mark set ip daddr map { 192.168.77.2 : 0x4000, 10.244.1.2 : 0x1 }",
+            "meta mark set jhash ip daddr mod 2 offset 16384",
+            "ct mark set meta mark",
+            "ct mark set 0x4000",
+            "ct mark set meta mark & 0x4000",
+            "meta mark vmap { 0x4000 : return, 0x1 : accept }",
+            "ip daddr vmap { 192.168.77.2 : return, 10.244.1.2 : continue }",
+            "counter",
+            "log group 5",
+            "log prefix \"x\"",
+            "meta priority set 1",
+            "meta nftrace set 1",
+            "add @seen { ip daddr }",
+            "update @seen { ip daddr }",
+            "delete @kept { ip daddr }",
+            "add @metered { ip daddr limit rate 1/day burst 1 packets }",
+            "dup to 10.244.1.2 device \"cni0\"",
+            "ip dscp set cs1",
+            "ip ttl set 60",
+            "tcp option maxseg size set 1000",
+            "ct event set new",
+            "accept",
+            "return",
+            "jump called",
+            "goto called",
+        ];
+        let mut out = String::new();
+        for _ in 0..self.roll(3) {
+            let list = match (hook, self.roll(4)) {
+                ("output" | "postrouting" | "forward", 0) => &OUT[..],
+                _ => &IF,
+            };
+            out += &format!("{} ", self.pick(list));
+        }
+        let special = match hook {
+            "raw" => &["notrack", "ct zone set 5"][..],
+            "prerouting" => &[
+                "meta l4proto tcp tproxy to :9",
+                "socket transparent 1 accept",
+            ],
+            "forward" => &[
+                "tcp flags syn synproxy mss 1460 wscale 7",
+                "meta l4proto tcp reject",
+            ],
+            "output" => &["meta l4proto tcp reject"],
+            // A written port is rare, or nothing else would be seen.
+            "postrouting" if self.roll(8) == 0 => &["udp dport 8472 udp sport set 4242"],
+            _ => &[],
+        };
+        let what = match (last, self.roll(4)) {
+            (Some(last), 0..=2) => *self.pick(last),
+            // What needs TCP bears no condition for UDP.
+            (None, 0) if !special.is_empty() => return format!("{}\n", self.pick(special)),
+            // A chain that is called has no room for a call.
+            _ if hook == "called" => *self.pick(&THEN[..THEN.len() - 2]),
+            _ => *self.pick(&THEN),
+        };
+        out + what + "\n"
+    }
+
+    /// Rules as nft takes them.
+    pub fn nft(&mut self) -> String {
+        const NAT: [&str; 11] = [
+            "masquerade",
+            "masquerade random",
+            "masquerade fully-random",
+            "masquerade fully-random",
+            "masquerade fully-random,persistent",
+            "meta l4proto udp masquerade to :4000-5000",
+            "snat to 192.168.77.1",
+            "snat to 192.168.77.9",
+            "snat to 192.168.77.1 fully-random",
+            "snat to ip daddr map { 192.168.77.2 : 192.168.77.1, 10.244.1.2 : 10.244.0.1 }",
+            "meta l4proto udp snat to 192.168.77.1:4000-5000",
+        ];
+        const DEVICE: [&str; 8] = [
+            "meta mark set 0x4000",
+            "meta mark set meta mark ^ 0x4000",
+            "meta mark set 0x0",
+            "meta mark & 0x4000 == 0x4000 meta mark set 0x1",
+            "counter",
+            "meta priority set 1",
+            "udp dport 53 dup to \"cni0\"",
+            "tcp dport 81 fwd to \"cni0\"",
+        ];
+        let mut out = String::from(
+            "table ip t {\n\
+             set kept { type ipv4_addr; size 64; flags dynamic; elements = { 192.168.77.2 } }\n\
+             set seen { type ipv4_addr; size 64; flags dynamic; }\n\
+             set metered { type ipv4_addr; size 64; flags dynamic; }\n\
+             set limited { type ipv4_addr; limit rate 1/day burst 1 packets; elements = { 192.168.77.2 limit rate 1/day burst 1 packets } }\n\
+             chain called {\n",
+        );
+        for _ in 0..self.roll(3) {
+            out += &self.statements("called", None);
+        }
+        out += "}\nchain services { ip daddr 10.96.0.10 tcp dport 80 meta mark set meta mark | 0x4000 dnat to 10.244.1.2:80; }\n\
+                chain d0 { type nat hook prerouting priority -100; jump services; }\n\
+                chain d1 { type nat hook output priority -100; jump services; }\n";
+        let priority = ["-10", "0", "50", "99", "100", "110"][self.roll(6)];
+        for (name, kind, hook, at) in [
+            ("raw", "filter", "output", "-300"),
+            ("pre", "filter", "prerouting", "-150"),
+            ("mangle", "route", "output", "-150"),
+            ("out", "filter", "output", "0"),
+            ("through", "filter", "forward", "0"),
+            ("post", "filter", "postrouting", priority),
+        ] {
+            if self.roll(3) == 0 {
+                out += &format!("chain {name} {{ type {kind} hook {hook} priority {at};\n");
+                let hook = if name == "raw" { name } else { hook };
+                for _ in 0..=self.roll(2) {
+                    out += &self.statements(hook, None);
+                }
+                out += "}\n";
+            }
+        }
+        for n in 0..=self.roll(2) {
+            let at = ["90", "100", "110"][self.roll(3)];
+            out += &format!("chain nat{n} {{ type nat hook postrouting priority {at};\n");
+            for _ in 0..=self.roll(2) {
+                out += &self.statements("postrouting", Some(&NAT));
+            }
+            out += "}\n";
+        }
+        out += "}\ntable netdev d {\n";
+        for (name, device) in [("e0", "eth0"), ("e1", "flannel.1"), ("e2", "cni0")] {
+            if self.roll(4) == 0 {
+                let what = match self.roll(8) {
+                    0 => "udp dport 8472 udp sport set 4242",
+                    _ => *self.pick(&DEVICE),
+                };
+                out += &format!(
+                    "chain {name} {{ type filter hook egress device \"{device}\" priority 0; {what}; }}\n"
+                );
+            }
+        }
+        if self.roll(4) == 0 {
+            let what = self.pick(&DEVICE[..6]);
+            out += &format!(
+                "chain i {{ type filter hook ingress device \"cni0\" priority 0; {what}; }}\n"
+            );
+        }
+        out + "}\n"
+    }
+}
