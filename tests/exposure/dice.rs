@@ -1,5 +1,7 @@
 //! Random rules that nobody would write, of every target, statement and verdict that the decoders know.
 
+use std::fmt::Write as _;
+
 /// The ipsets that the rules of iptables name.
 pub const IPSETS: &str = "\
     create kept hash:ip family inet\n\
@@ -349,7 +351,7 @@ impl Dice {
             ("filter", &["FORWARD", "OUTPUT"]),
             ("security", &["FORWARD", "OUTPUT"]),
         ] {
-            out += &format!("*{table}\n");
+            let _ = write!(out, "*{table}\n");
             for chain in chains {
                 if self.roll(3) == 0 {
                     out += &self.rule(table, chain, "");
@@ -375,6 +377,7 @@ impl Dice {
     }
 
     /// One rule of nft for a chain of this kind.
+    #[allow(clippy::too_many_lines)] // Three tables.
     fn statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
         const IF: [&str; 22] = [
             "meta mark & 0x4000 == 0x4000",
@@ -445,11 +448,11 @@ impl Dice {
         ];
         let mut out = String::new();
         for _ in 0..self.roll(3) {
-            let list = match (hook, self.roll(4)) {
+            let tests = match (hook, self.roll(4)) {
                 ("output" | "postrouting" | "forward", 0) => &OUT[..],
                 _ => &IF,
             };
-            out += &format!("{} ", self.pick(list));
+            let _ = write!(out, "{} ", self.pick(tests));
         }
         let special = match hook {
             "raw" => &["notrack", "ct zone set 5"][..],
@@ -526,7 +529,10 @@ impl Dice {
             ("post", "filter", "postrouting", priority),
         ] {
             if self.roll(3) == 0 {
-                out += &format!("chain {name} {{ type {kind} hook {hook} priority {at};\n");
+                let _ = write!(
+                    out,
+                    "chain {name} {{ type {kind} hook {hook} priority {at};\n"
+                );
                 let hook = if name == "raw" { name } else { hook };
                 for _ in 0..=self.roll(2) {
                     out += &self.statements(hook, None);
@@ -536,7 +542,10 @@ impl Dice {
         }
         for n in 0..=self.roll(2) {
             let at = ["90", "100", "110"][self.roll(3)];
-            out += &format!("chain nat{n} {{ type nat hook postrouting priority {at};\n");
+            let _ = write!(
+                out,
+                "chain nat{n} {{ type nat hook postrouting priority {at};\n"
+            );
             for _ in 0..=self.roll(2) {
                 out += &self.statements("postrouting", Some(&NAT));
             }
@@ -549,14 +558,16 @@ impl Dice {
                     0 => "udp dport 8472 udp sport set 4242",
                     _ => *self.pick(&DEVICE),
                 };
-                out += &format!(
+                let _ = write!(
+                    out,
                     "chain {name} {{ type filter hook egress device \"{device}\" priority 0; {what}; }}\n"
                 );
             }
         }
         if self.roll(4) == 0 {
             let what = self.pick(&DEVICE[..6]);
-            out += &format!(
+            let _ = write!(
+                out,
                 "chain i {{ type filter hook ingress device \"cni0\" priority 0; {what}; }}\n"
             );
         }
