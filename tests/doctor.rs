@@ -165,7 +165,7 @@ fn a_flow_that_was_rewritten() {
     );
     let text = report["steps"].to_string();
     assert!(
-        text.contains("iptables-nft -t nat -D POSTROUTING -o eth0 -j MASQUERADE --random-fully"),
+        text.contains("keep VXLAN packets out of this NAT rule") && !text.contains(" -D "),
         "{text}"
     );
 }

@@ -7,6 +7,8 @@ use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
+use vxcsum::nat::exposure::{Change as NatChange, CitedRule, Exposed};
+use vxcsum::nat::machine::RuleRef;
 use vxcsum::offload::facts::{Device, Exposure, Facts, History};
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
 use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
@@ -730,15 +732,22 @@ fn another_program_keeps_turning_it_on() {
 
 fn exposures() -> [Exposure; 3] {
     [
-        Exposure::Exposed {
-            rule: "-A POSTROUTING -j MASQUERADE --random-fully".to_owned(),
-            table: "ip nat (xtables)".to_owned(),
-            family: "ip",
-            why: "it changes the source port (fully random)".to_owned(),
-        },
-        Exposure::NotExposed {
-            why: "no NAT rule can meet the outer packets".to_owned(),
-        },
+        Exposure::Exposed(Box::new(Exposed {
+            rule: CitedRule {
+                at: RuleRef {
+                    table: 0,
+                    chain: 0,
+                    rule: 0,
+                },
+                chain: b"POSTROUTING"[..].into(),
+                table: "ip nat (xtables)".to_owned(),
+                text: "-A POSTROUTING -j MASQUERADE --random-fully".to_owned(),
+            },
+            v6: false,
+            change: NatChange::RandomPortFully,
+            marks: 0,
+        })),
+        Exposure::NotExposed(None),
         Exposure::not_asked(),
     ]
 }
@@ -889,7 +898,7 @@ fn decisions_by_exposure() {
             assert_eq!(found.must_be_off, off, "{name}, {exposure:?}");
             if code == exposure.as_str() {
                 assert!(
-                    found.reason.text.contains(&exposure.text()),
+                    found.reason.text.contains(&exposure.to_string()),
                     "{name}: {}",
                     found.reason.text
                 );
@@ -905,10 +914,10 @@ fn decisions_by_exposure() {
             let mut status = Vec::new();
             output::status(&mut status, &report, false).expect("write to memory");
             let status = String::from_utf8(status).expect("UTF-8");
-            let latent = matches!(exposure, Exposure::NotExposed { .. })
-                && found.verdict.status != NotAffected;
+            let latent =
+                matches!(exposure, Exposure::NotExposed(_)) && found.verdict.status != NotAffected;
             assert_eq!(status.contains(" latent "), latent, "{name}: {status}");
-            assert_eq!(report.devices[0].exposure, exposure.as_str());
+            assert_eq!(*report.devices[0].exposure, exposure);
             assert_eq!(report.devices[0].exposure_rule, exposure.rule());
         }
     }

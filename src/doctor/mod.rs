@@ -14,7 +14,8 @@ pub use managers::{Candidate, Manager, managers};
 use serde::Serialize;
 
 use crate::kernel::{BugId, KernelVerdict, Status};
-use crate::nat::exposure::quoted_chains;
+use crate::nat::exposure::{CitedRule, Exposure};
+use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
 use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Sum;
@@ -49,9 +50,9 @@ impl Defence {
     /// Of one device.
     pub fn of(device: &DeviceReport<'_>) -> Self {
         let nat_rules = match device.exposure {
-            "exposed" => Some(false),
-            "not-exposed" => Some(true),
-            _ => None,
+            Exposure::Exposed(_) => Some(false),
+            Exposure::NotExposed(_) => Some(true),
+            Exposure::Unknown(_) => None,
         };
         let kernel = match device.verdict.status {
             Status::Affected => Some(false),
@@ -74,37 +75,6 @@ impl Defence {
             health,
         }
     }
-}
-
-/// What kube-proxy's rules do with the mark of a packet that they masquerade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KubeProxy {
-    /// There are no rules of kube-proxy, or none could be read.
-    Absent,
-    /// They take it away first, as since 1.16.13, 1.17.9 and 1.18.6.
-    ClearsMark,
-    /// They leave it, and the outer packet has it too.
-    KeepsMark,
-}
-
-/// What kube-proxy's rules do, in every table where there are any: leftovers of an old version count.
-fn kube_proxy(rules: &NatRules) -> KubeProxy {
-    let masquerades = |rule: &String| rule.to_lowercase().contains("masquerade");
-    let clears = |rule: &String| rule.contains("--set-xmark") || rule.contains("meta mark set");
-    let mut found = KubeProxy::Absent;
-    for name in [&b"KUBE-POSTROUTING"[..], b"masquerading"] {
-        for chain in quoted_chains(rules, name) {
-            if !chain.iter().any(masquerades) {
-                continue;
-            }
-            if !chain.iter().any(clears) {
-                return KubeProxy::KeepsMark;
-            }
-            found = KubeProxy::ClearsMark;
-        }
-    }
-    found
 }
 
 /// A bug of which the table says one thing and the probe another.
@@ -264,7 +234,8 @@ impl<'a> Diagnosis<'a> {
             steps: Vec::new(),
             report,
         };
-        diagnosis.steps = diagnosis.steps();
+        let leftovers = findings.rules.map(kube_proxy::leftovers_quoted);
+        diagnosis.steps = diagnosis.steps(leftovers.unwrap_or_default());
         diagnosis
     }
 
@@ -275,7 +246,7 @@ impl<'a> Diagnosis<'a> {
         devices.rev().max_by_key(|(_, defence)| defence.health)
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn steps(&self, leftovers: Vec<(String, Option<String>)>) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut step = |text: &str, commands: Vec<String>| {
             steps.push(Step {
@@ -313,17 +284,27 @@ impl<'a> Diagnosis<'a> {
                 ],
             );
         }
-        let mut rules: Vec<(&str, &str)> = Vec::new();
+        for (rule, command) in leftovers {
+            let text = format!(
+                "an older kube-proxy left this rule behind, which keeps the mark: take it away: {rule}"
+            );
+            step(&text, command.into_iter().collect());
+        }
+        let mut others: Vec<&CitedRule> = Vec::new();
         for device in &self.report.devices {
-            if let (Some(rule), Some(table)) = (device.exposure_rule, device.exposure_table)
-                && !rules.contains(&(rule, table))
+            if let Exposure::Exposed(found) = device.exposure
+                && !kube_proxy::owns(&found.rule.chain)
+                && !others.contains(&&found.rule)
             {
-                rules.push((rule, table));
+                others.push(&found.rule);
             }
         }
-        for (rule, table) in rules.iter().filter(|(rule, _)| !rule.contains("KUBE-")) {
-            let text = format!("keep VXLAN packets out of this NAT rule, or take it away: {rule}");
-            step(&text, deletion(rule, table).into_iter().collect());
+        for rule in others {
+            let text = format!(
+                "keep VXLAN packets out of this NAT rule, or take it away: {}",
+                rule.text
+            );
+            step(&text, Vec::new());
         }
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
@@ -353,22 +334,6 @@ impl<'a> Diagnosis<'a> {
                     && defence.health != Health::Safe
             })
     }
-}
-
-/// The command that takes a rule away, if it is one of iptables in a table like `ip nat (xtables)`.
-fn deletion(rule: &str, table: &str) -> Option<String> {
-    let rest = rule.strip_prefix("-A ")?;
-    let [family, name, back_end] = table.split(' ').collect::<Vec<_>>()[..] else {
-        return None;
-    };
-    let tool = match (family, back_end) {
-        ("ip", "(xtables)") => "iptables-legacy",
-        ("ip6", "(xtables)") => "ip6tables-legacy",
-        ("ip", "(nf_tables)") => "iptables-nft",
-        ("ip6", "(nf_tables)") => "ip6tables-nft",
-        _ => return None,
-    };
-    Some(format!("{tool} -t {name} -D {rest}"))
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{Defence, Diagnosis, Health, KubeProxy};
+use super::{Defence, Diagnosis, Health};
 use crate::ethtool::FEATURE;
 use crate::kernel::Source;
+use crate::nat::exposure::Exposure;
+use crate::nat::kube_proxy::KubeProxy;
 use crate::offload::report::DeviceReport;
 use crate::output::{
     GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped,
@@ -98,14 +100,14 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
     wrapped(out, "  ", kube_proxy)?;
     for device in &diagnosis.report.devices {
         let style = match device.exposure {
-            "exposed" => RED,
-            "not-exposed" => GREEN,
-            _ => YELLOW,
+            Exposure::Exposed(_) => RED,
+            Exposure::NotExposed(_) => GREEN,
+            Exposure::Unknown(_) => YELLOW,
         };
         let text = format!(
             "{}: {}: {}",
             device.name,
-            paint(device.exposure, style, color),
+            paint(device.exposure.as_str(), style, color),
             device.exposure_text
         );
         wrapped(out, "  ", &text)?;

@@ -21,27 +21,3 @@ fn a_contradiction_of_table_and_probe_is_told_with_a_frame() {
     );
     assert!(found[0].frame.as_ref().is_some_and(|hex| hex.len() > 100));
 }
-
-#[test]
-fn how_a_rule_is_taken_away() {
-    for (rule, table, expected) in [
-        (
-            "-A POSTROUTING -j MASQUERADE",
-            "ip nat (xtables)",
-            Some("iptables-legacy -t nat -D POSTROUTING -j MASQUERADE"),
-        ),
-        (
-            "-A POSTROUTING -j MASQUERADE",
-            "ip6 nat (nf_tables)",
-            Some("ip6tables-nft -t nat -D POSTROUTING -j MASQUERADE"),
-        ),
-        ("masquerade random", "ip kube-proxy (nf_tables)", None),
-        ("-A c -j X", "ip my table (nf_tables)", None),
-    ] {
-        assert_eq!(
-            deletion(rule, table).as_deref(),
-            expected,
-            "{rule} in {table}"
-        );
-    }
-}

@@ -10,16 +10,16 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+use core::fmt;
 use core::net::IpAddr;
-use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::bits::Mark;
-use super::machine::{Event, Machine, Place, TooMuch, Translation};
+use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
 use super::packet::{Destinations, Packet};
 use super::rules::{
-    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table,
+    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table, Unread,
 };
 use super::settable::settable;
 use super::state::{State, add};
@@ -73,78 +73,254 @@ impl OuterFlow {
     }
 }
 
-/// Whether NAT can rewrite the outer packets. Texts are safe to print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "status", rename_all = "kebab-case")]
+/// Whether NAT can rewrite the outer packets. Its text is made by `Display`, safe to print.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// It can.
-    Exposed {
-        /// By this rule, as iptables-save(8) or nft(8) prints it.
-        rule: String,
-        /// In this table, such as `ip nat (xtables)` for iptables-legacy.
-        table: String,
-        /// `ip` or `ip6`: of the outer packets.
-        family: &'static str,
-        /// Why it can meet them, and what it does.
-        why: String,
-    },
-    /// Every path was shown harmless.
-    NotExposed {
-        /// How.
-        why: String,
-    },
+    Exposed(Box<Exposed>),
+    /// Every path was shown harmless. A rule that can meet the packets and keeps their address and port, if there is one.
+    NotExposed(Option<CitedRule>),
     /// Not decided, which counts as exposed.
-    Unknown {
-        /// The rule that was not understood, if it is one.
-        rule: Option<String>,
-        /// Why.
-        why: String,
-    },
+    Unknown(Doubt),
+}
+
+/// How NAT can rewrite the outer packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// The rule that does.
+    pub rule: CitedRule,
+    /// The outer packets are IPv6.
+    pub v6: bool,
+    /// What the rule changes.
+    pub change: Change,
+    /// The bits of the inner packet's mark by which the outer packet meets it.
+    pub marks: u32,
+}
+
+/// A rule by reference, with what names it to people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CitedRule {
+    /// Where it is in the rules that were analyzed.
+    pub at: RuleRef,
+    /// Its chain.
+    pub chain: Box<[u8]>,
+    /// Its table, such as `ip nat (xtables)` for iptables-legacy.
+    pub table: String,
+    /// The rule as iptables-save(8) or nft(8) prints it, safe to print.
+    pub text: String,
+}
+
+impl CitedRule {
+    fn new(rules: &NatRules, at: RuleRef) -> Self {
+        let table = &rules.tables[at.table];
+        let chain = &table.chains[at.chain as usize];
+        Self {
+            at,
+            chain: chain.name.clone(),
+            table: table_text(table),
+            text: super::quote::rule(table, chain, at.rule, rules),
+        }
+    }
+}
+
+/// What a rule changes in an outer packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The destination.
+    Destination,
+    /// The address, by another of its network.
+    Network,
+    /// The source port: `--random-fully`.
+    RandomPortFully,
+    /// The source port: `--random`.
+    RandomPort,
+    /// The source port, to given ones.
+    GivenPort,
+    /// The source address from one to another.
+    Source(IpAddr, IpAddr),
+    /// Perhaps the source address.
+    MaybeSource(SourceDoubt),
+}
+
+/// Why a rule may change the source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceDoubt {
+    /// The device has no fixed local address.
+    NoLocal,
+    /// The rule's address is not known.
+    Hidden,
+    /// Routing chooses the way out.
+    Routed,
+    /// The underlay's address is not known.
+    AddressNotKnown,
+    /// The underlay has several addresses.
+    Several,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Destination => "it changes the destination",
+            Self::Network => "it changes the address",
+            Self::RandomPortFully => "it changes the source port (fully random)",
+            Self::RandomPort => "it changes the source port (random)",
+            Self::GivenPort => "it changes the source port (to given ports)",
+            Self::Source(from, to) => {
+                return write!(f, "it changes the source address from {from} to {to}");
+            }
+            Self::MaybeSource(doubt) => {
+                f.write_str("it can change the source address")?;
+                match doubt {
+                    SourceDoubt::NoLocal => ": the device has no fixed local address",
+                    SourceDoubt::Hidden => "",
+                    SourceDoubt::Routed => ": routing chooses the way out",
+                    SourceDoubt::AddressNotKnown => ": the underlay's is not known",
+                    SourceDoubt::Several => ": the underlay has several",
+                }
+            }
+        };
+        f.write_str(text)
+    }
+}
+
+/// Why it is not known whether NAT can rewrite the outer packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The rules were not read, for no decision depends on them.
+    NotRead,
+    /// There are more paths than are followed.
+    BudgetExceeded,
+    /// The packets can meet this rule, of which this is not understood.
+    NotUnderstood(CitedRule, String),
+    /// A part of the rules could not be read.
+    Unread(Unread),
+    /// Some of the packets may leave through another device than the underlay.
+    OtherEgress(Elsewhere),
+    /// The underlay, of this name and driver, can hand packets on to NAT that cannot be seen from here.
+    Underlay(Option<(IfName, Option<String>)>),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRead => f.write_str(
+                "the NAT rules of this node were not read, for no decision depends on them",
+            ),
+            Self::BudgetExceeded => {
+                f.write_str("the rules are too many or too tangled to follow every path")
+            }
+            Self::NotUnderstood(_, what) => write!(
+                f,
+                "the outer packet can meet `{}`, which is not understood",
+                escape(what.as_bytes())
+            ),
+            Self::Unread(part) => write!(f, "read {}: {}", part.what, part.why),
+            Self::OtherEgress(elsewhere) => {
+                f.write_str("no rule here rewrites the outer packets, but ")?;
+                match elsewhere {
+                    Elsewhere::Device(ifindex) => write!(
+                        f,
+                        "some leave through another device than the underlay (ifindex {ifindex})"
+                    ),
+                    Elsewhere::Diverted => f.write_str(
+                        "a routing rule can send some of them elsewhere, by mark, port or TOS",
+                    ),
+                    Elsewhere::NotKnown => {
+                        f.write_str("the routes to all destinations could not be looked up")
+                    }
+                }
+            }
+            Self::Underlay(Some((name, driver))) => write!(
+                f,
+                "no rule here rewrites the outer packets, but the underlay {name} (driver {}) can hand them on with \
+                 unfinished checksums, and NAT beyond the namespace cannot be seen",
+                driver.as_ref().map_or("unknown".into(), |d| escape(d.as_bytes())),
+            ),
+            Self::Underlay(None) => f.write_str(
+                "no rule here rewrites the outer packets, but the underlay is not known, and NAT beyond the \
+                 namespace cannot be seen",
+            ),
+        }
+    }
 }
 
 impl Exposure {
     /// No decision asks, so that the rules were not read.
-    pub fn not_asked() -> Self {
-        Self::Unknown {
-            rule: None,
-            why: "the NAT rules of this node were not read, for no decision depends on them".into(),
-        }
+    pub const fn not_asked() -> Self {
+        Self::Unknown(Doubt::NotRead)
+    }
+
+    /// Exposed, by no rule: to see what would be decided.
+    pub fn assumed() -> Self {
+        Self::Exposed(Box::new(Exposed {
+            rule: CitedRule::default(),
+            v6: false,
+            change: Change::RandomPortFully,
+            marks: 0,
+        }))
     }
 
     /// The stable code.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Exposed { .. } => "exposed",
-            Self::NotExposed { .. } => "not-exposed",
-            Self::Unknown { .. } => "unknown",
+            Self::Exposed(_) => "exposed",
+            Self::NotExposed(_) => "not-exposed",
+            Self::Unknown(_) => "unknown",
         }
     }
 
     /// The rule that it is about.
     pub fn rule(&self) -> Option<&str> {
         match self {
-            Self::Exposed { rule, .. } => Some(rule),
-            Self::NotExposed { .. } => None,
-            Self::Unknown { rule, .. } => rule.as_deref(),
+            Self::Exposed(found) => Some(&found.rule.text),
+            Self::Unknown(Doubt::NotUnderstood(rule, _)) => Some(&rule.text),
+            Self::NotExposed(_) | Self::Unknown(_) => None,
         }
     }
 
-    /// The table that this rule is in, such as `ip nat (xtables)`.
+    /// The table of the rule that rewrites, such as `ip nat (xtables)`.
     pub fn table(&self) -> Option<&str> {
         match self {
-            Self::Exposed { table, .. } => Some(table),
-            _ => None,
+            Self::Exposed(found) => Some(&found.rule.table),
+            Self::NotExposed(_) | Self::Unknown(_) => None,
         }
     }
+}
 
-    /// Why, for people.
-    pub fn text(&self) -> String {
+/// As the stable code.
+impl Serialize for Exposure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Why, for people.
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exposed {
-                rule, table, why, ..
-            } => format!("by `{rule}` in {table}: {why}"),
-            Self::NotExposed { why } | Self::Unknown { why, .. } => why.clone(),
+            Self::Exposed(found) => found.fmt(f),
+            Self::NotExposed(Some(rule)) => write!(
+                f,
+                "`{}` can meet the outer packets, but keeps their address and port; no other NAT rule can",
+                rule.text
+            ),
+            Self::NotExposed(None) => f.write_str("no NAT rule can meet the outer packets"),
+            Self::Unknown(doubt) => doubt.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by `{}` in {}: ", self.rule.text, self.rule.table)?;
+        match self.marks {
+            0 => f.write_str("nothing in its way excludes the outer packets")?,
+            marks => write!(
+                f,
+                "the outer packets keep the mark {marks:#x} of the inner ones"
+            )?,
+        }
+        write!(f, ", and {}", self.change)
     }
 }
 
@@ -219,98 +395,52 @@ const FINISHES: &[&str] = &[
 
 /// Decides for one device.
 pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
-    let mut harmless = Vec::new();
-    let found = match meet(rules, device) {
-        Ok(events) => events,
-        Err(TooMuch) => {
-            return Exposure::Unknown {
-                rule: None,
-                why: "the rules are too many or too tangled to follow every path".into(),
-            };
-        }
+    let Ok(found) = meet(rules, device) else {
+        return Exposure::Unknown(Doubt::BudgetExceeded);
     };
-    let mut opaque = None;
-    for (v6, place, event) in &found {
-        let table = &rules.tables[place.table];
-        match event {
-            Event::Nat(nat, relied) => match rewrites(nat, device, *v6) {
-                Err(what) => {
-                    return Exposure::Exposed {
-                        rule: rule_text(rules, *place),
-                        table: table_text(table),
-                        family: if *v6 { "ip6" } else { "ip" },
-                        why: why(&what, *relied),
-                    };
+    let (mut harmless, mut not_understood) = (None, None);
+    for (v6, at, finding) in found {
+        match finding {
+            Finding::Nat(nat, marks) => match changes(&nat, device, v6) {
+                Some(change) => {
+                    return Exposure::Exposed(Box::new(Exposed {
+                        rule: CitedRule::new(rules, at),
+                        v6,
+                        change,
+                        marks,
+                    }));
                 }
-                Ok(()) => harmless.push(rule_text(rules, *place)),
+                None => harmless = harmless.or(Some(at)),
             },
-            Event::Opaque(name) => opaque = opaque.or(Some((*place, name))),
+            Finding::Opaque(name) => not_understood = not_understood.or(Some((at, name))),
         }
     }
-    if let Some((place, name)) = opaque {
-        return Exposure::Unknown {
-            rule: Some(rule_text(rules, place)),
-            why: format!(
-                "the outer packet can meet `{}`, which is not understood",
-                escape(name.as_bytes())
-            ),
-        };
+    let doubt = not_understood
+        .map(|(at, what)| Doubt::NotUnderstood(CitedRule::new(rules, at), what))
+        .or_else(|| rules.unread.first().cloned().map(Doubt::Unread))
+        .or_else(|| device.elsewhere.map(Doubt::OtherEgress))
+        .or_else(|| underlay_doubt(device));
+    match doubt {
+        Some(doubt) => Exposure::Unknown(doubt),
+        None => Exposure::NotExposed(harmless.map(|at| CitedRule::new(rules, at))),
     }
-    if let Some(part) = rules.unread.first() {
-        return Exposure::Unknown {
-            rule: None,
-            why: format!("read {}: {}", part.what, part.why),
-        };
+}
+
+/// Whether the underlay can hand packets on unfinished.
+fn underlay_doubt(device: &OuterFlow) -> Option<Doubt> {
+    let driver = device.underlay_driver.as_deref();
+    if device.underlay.is_some() && driver.is_some_and(|driver| FINISHES.contains(&driver)) {
+        return None;
     }
-    if let Some(elsewhere) = device.elsewhere {
-        let what = match elsewhere {
-            Elsewhere::Device(ifindex) => {
-                format!("some leave through another device than the underlay (ifindex {ifindex})")
-            }
-            Elsewhere::Diverted => {
-                "a routing rule can send some of them elsewhere, by mark, port or TOS".to_owned()
-            }
-            Elsewhere::NotKnown => {
-                "the routes to all destinations could not be looked up".to_owned()
-            }
-        };
-        return Exposure::Unknown {
-            rule: None,
-            why: format!("no rule here rewrites the outer packets, but {what}"),
-        };
-    }
-    match (&device.underlay, device.underlay_driver.as_deref()) {
-        (Some(_), Some(driver)) if FINISHES.contains(&driver) => {}
-        (Some(name), driver) => {
-            return Exposure::Unknown {
-                rule: None,
-                why: format!(
-                    "no rule here rewrites the outer packets, but the underlay {name} (driver {}) can hand them on with \
-                     unfinished checksums, and NAT beyond the namespace cannot be seen",
-                    driver.map_or("unknown".into(), |d| escape(d.as_bytes())),
-                ),
-            };
-        }
-        (None, _) => {
-            return Exposure::Unknown {
-                rule: None,
-                why: "no rule here rewrites the outer packets, but the underlay is not known, and NAT beyond the \
-                      namespace cannot be seen"
-                    .into(),
-            };
-        }
-    }
-    let why = match harmless.first() {
-        Some(rule) => format!(
-            "`{rule}` can meet the outer packets, but keeps their address and port; no other NAT rule can"
-        ),
-        None => "no NAT rule can meet the outer packets".into(),
-    };
-    Exposure::NotExposed { why }
+    let named = |name| (name, device.underlay_driver.clone());
+    Some(Doubt::Underlay(device.underlay.map(named)))
 }
 
 /// What the outer packets can meet, with whether they are IPv6.
-fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)>, TooMuch> {
+fn meet(
+    rules: &NatRules,
+    device: &OuterFlow,
+) -> Result<Vec<(bool, RuleRef, Finding)>, BudgetExceeded> {
     let settable = [settable(rules, false), settable(rules, true)];
     // A bit that a rule asks for and no rule sets may come from a socket or from eBPF. One that a rule sets is taken to be set
     // by rules alone.
@@ -365,45 +495,42 @@ fn meet(rules: &NatRules, device: &OuterFlow) -> Result<Vec<(bool, Place, Event)
         let sent = machine.hook(Hook::Output, &marks)?;
         let sent = machine.hook(Hook::Postrouting, &sent)?;
         machine.hook(Hook::Egress, &sent)?;
-        out.extend(machine.events.into_iter().map(|(p, e)| (v6, p, e)));
+        out.extend(machine.findings.into_iter().map(|(at, f)| (v6, at, f)));
     }
     Ok(out)
 }
 
-/// An error says what a NAT statement changes in an outer packet.
-fn rewrites(t: &Translation, device: &OuterFlow, v6: bool) -> Result<(), String> {
+/// What a NAT statement changes in an outer packet; None if nothing.
+fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
     let nat = &t.nat;
+    let maybe = |doubt| Some(Change::MaybeSource(doubt));
     match nat.kind {
-        NatKind::Dnat | NatKind::Redirect => return Err("it changes the destination".into()),
-        NatKind::Netmap => return Err("it changes the address".into()),
+        NatKind::Dnat | NatKind::Redirect => return Some(Change::Destination),
+        NatKind::Netmap => return Some(Change::Network),
         NatKind::Masquerade | NatKind::Snat => {}
     }
     if nat.flags & NAT_RANDOM_FULLY != 0 {
-        return Err("it changes the source port (fully random)".into());
+        return Some(Change::RandomPortFully);
     }
     if nat.flags & NAT_RANDOM != 0 {
-        return Err("it changes the source port (random)".into());
+        return Some(Change::RandomPort);
     }
     if nat.flags & NAT_PROTO_SPECIFIED != 0 || nat.ports.is_some() {
-        return Err("it changes the source port (to given ports)".into());
+        return Some(Change::GivenPort);
     }
     let Some(local) = device.local else {
-        return Err(
-            "it can change the source address: the device has no fixed local address".into(),
-        );
+        return maybe(SourceDoubt::NoLocal);
     };
     if nat.kind == NatKind::Snat {
         return match nat.addresses {
-            Some((low, high)) if low == local && high == local => Ok(()),
-            Some((low, _)) => Err(format!(
-                "it changes the source address from {local} to {low}"
-            )),
-            None if t.hidden => Err("it can change the source address".into()),
-            None => Ok(()),
+            Some((low, high)) if low == local && high == local => None,
+            Some((low, _)) => Some(Change::Source(local, low)),
+            None if t.hidden => maybe(SourceDoubt::Hidden),
+            None => None,
         };
     }
     if device.way_out().is_none() {
-        return Err("it can change the source address: routing chooses the way out".into());
+        return maybe(SourceDoubt::Routed);
     }
     // A link-local address of IPv6 is not chosen for a destination that is not.
     let scope = |a: &&IpAddr| match (a, local) {
@@ -412,25 +539,11 @@ fn rewrites(t: &Translation, device: &OuterFlow, v6: bool) -> Result<(), String>
     };
     let mut candidates = device.underlay_addresses.iter().filter(scope);
     match (candidates.next(), candidates.next()) {
-        (Some(a), None) if *a == local => Ok(()),
-        (Some(a), None) => Err(format!("it changes the source address from {local} to {a}")),
-        (None, _) => Err("it can change the source address: the underlay's is not known".into()),
-        _ => Err("it can change the source address: the underlay has several".into()),
+        (Some(a), None) if *a == local => None,
+        (Some(a), None) => Some(Change::Source(local, *a)),
+        (None, _) => maybe(SourceDoubt::AddressNotKnown),
+        _ => maybe(SourceDoubt::Several),
     }
-}
-
-fn why(what: &str, relied: u32) -> String {
-    let mut out = String::new();
-    if relied == 0 {
-        out.push_str("nothing in its way excludes the outer packets");
-    } else {
-        let _ = write!(
-            out,
-            "the outer packets keep the mark {relied:#x} of the inner ones"
-        );
-    }
-    let _ = write!(out, ", and {what}");
-    out
 }
 
 /// Every rule as the tools print it, table by table.
@@ -442,32 +555,6 @@ pub fn quoted(rules: &NatRules) -> Vec<String> {
         }
     }
     out
-}
-
-/// The rules of every chain of this name as the tools print them, one list a chain.
-pub fn quoted_chains(rules: &NatRules, name: &[u8]) -> Vec<Vec<String>> {
-    let chains = rules
-        .tables
-        .iter()
-        .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)));
-    chains
-        .filter(|(_, chain)| &*chain.name == name)
-        .map(|(table, chain)| {
-            (0..chain.rules.len())
-                .map(|n| super::quote::rule(table, chain, n, rules))
-                .collect()
-        })
-        .collect()
-}
-
-fn rule_text(rules: &NatRules, place: Place) -> String {
-    let table = &rules.tables[place.table];
-    super::quote::rule(
-        table,
-        &table.chains[place.chain as usize],
-        place.rule,
-        rules,
-    )
 }
 
 fn table_text(table: &Table) -> String {

@@ -20,9 +20,9 @@ use super::rules::{
 use super::state::{State, add};
 use super::uapi::NFPROTO_NETDEV;
 
-/// Where a rule is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+/// A rule by reference, within one reading of the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleRef {
     /// Index of the table.
     pub table: usize,
     /// Index of the chain in it.
@@ -42,7 +42,7 @@ pub struct Translation {
 
 /// Something that a packet may meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Finding {
     /// A NAT statement, reached with these mark bits asked for.
     Nat(Translation, u32),
     /// Something in a nat chain that is not understood.
@@ -51,19 +51,19 @@ pub enum Event {
 
 /// The rules are too many or too tangled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMuch;
+pub struct BudgetExceeded;
 
 /// How often a rule may be looked at for one packet.
-const MOST_STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 20_000_000;
 /// The kernel allows 16 jumps in `nf_tables`; xtables allows more, bounded by its own check for loops.
-const MOST_DEPTH: u32 = 128;
+const MAX_DEPTH: u32 = 128;
 /// Chains at one hook and priority, whose order is not known.
-const MOST_PEERS: usize = 8;
+const MAX_PEERS: usize = 8;
 
 /// Where packets go from a chain.
 #[derive(Debug, Default)]
 struct Outcome {
-    through: Vec<State>,
+    fell_through: Vec<State>,
     accepted: Vec<State>,
 }
 
@@ -74,8 +74,8 @@ pub struct Machine<'a> {
     base: Base,
     memo: HashMap<(usize, u32, State), Rc<Outcome>>,
     steps: u64,
-    /// What was met, once per place.
-    pub events: Vec<(Place, Event)>,
+    /// What was met, once per at.
+    pub findings: Vec<(RuleRef, Finding)>,
 }
 
 impl<'a> Machine<'a> {
@@ -92,12 +92,12 @@ impl<'a> Machine<'a> {
             },
             memo: HashMap::new(),
             steps: 0,
-            events: Vec::new(),
+            findings: Vec::new(),
         }
     }
 
     /// Everything at one hook, in the order of priorities; returns the states in which the packet leaves it.
-    pub fn hook(&mut self, hook: Hook, states: &[State]) -> Result<Vec<State>, TooMuch> {
+    pub fn hook(&mut self, hook: Hook, states: &[State]) -> Result<Vec<State>, BudgetExceeded> {
         let family = if self.packet.v6 {
             Family::Ip6
         } else {
@@ -150,9 +150,9 @@ impl<'a> Machine<'a> {
         &mut self,
         peers: &[(i32, i32, usize, u32)],
         states: &[State],
-    ) -> Result<Vec<State>, TooMuch> {
-        if peers.len() > MOST_PEERS {
-            return Err(TooMuch);
+    ) -> Result<Vec<State>, BudgetExceeded> {
+        if peers.len() > MAX_PEERS {
+            return Err(BudgetExceeded);
         }
         let full = (1usize << peers.len()) - 1;
         let mut at: Vec<Vec<State>> = vec![Vec::new(); full + 1];
@@ -173,7 +173,12 @@ impl<'a> Machine<'a> {
         Ok(at.swap_remove(full))
     }
 
-    fn base_chain(&mut self, table: usize, chain: u32, s: State) -> Result<Vec<State>, TooMuch> {
+    fn base_chain(
+        &mut self,
+        table: usize,
+        chain: u32,
+        s: State,
+    ) -> Result<Vec<State>, BudgetExceeded> {
         let Some(base) = self.rules.tables[table].chains[chain as usize].base else {
             return Ok(vec![s]);
         };
@@ -187,7 +192,7 @@ impl<'a> Machine<'a> {
         let out = self.chain(table, chain, s, 0)?;
         let mut left = out.accepted.clone();
         if !base.drops {
-            for &s in &out.through {
+            for &s in &out.fell_through {
                 add(&mut left, s);
             }
         }
@@ -200,12 +205,12 @@ impl<'a> Machine<'a> {
         chain: u32,
         s: State,
         depth: u32,
-    ) -> Result<Rc<Outcome>, TooMuch> {
+    ) -> Result<Rc<Outcome>, BudgetExceeded> {
         if let Some(known) = self.memo.get(&(table, chain, s)) {
             return Ok(Rc::clone(known));
         }
-        if depth > MOST_DEPTH {
-            return Err(TooMuch);
+        if depth > MAX_DEPTH {
+            return Err(BudgetExceeded);
         }
         let rules = self.rules;
         let mut out = Outcome::default();
@@ -214,67 +219,67 @@ impl<'a> Machine<'a> {
         let body = rules.tables[table]
             .chains
             .get(chain as usize)
-            .ok_or(TooMuch)?;
+            .ok_or(BudgetExceeded)?;
         for rule in 0..body.rules.len() {
             if live.is_empty() {
                 break;
             }
-            let place = Place { table, chain, rule };
+            let at = RuleRef { table, chain, rule };
             for s in live.drain(..) {
                 self.steps += 1;
-                if self.steps > MOST_STEPS {
-                    return Err(TooMuch);
+                if self.steps > MAX_STEPS {
+                    return Err(BudgetExceeded);
                 }
-                self.rule(place, s, &mut next, &mut out, depth)?;
+                self.rule(at, s, &mut next, &mut out, depth)?;
             }
             std::mem::swap(&mut live, &mut next);
         }
         for s in live {
-            add(&mut out.through, s);
+            add(&mut out.fell_through, s);
         }
         let out = Rc::new(out);
         self.memo.insert((table, chain, s), Rc::clone(&out));
         Ok(out)
     }
 
-    fn met(&mut self, place: Place, event: Event) {
-        if !self.events.iter().any(|(p, e)| *p == place && *e == event) {
-            self.events.push((place, event));
+    fn record(&mut self, at: RuleRef, event: Finding) {
+        if !self.findings.iter().any(|(p, e)| *p == at && *e == event) {
+            self.findings.push((at, event));
         }
     }
 
     fn verdict(
         &mut self,
-        place: Place,
+        at: RuleRef,
         v: Verdict,
         s: State,
         next: &mut Vec<State>,
         out: &mut Outcome,
         depth: u32,
-    ) -> Result<(), TooMuch> {
+    ) -> Result<(), BudgetExceeded> {
         match v {
             Verdict::Accept => add(&mut out.accepted, s),
             Verdict::Drop => {}
             Verdict::Queue(_) => {
                 // A program can have the hook run again (NF_REPEAT), which for a nat chain is more than is followed here.
                 if self.base.nat {
-                    self.met(place, Event::Opaque("queue".into()));
+                    self.record(at, Finding::Opaque("queue".into()));
                 }
                 let mark = Mark::ANY;
                 add(&mut out.accepted, State { mark, ..s });
             }
-            Verdict::Return => add(&mut out.through, s),
+            Verdict::Return => add(&mut out.fell_through, s),
             Verdict::Continue => add(next, s),
             Verdict::Jump(to) | Verdict::Goto(to) => {
-                let called = self.chain(place.table, to, s, depth + 1)?;
+                let called = self.chain(at.table, to, s, depth + 1)?;
                 for &s in &called.accepted {
                     add(&mut out.accepted, s);
                 }
-                for &s in &called.through {
+                for &s in &called.fell_through {
                     if matches!(v, Verdict::Jump(_)) {
                         add(next, s);
                     } else {
-                        add(&mut out.through, s);
+                        add(&mut out.fell_through, s);
                     }
                 }
             }
@@ -285,16 +290,16 @@ impl<'a> Machine<'a> {
     /// One rule in one state: what does not match goes to `next`, as does what runs off its end.
     fn rule(
         &mut self,
-        place: Place,
+        at: RuleRef,
         mut s: State,
         next: &mut Vec<State>,
         out: &mut Outcome,
         depth: u32,
-    ) -> Result<(), TooMuch> {
+    ) -> Result<(), BudgetExceeded> {
         let rules = self.rules;
-        let table = &rules.tables[place.table];
+        let table = &rules.tables[at.table];
         let mut regs = Registers::new();
-        for e in &table.chains[place.chain as usize].rules[place.rule].exprs {
+        for e in &table.chains[at.chain as usize].rules[at.rule].exprs {
             let holds = match e {
                 Expr::Match(Match::Mark {
                     value,
@@ -307,7 +312,7 @@ impl<'a> Machine<'a> {
                     return Ok(());
                 }
                 Expr::Match(m) => self.packet.holds(m, rules, !s.untracked),
-                Expr::Verdict(v) => return self.verdict(place, *v, s, next, out, depth),
+                Expr::Verdict(v) => return self.verdict(at, *v, s, next, out, depth),
                 Expr::Mark { value, mask } => {
                     s.mark = s.mark.and_xor(!mask, *value);
                     continue;
@@ -327,7 +332,7 @@ impl<'a> Machine<'a> {
                 | Expr::Neutral(_) => continue,
                 Expr::Forward(name) => {
                     if self.base.hook == Hook::Egress {
-                        self.met(place, Event::Opaque(name.to_string()));
+                        self.record(at, Finding::Opaque(name.to_string()));
                     }
                     return Ok(());
                 }
@@ -341,21 +346,21 @@ impl<'a> Machine<'a> {
                         nat: nat.clone(),
                         hidden: false,
                     };
-                    self.met(place, Event::Nat(translation, s.relied));
+                    self.record(at, Finding::Nat(translation, s.relied));
                     s.translated = true;
                     add(&mut out.accepted, s);
                     return Ok(());
                 }
                 Expr::NatRegs(nat) => {
                     let translation = translation(nat, &regs);
-                    self.met(place, Event::Nat(translation, s.relied));
+                    self.record(at, Finding::Nat(translation, s.relied));
                     s.translated = true;
                     add(&mut out.accepted, s);
                     return Ok(());
                 }
                 Expr::Opaque(name) => {
                     if self.base.nat || self.base.hook == Hook::Egress {
-                        self.met(place, Event::Opaque(name.to_string()));
+                        self.record(at, Finding::Opaque(name.to_string()));
                     }
                     add(next, s);
                     s.mark = Mark::ANY;
@@ -373,7 +378,7 @@ impl<'a> Machine<'a> {
                     continue;
                 }
                 Expr::Write(what) => {
-                    self.met(place, Event::Opaque(what.to_string()));
+                    self.record(at, Finding::Opaque(what.to_string()));
                     continue;
                 }
                 Expr::Compare { from, op, data } => match (regs.origin(*from), op, word(data)) {
@@ -415,7 +420,7 @@ impl<'a> Machine<'a> {
                     else {
                         match to {
                             MapTo::Verdict if self.base.nat => {
-                                self.met(place, Event::Opaque("a map that was not read".into()));
+                                self.record(at, Finding::Opaque("a map that was not read".into()));
                             }
                             MapTo::Reg(r) => {
                                 regs.set(*r, 16, Origin::Unknown);
@@ -461,7 +466,7 @@ impl<'a> Machine<'a> {
                                     && !seen.contains(&v)
                                 {
                                     seen.push(v);
-                                    self.verdict(place, v, s, next, out, depth)?;
+                                    self.verdict(at, v, s, next, out, depth)?;
                                 }
                             }
                             return Ok(());

@@ -6,7 +6,8 @@
 pub mod bits;
 pub mod events_io;
 pub mod exposure;
-mod machine;
+pub mod kube_proxy;
+pub mod machine;
 pub mod nft;
 mod packet;
 mod quote;

@@ -248,7 +248,7 @@ impl Node {
         if matches!(which, Which::All) {
             self.matter = Matter::default();
         }
-        let harmless = |d: &Device| matches!(*d.exposure, Exposure::NotExposed { .. });
+        let harmless = |d: &Device| matches!(*d.exposure, Exposure::NotExposed(_));
         self.matter.rules |= matter;
         self.matter.destinations |= matter && devices.iter().any(harmless);
         Ok(Facts {

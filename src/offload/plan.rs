@@ -396,13 +396,8 @@ fn by_bugs(
 /// rules need to be read.
 pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelVerdict) -> bool {
     let (exposed, not_exposed) = (
-        Rc::new(Exposure::Exposed {
-            rule: String::new(),
-            table: String::new(),
-            family: "ip",
-            why: String::new(),
-        }),
-        Rc::new(Exposure::NotExposed { why: String::new() }),
+        Rc::new(Exposure::assumed()),
+        Rc::new(Exposure::NotExposed(None)),
     );
     let mut seen: Vec<(Option<&Rule>, OuterChecksum)> = Vec::new();
     devices.iter().any(|device| {
@@ -473,18 +468,18 @@ fn by_status(
     if when != When::Exposed {
         return (true, reason(counts.0, counts.1));
     }
-    let text = |what: &str| format!("{}, {what}: {}", counts.1, exposure.text());
+    let text = |what: &str| format!("{}, {what}: {}", counts.1, exposure);
     match exposure {
-        Exposure::Exposed { .. } => {
+        Exposure::Exposed(_) => {
             let what = text("and NAT on this node can rewrite the outer packets");
             (true, reason(ReasonCode::Exposed, what))
         }
-        Exposure::NotExposed { .. } => {
+        Exposure::NotExposed(_) => {
             let what =
                 text("but it is latent, for NAT on this node cannot rewrite the outer packets");
             (false, reason(ReasonCode::NotExposed, what))
         }
-        Exposure::Unknown { .. } => match policy.unknown_exposure_for(rule).0 {
+        Exposure::Unknown(_) => match policy.unknown_exposure_for(rule).0 {
             AssumeExposure::Exposed => {
                 let what =
                     text("and whether NAT on this node rewrites the outer packets is not known");

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::facts::Exposure;
 use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
@@ -107,7 +108,7 @@ pub struct DeviceReport<'a> {
     /// What the kernel's bugs mean for it.
     pub verdict: &'a DeviceVerdict,
     /// Whether NAT can rewrite its outer packets: `exposed`, `not-exposed`, `unknown`.
-    pub exposure: &'static str,
+    pub exposure: &'a Exposure,
     /// Why.
     pub exposure_text: String,
     /// The NAT rule that this is about, as iptables-save(8) or nft(8) prints it; null if it is about none.
@@ -247,8 +248,8 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         underlay: plan.device.underlay.as_deref(),
         feature: change.feature,
         verdict: &plan.verdict,
-        exposure: plan.device.exposure.as_str(),
-        exposure_text: plan.device.exposure.text(),
+        exposure: &plan.device.exposure,
+        exposure_text: plan.device.exposure.to_string(),
         exposure_rule: plan.device.exposure.rule(),
         exposure_table: plan.device.exposure.table(),
         action: plan.action,

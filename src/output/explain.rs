@@ -130,7 +130,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             )
         },
     );
-    let exposure = format!("{}: {}", device.exposure, device.exposure_text);
+    let exposure = format!("{}: {}", device.exposure.as_str(), device.exposure_text);
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),

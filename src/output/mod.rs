@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::ethtool::{BackendName, FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::link::OuterChecksum;
+use crate::nat::exposure::Exposure;
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::PolicyError;
@@ -217,7 +218,7 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
 /// A bug that no packet of this node can run into is latent, in words and not in JSON: there the exposure is a key of its own.
 fn verdict(device: &DeviceReport<'_>) -> Cell {
     let status = device.verdict.status;
-    if status != Status::NotAffected && device.exposure == "not-exposed" {
+    if status != Status::NotAffected && matches!(device.exposure, Exposure::NotExposed(_)) {
         Cell::styled("latent", YELLOW)
     } else {
         Cell::styled(status.as_str(), status_style(status))

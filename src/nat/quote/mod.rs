@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::nat::rules::{
     Backend, Chain, Expr, Family, IpsetUpdate, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY,
-    Nat, NatKind, NatRules, Reg, Side, Source, Table,
+    Nat, NatKind, NatRules, Reg, Rule, Side, Source, Table,
 };
 use crate::text::escape;
 
@@ -22,9 +22,7 @@ pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> Str
     let Some(rule) = chain.rules.get(index) else {
         return String::new();
     };
-    if (table.backend == Backend::Legacy || made_by_iptables(table))
-        && let Some(text) = Iptables::new(table, rules).rule(rule)
-    {
+    if let Some(text) = iptables(table, rule, rules) {
         return format!("-A {}{text}", escape(&chain.name));
     }
     let text = Nft::new(table, rules).rule(rule);
@@ -34,6 +32,14 @@ pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> Str
         escape(&table.name),
         escape(&chain.name)
     )
+}
+
+/// A rule in the words of iptables, without its chain; None if iptables did not make it.
+pub fn iptables(table: &Table, rule: &Rule, rules: &NatRules) -> Option<String> {
+    if table.backend != Backend::Legacy && !made_by_iptables(table) {
+        return None;
+    }
+    Iptables::new(table, rules).rule(rule)
 }
 
 fn made_by_iptables(table: &Table) -> bool {
