@@ -27,6 +27,17 @@ pub struct KernelError {
     pub extack: Option<String>,
 }
 
+impl KernelError {
+    /// The errno; `EIO` for a number that no kernel uses, which rustix would not take.
+    pub fn code(&self) -> Errno {
+        if (1..4096).contains(&self.errno) {
+            Errno::from_raw_os_error(self.errno)
+        } else {
+            Errno::IO
+        }
+    }
+}
+
 /// A request that failed: what was tried, what the kernel said, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
@@ -46,13 +57,12 @@ pub struct Fault {
 impl Fault {
     /// From a system call or a netlink answer.
     pub fn kernel(operation: impl Into<String>, code: Errno, extack: Option<&str>) -> Self {
-        let description = std::io::Error::from(code).to_string();
-        let description = description.split(" (os error").next().unwrap_or_default();
+        let description = describe(code);
         Self {
             operation: operation.into(),
             errno: Some(errno_name(code)),
             text: extack.map_or_else(
-                || description.to_owned(),
+                || description.clone(),
                 |said| format!("{description}: {said}"),
             ),
             advice: advice(code).map(str::to_owned),
@@ -62,11 +72,7 @@ impl Fault {
 
     /// From a netlink answer.
     pub fn netlink(operation: impl Into<String>, error: &KernelError) -> Self {
-        Self::kernel(
-            operation,
-            Errno::from_raw_os_error(error.errno),
-            error.extack.as_deref(),
-        )
+        Self::kernel(operation, error.code(), error.extack.as_deref())
     }
 
     /// From an answer that is not what the protocol says.
@@ -124,6 +130,25 @@ impl fmt::Display for Fault {
         }
         Ok(())
     }
+}
+
+/// What the system says of an errno, without its name or number.
+fn describe(code: Errno) -> String {
+    let text = std::io::Error::from(code).to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// What the system says of an errno, and its name: `Operation not permitted (EPERM)`.
+pub(crate) fn describe_errno(code: Errno) -> String {
+    format!("{} ({})", describe(code), errno_name(code))
+}
+
+/// An I/O error as text, with the name of its errno in place of the number that the standard library writes.
+pub(crate) fn describe_io(error: &std::io::Error) -> String {
+    Errno::from_io_error(error).map_or_else(|| error.to_string(), describe_errno)
 }
 
 fn advice(code: Errno) -> Option<&'static str> {

@@ -13,9 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vxcsum::kernel::BugId;
-use vxcsum::probe::frame::Sum;
-use vxcsum::probe::run_io::{machine, run};
-use vxcsum::probe::{Code, Limits, Nat, Observed, Outcome, Outer, Place, ProbeRun};
+use vxcsum::link::OuterChecksum;
+use vxcsum::probe::frame::Checksum;
+use vxcsum::probe::run_io::{host, run};
+use vxcsum::probe::{Cause, Limits, NatKind, Observed, Outcome, Place, ProbeRun};
 
 /// Where [`child`] writes its result; the presence of the variable is what makes it a child.
 const OUT: &str = "VXCSUM_TEST_PROBE_OUT";
@@ -61,7 +62,7 @@ fn run_child(wrapper: &[&str]) -> ProbeRun {
     ProbeRun::from_json(&fs::read(out).unwrap()).unwrap()
 }
 
-fn codes(run: &ProbeRun) -> Vec<Option<Code>> {
+fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
     let code = |id| match &run.results[id].outcome {
         Outcome::Inconclusive(reason) => Some(reason.code),
         Outcome::Affected | Outcome::NotAffected => None,
@@ -81,11 +82,11 @@ fn assert_conclusive(run: &ProbeRun) {
         let Observed::Frame { outer, inner, .. } = &case.observed else {
             panic!("nothing captured: {case:?}");
         };
-        assert_eq!(*inner, Sum::Right, "{case:?}");
-        if case.nat == Nat::None || !case.feature_on {
+        assert_eq!(*inner, Checksum::Valid, "{case:?}");
+        if case.nat == NatKind::None || !case.feature_on {
             let expected = match case.outer_checksum {
-                Outer::Zero => Sum::None,
-                Outer::Present => Sum::Right,
+                OuterChecksum::Zero => Checksum::Absent,
+                _ => Checksum::Valid,
             };
             assert_eq!(*outer, expected, "{case:?}");
         }
@@ -96,7 +97,7 @@ fn assert_conclusive(run: &ProbeRun) {
 fn the_running_kernel() {
     let run = run(&Limits::default(), Place::NewNamespace);
     assert_conclusive(&run);
-    assert!(run.is_of(&machine()));
+    assert!(run.is_of(&host()));
     let text = run.to_json().unwrap();
     let again = ProbeRun::from_json(text.as_bytes()).unwrap();
     assert_eq!(again.to_json().unwrap(), text);
@@ -174,21 +175,21 @@ fn records(text: &str) -> Vec<String> {
 }
 
 /// What tcpdump says of the checksum of one packet.
-fn said(text: &str) -> Sum {
+fn said(text: &str) -> Checksum {
     let hex = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
     let words: Vec<&str> = text
         .split([' ', ',', '\n', '[', ']', '(', ')', '!'])
         .collect();
     let at = |run: &[&str]| words.windows(run.len()).position(|w| w == run);
     if at(&["no", "cksum"]).is_some() {
-        return Sum::None;
+        return Checksum::Absent;
     }
     // UDP: "[bad udp cksum 0x1234 -> 0x5678!]"; TCP: "cksum 0x1234 (incorrect -> 0x5678)".
     if let Some(at) = at(&["bad", "udp", "cksum"]) {
         // tcpdump does not know that tunnels over IPv6 may go without (RFC 6935).
         return match hex(words[at + 3]) {
-            0 if text.starts_with("IP6") => Sum::None,
-            found => Sum::Wrong {
+            0 if text.starts_with("IP6") => Checksum::Absent,
+            found => Checksum::Invalid {
                 found,
                 expected: hex(words[at + 5]),
             },
@@ -198,7 +199,7 @@ fn said(text: &str) -> Sum {
         at(&["udp", "sum", "ok"]).is_some() || at(&["correct"]).is_some(),
         "no checksum in {text}"
     );
-    Sum::Right
+    Checksum::Valid
 }
 
 /// The network namespaces that processes, threads and open files of this machine are in.
@@ -307,7 +308,7 @@ fn without_a_capability() {
         let drop = format!("--bounding-set=-{capability}");
         let inherit = format!("--inh-caps=-{capability}");
         let run = run_child(&["setpriv", &inherit, &drop]);
-        assert_eq!(codes(&run), [Some(Code::NoPermission); 2], "{capability}");
+        assert_eq!(codes(&run), [Some(Cause::NoPermission); 2], "{capability}");
         let reason = run.failed.unwrap();
         assert!(reason.text.contains("CAP_SYS_ADMIN"), "{reason}");
         assert!(run.cases.is_empty());
@@ -354,7 +355,7 @@ fn in_a_namespace_that_was_given() {
     // One that somebody has put a device into is somebody's, whatever it is called.
     for device in ["veth9", "lo0", "gre00"] {
         let (run, code, untouched) = unprivileged(&format!("ip link add {device} type bridge"));
-        assert_eq!(codes(&run), [Some(Code::NoNetworkNamespace); 2]);
+        assert_eq!(codes(&run), [Some(Cause::NoNetworkNamespace); 2]);
         assert!(run.failed.unwrap().text.contains(device));
         assert_eq!((code.as_str(), untouched), ("1\n", true));
     }
@@ -372,9 +373,9 @@ fn no_more_namespaces_allowed() {
         script,
         "sh",
     ]);
-    assert_eq!(codes(&run), [Some(Code::SetupFailed); 2]);
+    assert_eq!(codes(&run), [Some(Cause::SetupFailed); 2]);
     let reason = run.failed.unwrap();
-    assert!(reason.text.contains("(os error 28)"), "{reason}");
+    assert!(reason.text.contains("(ENOSPC)"), "{reason}");
 }
 
 #[test]
@@ -385,6 +386,6 @@ fn out_of_time() {
         packets: Duration::from_millis(1),
     };
     let run = run(&limits, Place::NewNamespace);
-    assert_eq!(codes(&run), [Some(Code::Timeout); 2]);
+    assert_eq!(codes(&run), [Some(Cause::Timeout); 2]);
     assert!(begun.elapsed() < Duration::from_millis(500));
 }

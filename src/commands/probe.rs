@@ -5,9 +5,8 @@ use log::warn;
 use super::print;
 use crate::cli::{Common, Probe};
 use crate::error::{Error, ExitCode};
-use crate::output::journal_io;
-use crate::probe::render::Kept;
-use crate::probe::{self, Code, Limits, Outcome, Place, ProbeRun, file_io, run_io};
+use crate::probe::render::Stored;
+use crate::probe::{self, Cause, Limits, Outcome, Place, ProbeRun, file_io, log_io, run_io};
 
 pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
     let place = if args.private_network {
@@ -17,20 +16,20 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
     };
     let run = run_io::run(&Limits::default(), place);
     // What was measured is not forgotten because somebody without the rights tried again.
-    let earlier = || file_io::load(&common.root, &run_io::machine(), |_| ());
+    let earlier = || file_io::load(&common.root, &run_io::host(), |_| ());
     let kept = if !run.answers() && earlier().is_some_and(|earlier| earlier.answers()) {
-        Kept::Earlier
+        Stored::EarlierRun
     } else {
         match file_io::save(&common.root, &run) {
-            Ok(()) => Kept::This,
+            Ok(()) => Stored::ThisRun,
             Err(e) => {
                 warn!("{e}; apply and status will not know of this run");
-                Kept::Nothing
+                Stored::NotStored
             }
         }
     };
     if common.log {
-        journal_io::probed(&run);
+        log_io::measured(&run);
     }
     if !common.log || common.json {
         print(common, &run, |out, color| {
@@ -49,9 +48,9 @@ fn exit_code(run: &ProbeRun) -> ExitCode {
             Outcome::Inconclusive(reason) => Some(reason.code),
             _ => None,
         });
-    match reasons.max_by_key(|code| *code == Code::NoPermission) {
+    match reasons.max_by_key(|code| *code == Cause::NoPermission) {
         None => ExitCode::Ok,
-        Some(Code::NoPermission) => ExitCode::Permission,
+        Some(Cause::NoPermission) => ExitCode::Permission,
         Some(_) => ExitCode::Failed,
     }
 }

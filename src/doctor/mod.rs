@@ -18,7 +18,7 @@ use crate::nat::exposure::{CitedRule, Exposure};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
 use crate::offload::report::{DeviceReport, Report};
-use crate::probe::frame::Sum;
+use crate::probe::frame::Checksum;
 use crate::probe::{BugResult, Hex, Observed, Outcome, ProbeRun};
 
 /// How one device stands.
@@ -119,7 +119,9 @@ fn telling_frame(run: &ProbeRun, bug: BugId, status: Status) -> Option<&Hex> {
             outer,
             frame,
             ..
-        } if matches!(outer, Sum::Wrong { .. }) == (status == Status::Affected) => Some(frame),
+        } if matches!(outer, Checksum::Invalid { .. }) == (status == Status::Affected) => {
+            Some(frame)
+        }
         _ => None,
     })
 }

@@ -8,7 +8,7 @@
     reason = "this file does I/O"
 )]
 
-use super::ioctl_io::{Failed, Socket};
+use super::ioctl_io::Socket;
 use super::{BackendName, FEATURE, Features, SET_OFF, SET_ON, netlink};
 use crate::fault::Fault;
 use crate::netlink::Message;
@@ -89,9 +89,7 @@ impl Backend {
                     .map_err(|e| Fault::netlink(READ_NAMES, &e))?
                     .ok_or_else(|| Fault::other(READ_NAMES, "the kernel named none"))
             }
-            Kind::Ioctl { socket } => socket
-                .feature_names(any)
-                .map_err(|e| ioctl_fault(READ_NAMES, e)),
+            Kind::Ioctl { socket } => socket.feature_names(READ_NAMES, any),
         }
     }
 
@@ -115,9 +113,7 @@ impl Backend {
                 .iter()
                 .map(|device| {
                     same_device(socket, *device, READ)?;
-                    socket
-                        .features(device.1, count)
-                        .map_err(|e| ioctl_fault(READ, e))
+                    socket.features(READ, device.1, count)
                 })
                 .collect(),
         }
@@ -233,13 +229,6 @@ fn same_device(
         Ok(now) => Err(gone(format!("ifindex {ifindex} is now called {now}"))),
         Err(Errno::NODEV) => Err(gone(format!("ifindex {ifindex} does not exist any more"))),
         Err(e) => Err(Fault::kernel(operation, e, None)),
-    }
-}
-
-fn ioctl_fault(operation: &str, failed: Failed) -> Fault {
-    match failed {
-        Failed::Kernel(e) => Fault::kernel(operation, e, None),
-        Failed::Malformed(e) => Fault::malformed(operation, e),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The SIOCETHTOOL ioctl, names and ifindexes, and what else no crate offers safely.
+//! The SIOCETHTOOL ioctl, names of devices, and what else no crate offers safely.
 //!
 //! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, two socket options that rustix does
 //! not have, leaving the network namespace, and the lending of neli's descriptor. The safe functions here are the only
@@ -20,15 +20,21 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Features, structs};
-use crate::fault::Malformed;
+use crate::fault::Fault;
 use crate::netlink::filter::Instruction;
 use crate::netlink::until_nul;
 use crate::text::IfName;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/sockios.h
 const SIOCGIFNAME: Opcode = 0x8910;
-const SIOCGIFINDEX: Opcode = 0x8933;
 const SIOCETHTOOL: Opcode = 0x8946;
+
+/// The ioctls that [`Call`] is sound for.
+#[derive(Clone, Copy)]
+enum Request {
+    Name,
+    Ethtool,
+}
 
 const IFNAMSIZ: usize = 16;
 
@@ -57,18 +63,21 @@ impl Ifreq {
 }
 
 struct Call<'a> {
-    opcode: Opcode,
+    request: Request,
     ifreq: &'a mut Ifreq,
 }
 
-// SAFETY: for the three opcodes the kernel reads and writes one `struct ifreq`, and for SIOCETHTOOL also the buffer behind
+// SAFETY: for both requests the kernel reads and writes one `struct ifreq`, and for SIOCETHTOOL also the buffer behind
 // its pointer, which `Socket::ethtool` keeps borrowed for the length of the call.
 unsafe impl Ioctl for Call<'_> {
     type Output = i32;
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        self.opcode
+        match self.request {
+            Request::Name => SIOCGIFNAME,
+            Request::Ethtool => SIOCETHTOOL,
+        }
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
@@ -77,27 +86,6 @@ unsafe impl Ioctl for Call<'_> {
 
     unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
         Ok(out)
-    }
-}
-
-/// Why an ioctl gave nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// The kernel refused.
-    Kernel(Errno),
-    /// Its answer is not what the header file says.
-    Malformed(Malformed),
-}
-
-impl From<Errno> for Failed {
-    fn from(e: Errno) -> Self {
-        Self::Kernel(e)
-    }
-}
-
-impl From<Malformed> for Failed {
-    fn from(e: Malformed) -> Self {
-        Self::Malformed(e)
     }
 }
 
@@ -127,19 +115,8 @@ impl Socket {
     pub fn name(&self, ifindex: u32) -> Result<IfName, Errno> {
         let mut ifreq = Ifreq::new(b"", Data { ifmap: [0; 3] });
         ifreq.data.ifindex = ifindex.cast_signed();
-        self.call(SIOCGIFNAME, &mut ifreq)?;
+        self.call(Request::Name, &mut ifreq)?;
         IfName::new(until_nul(&ifreq.name)).ok_or(Errno::NODEV)
-    }
-
-    /// The ifindex of the device with this name; `ENODEV` if there is none.
-    ///
-    /// # Errors
-    /// The errno of the ioctl.
-    pub fn ifindex(&self, name: &IfName) -> Result<u32, Errno> {
-        let mut ifreq = Ifreq::new(name.as_bytes(), Data { ifmap: [0; 3] });
-        self.call(SIOCGIFINDEX, &mut ifreq)?;
-        // SAFETY: the kernel has just written `ifr_ifindex`; before that it was zero, which is valid too.
-        Ok(unsafe { ifreq.data.ifindex }.cast_unsigned())
     }
 
     /// The driver of a device, as `ethtool -i` prints it; none if it has none.
@@ -156,24 +133,27 @@ impl Socket {
     ///
     /// # Errors
     /// The errno of the ioctl, or an answer that cannot be.
-    pub fn feature_names(&self, name: &IfName) -> Result<Vec<String>, Failed> {
+    pub fn feature_names(&self, operation: &str, name: &IfName) -> Result<Vec<String>, Fault> {
+        let refused = |e| Fault::kernel(operation, e, None);
+        let malformed = |e| Fault::malformed(operation, e);
         let mut buffer = structs::sset_info_request();
-        self.ethtool(name, &mut buffer)?;
+        self.ethtool(name, &mut buffer).map_err(refused)?;
         // The kernel writes as many names as it has, whatever the request says: the count is a constant of the kernel, so
         // that the buffer made from it is large enough.
-        let mut buffer = structs::gstrings_request(structs::sset_info(&buffer)?);
-        self.ethtool(name, &mut buffer)?;
-        Ok(structs::gstrings(&buffer)?)
+        let mut buffer = structs::gstrings_request(structs::sset_info(&buffer).map_err(malformed)?);
+        self.ethtool(name, &mut buffer).map_err(refused)?;
+        structs::gstrings(&buffer).map_err(malformed)
     }
 
     /// The four feature sets of a device in a kernel with `count` features.
     ///
     /// # Errors
     /// The errno of the ioctl, or an answer that cannot be.
-    pub fn features(&self, name: &IfName, count: u32) -> Result<Features, Failed> {
+    pub fn features(&self, operation: &str, name: &IfName, count: u32) -> Result<Features, Fault> {
         let mut buffer = structs::gfeatures_request(count);
-        self.ethtool(name, &mut buffer)?;
-        Ok(structs::gfeatures(&buffer)?)
+        self.ethtool(name, &mut buffer)
+            .map_err(|e| Fault::kernel(operation, e, None))?;
+        structs::gfeatures(&buffer).map_err(|e| Fault::malformed(operation, e))
     }
 
     /// Asks for one feature of a device to be wanted or not. Whether the kernel did it must be read back.
@@ -204,14 +184,14 @@ impl Socket {
     fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {
         let pointer = buffer.as_mut_ptr().cast();
         self.call(
-            SIOCETHTOOL,
+            Request::Ethtool,
             &mut Ifreq::new(name.as_bytes(), Data { pointer }),
         )
     }
 
-    fn call(&self, opcode: Opcode, ifreq: &mut Ifreq) -> Result<i32, Errno> {
-        // SAFETY: see `Call`; every opcode passed in here is one of the three.
-        unsafe { ioctl(&self.0, Call { opcode, ifreq }) }
+    fn call(&self, request: Request, ifreq: &mut Ifreq) -> Result<i32, Errno> {
+        // SAFETY: see `Call`.
+        unsafe { ioctl(&self.0, Call { request, ifreq }) }
     }
 }
 

@@ -207,10 +207,10 @@ mod tests {
 
     #[test]
     fn an_inconclusive_probe_is_no_evidence() {
-        let reason = crate::probe::plan::Step::Namespace.failed(1);
+        let reason = crate::probe::plan::Step::Namespace.failed(rustix::io::Errno::PERM);
         let run = ProbeRun::new(
             Err(reason),
-            crate::probe::Machine::default(),
+            crate::probe::Host::default(),
             core::time::Duration::ZERO,
         );
         let facts = kernel("6.18.44");

@@ -9,7 +9,7 @@ pub mod rtnl;
 
 use core::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::text::IfName;
 
@@ -72,7 +72,7 @@ pub struct Underlay {
 }
 
 /// The outer UDP checksum that a VXLAN device gives its packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OuterChecksum {
     /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.

@@ -2,6 +2,8 @@
 //!
 //! Owns the numbering. Pure: may not send anything.
 
+use rustix::io::Errno;
+
 use super::{NLM_F_ACK, Writer, acknowledgement, is_acknowledgement};
 
 /// Netlink messages to be sent in one go; each has its own sequence number, counted from 1.
@@ -48,18 +50,17 @@ impl Requests {
     }
 }
 
-/// The answers in what a netlink socket received: sequence number and errno, which is 0 for an acknowledgement. What
-/// cannot be read is no answer.
-pub fn acks(datagram: &[u8]) -> Vec<(u32, i32)> {
+/// The answer to one request: its sequence number, and the kernel's refusal if it refused.
+pub type Answer = (u32, Result<(), Errno>);
+
+/// The answers in what a netlink socket received. What cannot be read is no answer.
+pub fn acks(datagram: &[u8]) -> Vec<Answer> {
     super::messages(datagram)
         .flatten()
         .filter(is_acknowledgement)
         .filter_map(|message| {
-            let errno = match acknowledgement(&message).ok()? {
-                Ok(()) => 0,
-                Err(e) => e.errno,
-            };
-            Some((message.seq, errno))
+            let answer = acknowledgement(&message).ok()?;
+            Some((message.seq, answer.map_err(|e| e.code())))
         })
         .collect()
 }

@@ -16,6 +16,7 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use rustix::io::Errno;
 
+use super::requests::{Answer, Requests, acks};
 use super::{DumpError, DumpReader, Message, Writer};
 use crate::fault::{Fault, KernelError, Malformed};
 use crate::netlink;
@@ -107,7 +108,7 @@ impl Netlink {
         self.seq += 1;
         self.request.clear();
         write(&mut self.request, self.seq);
-        self.send()?;
+        self.send(self.request.bytes())?;
         let mut reader = DumpReader::new(self.seq);
         loop {
             match self.receive() {
@@ -159,7 +160,8 @@ impl Netlink {
                 );
                 self.seq = seq;
             }
-            self.send().map_err(|e| Fault::kernel(operation, e, None))?;
+            self.send(self.request.bytes())
+                .map_err(|e| Fault::kernel(operation, e, None))?;
             outcomes.extend((first..end).map(|_| lost()));
             let mut open = end - first;
             while open > 0 {
@@ -223,13 +225,28 @@ impl Netlink {
             .ok_or_else(|| Fault::other(operation, "the kernel did not answer"))
     }
 
-    fn send(&self) -> Result<(), Errno> {
+    /// Sends requests that are numbered already in one go, and gives the answers. A batch of `nf_tables` that fails is
+    /// answered only as far as it was refused.
+    ///
+    /// # Errors
+    /// The errno of the socket; `ENOBUFS` if answers are missing although nothing was refused.
+    pub fn send_all(&mut self, requests: &Requests) -> Result<Vec<Answer>, Errno> {
+        self.send(requests.bytes())?;
+        let mut answers = Vec::new();
+        while answers.len() < requests.acks.len() {
+            match self.receive() {
+                Ok(datagram) => answers.append(&mut acks(datagram)),
+                Err(Errno::AGAIN) if answers.iter().any(|(_, answer)| answer.is_err()) => break,
+                Err(Errno::AGAIN) => return Err(Errno::NOBUFS),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(answers)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
         loop {
-            match self
-                .socket
-                .send(self.request.bytes(), Msg::empty())
-                .map_err(|e| errno(&e))
-            {
+            match self.socket.send(bytes, Msg::empty()).map_err(|e| errno(&e)) {
                 Err(Errno::INTR) => {}
                 sent => return sent.map(|_| ()),
             }

@@ -377,7 +377,7 @@ fn is_off(device: &crate::offload::facts::Device, table: &FeatureTable) -> bool 
 
 /// What was measured on this boot; a file that is not used is warned of.
 pub fn load_probe(root: &Path) -> Option<ProbeRun> {
-    file_io::load(root, &run_io::machine(), |note| warn!("{note}"))
+    file_io::load(root, &run_io::host(), |note| warn!("{note}"))
 }
 
 /// Reads the policy of this machine.

@@ -21,7 +21,6 @@ use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
 use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
-use crate::probe::{self, ProbeRun};
 
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///
@@ -119,21 +118,6 @@ pub fn resync() {
         MESSAGE_ID = message_ids::RESYNC;
         "link events came faster than they could be read: looking at all devices"
     );
-}
-
-/// What was measured, one record a bug.
-pub fn probed(run: &ProbeRun) {
-    for result in &run.results {
-        let level = match result.outcome {
-            probe::Outcome::Inconclusive(_) => Level::Warn,
-            probe::Outcome::Affected | probe::Outcome::NotAffected => Level::Info,
-        };
-        log!(
-            level,
-            MESSAGE_ID = message_ids::PROBED, VXCSUM_BUG = result.id.as_str(), VXCSUM_OUTCOME = result.word();
-            "{}: measured: {}: {}", result.id.as_str(), result.word(), result.meaning()
-        );
-    }
 }
 
 /// Lines on stderr, for people or, with the priorities of sd-daemon(3), for a service manager without a journal.

@@ -11,14 +11,14 @@
 use std::io;
 use std::path::Path;
 
-use super::{Machine, ProbeRun};
+use super::{Host, ProbeRun};
 use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "probe.json";
 
 /// The run that was stored on this boot of this kernel, if there is one. `note` gets a sentence about a file that is there
 /// and is not used.
-pub fn load(root: &Path, machine: &Machine, mut note: impl FnMut(String)) -> Option<ProbeRun> {
+pub fn load(root: &Path, host: &Host, mut note: impl FnMut(String)) -> Option<ProbeRun> {
     let path = run_dir(root).join(NAME);
     let text = match read_text(&path) {
         Ok(text) => text,
@@ -32,7 +32,7 @@ pub fn load(root: &Path, machine: &Machine, mut note: impl FnMut(String)) -> Opt
         }
     };
     match ProbeRun::from_json(text.as_bytes()) {
-        Ok(run) if run.is_of(machine) => Some(run),
+        Ok(run) if run.is_of(host) => Some(run),
         Ok(_) => {
             note(format!(
                 "{} is of another boot or kernel; ignored: run vxcsum probe",

@@ -25,13 +25,16 @@ pub const VXLAN_PORT: u16 = 4789;
 /// A transport checksum as it is found in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Sum {
+pub enum Checksum {
     /// Zero, which in UDP means that there is none.
-    None,
+    #[serde(rename = "none")]
+    Absent,
     /// As computed from the bytes.
-    Right,
+    #[serde(rename = "right")]
+    Valid,
     /// Not as computed from the bytes: the receiver drops the packet.
-    Wrong {
+    #[serde(rename = "wrong")]
+    Invalid {
         /// What the packet has.
         found: u16,
         /// What it should have.
@@ -53,7 +56,7 @@ pub struct Transport {
     /// Destination port.
     pub dst_port: u16,
     /// The checksum over pseudo header, header and payload.
-    pub sum: Sum,
+    pub sum: Checksum,
 }
 
 /// An encapsulated packet.
@@ -182,11 +185,11 @@ fn transport(
     let found = field(sum_at);
     let expected = checksum(src, dst, protocol, segment, sum_at);
     let sum = match found {
-        0 if protocol == PROTOCOL_UDP => Sum::None,
+        0 if protocol == PROTOCOL_UDP => Checksum::Absent,
         // Both forms of zero check out at the receiver, and Linux sends 0xffff not only in UDP, which needs it, but for
         // every checksum that it finishes in software (skb_checksum_help).
-        _ if found == expected || (found, expected) == (0xffff, 0) => Sum::Right,
-        _ => Sum::Wrong {
+        _ if found == expected || (found, expected) == (0xffff, 0) => Checksum::Valid,
+        _ => Checksum::Invalid {
             found,
             expected: if protocol == PROTOCOL_UDP && expected == 0 {
                 0xffff
@@ -256,7 +259,7 @@ mod tests {
                     protocol: PROTOCOL_UDP,
                     src_port: 25_226,
                     dst_port: 4789,
-                    sum: Sum::Right,
+                    sum: Checksum::Valid,
                 },
                 vni: 2,
                 inner: Transport {
@@ -265,26 +268,26 @@ mod tests {
                     protocol: PROTOCOL_TCP,
                     src_port: 40_068,
                     dst_port: 9002,
-                    sum: Sum::Right,
+                    sum: Checksum::Valid,
                 },
             }
         );
         let corrupt = parse(&bytes(CORRUPT)).unwrap();
         assert_eq!(
             corrupt.outer.sum,
-            Sum::Wrong {
+            Checksum::Invalid {
                 found: 0xea7f,
                 expected: 0x3766
             }
         );
-        assert_eq!(corrupt.inner.sum, Sum::Right);
+        assert_eq!(corrupt.inner.sum, Checksum::Valid);
         let over_ipv6 = parse(&bytes(OVER_IPV6)).unwrap();
         assert_eq!(
             over_ipv6.outer.src,
             "2001:db8::1".parse::<IpAddr>().unwrap()
         );
-        assert_eq!(over_ipv6.outer.sum, Sum::None);
-        assert_eq!(over_ipv6.inner.sum, Sum::Right);
+        assert_eq!(over_ipv6.outer.sum, Checksum::Absent);
+        assert_eq!(over_ipv6.inner.sum, Checksum::Valid);
         assert_eq!(over_ipv6.inner.protocol, PROTOCOL_UDP);
     }
 
@@ -332,16 +335,19 @@ mod tests {
             parsed.map(|(t, _)| t.sum)
         };
         // Pseudo header 17 + 8, ports 0xffde, length 8: 0xffff.
-        assert_eq!(sum(&udp([0xff, 0xff])[..8], PROTOCOL_UDP), Ok(Sum::Right));
-        assert_eq!(sum(&udp([0, 0])[..8], PROTOCOL_UDP), Ok(Sum::None));
+        assert_eq!(
+            sum(&udp([0xff, 0xff])[..8], PROTOCOL_UDP),
+            Ok(Checksum::Valid)
+        );
+        assert_eq!(sum(&udp([0, 0])[..8], PROTOCOL_UDP), Ok(Checksum::Absent));
         // Pseudo header 6 + 20, and 0xffe5.
         let mut tcp = [0; 20];
         tcp[..2].copy_from_slice(&[0xff, 0xe5]);
-        assert_eq!(sum(&tcp, PROTOCOL_TCP), Ok(Sum::Right));
+        assert_eq!(sum(&tcp, PROTOCOL_TCP), Ok(Checksum::Valid));
         tcp[16..18].copy_from_slice(&[0xff, 0xff]);
-        assert_eq!(sum(&tcp, PROTOCOL_TCP), Ok(Sum::Right));
+        assert_eq!(sum(&tcp, PROTOCOL_TCP), Ok(Checksum::Valid));
         tcp[17] = 0xfe;
-        let wrong = Sum::Wrong {
+        let wrong = Checksum::Invalid {
             found: 0xfffe,
             expected: 0,
         };

@@ -1,4 +1,4 @@
-//! Requests that furnish an empty network namespace with devices and addresses, as rtnetlink takes them.
+//! Requests that set_up an empty network namespace with devices and addresses, as rtnetlink takes them.
 //!
 //! Owns the bytes for veth pairs, VXLAN devices, addresses and neighbours. Pure: may not send anything. Values and
 //! layout: `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h`.

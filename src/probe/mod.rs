@@ -14,6 +14,7 @@ use crate::link::OuterChecksum;
 pub mod file_io;
 pub mod frame;
 pub mod link_setup;
+pub(crate) mod log_io;
 pub mod nat_setup;
 pub mod plan;
 pub mod render;
@@ -21,7 +22,7 @@ pub mod run_io;
 mod stored;
 mod verdict;
 
-use frame::Sum;
+use frame::Checksum;
 pub use stored::StoredError;
 
 /// The version of the JSON form of [`ProbeRun`].
@@ -48,18 +49,18 @@ pub enum Place {
 /// Devices that a network namespace has from its beginning, so that nobody has to have made them.
 ///
 /// <https://docs.kernel.org/6.12/admin-guide/sysctl/net.html#fb-tunnels-only-for-init-net>
-const INBORN: &[&str] = &[
+const BUILT_IN_DEVICES: &[&str] = &[
     "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
     "ip6gre0",
 ];
 
 /// The first device that somebody has put into a network namespace, in its `/proc/net/dev`.
-pub fn furniture(proc_net_dev: &str) -> Option<&str> {
+pub fn first_foreign_device(proc_net_dev: &str) -> Option<&str> {
     proc_net_dev
         .lines()
         .skip(2)
         .map(|line| line.split_once(':').map_or(line, |(name, _)| name).trim())
-        .find(|name| !INBORN.contains(name))
+        .find(|name| !BUILT_IN_DEVICES.contains(name))
 }
 
 impl Default for Limits {
@@ -81,20 +82,10 @@ pub enum Family {
     Ipv6,
 }
 
-/// The outer UDP checksum that a VXLAN device of the probe is told to give its packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outer {
-    /// `noudpcsum`, over IPv6 `udp6zerocsumtx`.
-    Zero,
-    /// `udpcsum`, over IPv6 `noudp6zerocsumtx`.
-    Present,
-}
-
 /// What NAT does to the outer packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Nat {
+pub enum NatKind {
     /// Nothing: the control, which shows that the capture is to be trusted.
     None,
     /// Another source address.
@@ -106,7 +97,7 @@ pub enum Nat {
 /// The packet inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Inner {
+pub enum InnerProtocol {
     /// One datagram.
     Udp,
     /// One SYN.
@@ -118,15 +109,15 @@ pub enum Inner {
 #[serde(deny_unknown_fields)]
 pub struct Case {
     /// The device's outer checksum mode.
-    pub outer_checksum: Outer,
+    pub outer_checksum: OuterChecksum,
     /// `tx-checksum-ip-generic` of the VXLAN device.
     pub feature_on: bool,
     /// The family of the underlay.
     pub family: Family,
     /// What happened to the outer packet.
-    pub nat: Nat,
+    pub nat: NatKind,
     /// The packet inside.
-    pub inner: Inner,
+    pub inner: InnerProtocol,
     /// What arrived at the other end.
     pub observed: Observed,
 }
@@ -140,14 +131,14 @@ pub enum Observed {
         /// Whether its outer source is another than the device gave it.
         rewritten: bool,
         /// The outer UDP checksum.
-        outer: Sum,
+        outer: Checksum,
         /// The inner UDP or TCP checksum.
-        inner: Sum,
+        inner: Checksum,
         /// The bytes, beginning with the Ethernet header.
         frame: Hex,
     },
     /// Nothing.
-    Missing(Reason),
+    Missing(Inconclusive),
 }
 
 /// What a run says about one bug.
@@ -159,7 +150,7 @@ pub enum Outcome {
     /// Packets that NAT had rewritten left with a right outer checksum, in every case.
     NotAffected,
     /// Neither was shown.
-    Inconclusive(Reason),
+    Inconclusive(Inconclusive),
 }
 
 /// The result for one bug.
@@ -178,10 +169,7 @@ pub struct BugResult {
 impl Case {
     /// Whether its packet is of the kind that the bug corrupts.
     pub fn tests(&self, bug: BugId) -> bool {
-        bug.meets(match self.outer_checksum {
-            Outer::Zero => OuterChecksum::Zero,
-            Outer::Present => OuterChecksum::Present,
-        })
+        bug.meets(self.outer_checksum)
     }
 }
 
@@ -214,9 +202,9 @@ impl BugResult {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reason {
+pub struct Inconclusive {
     /// The stable code.
-    pub code: Code,
+    pub code: Cause,
     /// What was tried, the cause, what to do.
     pub text: String,
 }
@@ -224,7 +212,7 @@ pub struct Reason {
 /// Why there is no answer, as a stable code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Code {
+pub enum Cause {
     /// A capability is missing, or a sandbox forbids it.
     NoPermission,
     /// The kernel has no network namespaces.
@@ -276,7 +264,7 @@ pub struct ProbeRun {
     /// What every bug's result follows from; empty if the run failed before the first packet.
     pub cases: Vec<Case>,
     /// Why there are no cases.
-    pub failed: Option<Reason>,
+    pub failed: Option<Inconclusive>,
     /// The result for each bug.
     pub results: PerBug<BugResult>,
     /// How long the run took.
@@ -286,16 +274,16 @@ pub struct ProbeRun {
 
 impl ProbeRun {
     /// Judges what was measured.
-    pub fn new(measured: Result<Vec<Case>, Reason>, machine: Machine, elapsed: Duration) -> Self {
+    pub fn new(measured: Result<Vec<Case>, Inconclusive>, host: Host, elapsed: Duration) -> Self {
         let (cases, failed) = match measured {
             Ok(cases) => (cases, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
         Self {
             schema_version: SCHEMA_VERSION,
-            release: machine.release,
-            version: machine.version,
-            boot_id: machine.boot_id,
+            release: host.release,
+            version: host.version,
+            boot_id: host.boot_id,
             results: verdict::results(&cases, failed.as_ref()),
             cases,
             failed,
@@ -325,17 +313,17 @@ impl ProbeRun {
     }
 
     /// Whether the run was made on this machine since it was started.
-    pub fn is_of(&self, machine: &Machine) -> bool {
-        !machine.boot_id.is_empty()
-            && self.boot_id == machine.boot_id
-            && self.release == machine.release
-            && self.version == machine.version
+    pub fn is_of(&self, host: &Host) -> bool {
+        !host.boot_id.is_empty()
+            && self.boot_id == host.boot_id
+            && self.release == host.release
+            && self.version == host.version
     }
 }
 
 /// What a run is keyed by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Machine {
+pub struct Host {
     /// `uname -r`.
     pub release: String,
     /// `uname -v`.
@@ -344,18 +332,14 @@ pub struct Machine {
     pub boot_id: String,
 }
 
-/// Looks at the frame that is meant to be this case's.
-///
-/// # Errors
-/// [`frame::FrameError`] if it is no VXLAN frame.
-pub fn observe(family: Family, bytes: &[u8]) -> Result<Observed, frame::FrameError> {
-    let frame = frame::parse(bytes)?;
-    Ok(Observed::Frame {
+/// What this frame, which is `bytes` taken apart, shows of its case.
+pub(crate) fn observe(family: Family, frame: &frame::VxlanFrame, bytes: &[u8]) -> Observed {
+    Observed::Frame {
         rewritten: plan::rewritten(family, &frame.outer),
         outer: frame.outer.sum,
         inner: frame.inner.sum,
         frame: Hex(bytes.to_vec()),
-    })
+    }
 }
 
 /// Bytes that are written as hexadecimal digits.
@@ -374,7 +358,7 @@ impl fmt::Debug for Hex {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Inconclusive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -382,7 +366,7 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::furniture;
+    use super::first_foreign_device;
 
     #[test]
     fn what_is_not_inborn_is_furniture() {
@@ -400,7 +384,7 @@ mod tests {
                 text.push_str(name);
                 text.push_str(":       0       0    0\n");
             }
-            assert_eq!(furniture(&text), found, "{devices:?}");
+            assert_eq!(first_foreign_device(&text), found, "{devices:?}");
         }
     }
 }

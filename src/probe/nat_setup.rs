@@ -249,6 +249,7 @@ pub mod text {
 mod tests {
     use super::*;
     use crate::netlink::requests::acks;
+    use rustix::io::Errno;
 
     /// As nft 1.0 sends `add table`, `add chain ... { type nat hook postrouting priority 100; }`,
     /// `add rule ... ip daddr 192.0.2.3 snat to 192.0.2.9` and, less its match of the protocol,
@@ -334,16 +335,16 @@ mod tests {
             message
         };
         let two = [answer(2, 7, 0), answer(2, 8, -95)].concat();
-        assert_eq!(acks(&two), [(7, 0), (8, 95)]);
+        assert_eq!(acks(&two), [(7, Ok(())), (8, Err(Errno::OPNOTSUPP))]);
         assert_eq!(
             acks(&[answer(3, 1, -1), answer(2, 2, 0)].concat()),
-            [(2, 0)]
+            [(2, Ok(()))]
         );
-        assert_eq!(acks(&answer(2, 1, i32::MIN)), [(1, i32::MAX)]);
+        assert_eq!(acks(&answer(2, 1, i32::MIN)), [(1, Err(Errno::IO))]);
         // Cut off, or with lengths that lead nowhere.
         for len in 0..36 {
             assert_eq!(acks(&two[..len]), []);
-            assert_eq!(acks(&two[..36 + len]), [(7, 0)]);
+            assert_eq!(acks(&two[..36 + len]), [(7, Ok(()))]);
         }
         for len in [0, 15, 16, 19] {
             let mut message = answer(2, 1, -1);

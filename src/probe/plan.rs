@@ -10,13 +10,16 @@
 //! ```
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
-use std::io;
 use std::ops::RangeInclusive;
+
+use rustix::io::Errno;
 
 use super::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
 use super::link_setup::{self, Device, Vxlan};
 use super::nat_setup::{self, Rewrite, SourceNat};
-use super::{Case, Code, Family, Inner, Nat, Observed, Outer, Reason};
+use super::{Case, Cause, Family, Inconclusive, InnerProtocol, NatKind, Observed};
+use crate::fault::describe_errno;
+use crate::link::OuterChecksum;
 use crate::netlink::requests::Requests;
 
 /// The end of the veth pair that packets leave through.
@@ -35,27 +38,35 @@ const SRC_PORTS: RangeInclusive<u16> = 40_000..=49_999;
 /// What NAT picks it from. No port of the one range is congruent to one of the other modulo 65535, so that a checksum
 /// that misses the change cannot be right by chance.
 const NAT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
-/// Inner destination ports, for the feature on and off.
+/// InnerProtocol destination ports, for the feature on and off.
 const PORT_ON: u16 = 9001;
 const PORT_OFF: u16 = 9002;
 
 /// All families, kinds of NAT and inner packets, in the order of the cases.
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-const NATS: [Nat; 3] = [Nat::None, Nat::Address, Nat::Port];
-const INNERS: [Inner; 2] = [Inner::Udp, Inner::Tcp];
+const NATS: [NatKind; 3] = [NatKind::None, NatKind::Address, NatKind::Port];
+const INNERS: [InnerProtocol; 2] = [InnerProtocol::Udp, InnerProtocol::Tcp];
 
 /// The VXLAN devices: one for each family and outer checksum.
-pub const VXLANS: [(Family, Outer, Device<'static>); 4] = [
-    (Family::Ipv4, Outer::Zero, vxlan_device("vxprobe4z", 1002)),
+pub const VXLANS: [(Family, OuterChecksum, Device<'static>); 4] = [
     (
         Family::Ipv4,
-        Outer::Present,
+        OuterChecksum::Zero,
+        vxlan_device("vxprobe4z", 1002),
+    ),
+    (
+        Family::Ipv4,
+        OuterChecksum::Present,
         vxlan_device("vxprobe4p", 1003),
     ),
-    (Family::Ipv6, Outer::Zero, vxlan_device("vxprobe6z", 1004)),
     (
         Family::Ipv6,
-        Outer::Present,
+        OuterChecksum::Zero,
+        vxlan_device("vxprobe6z", 1004),
+    ),
+    (
+        Family::Ipv6,
+        OuterChecksum::Present,
         vxlan_device("vxprobe6p", 1005),
     ),
 ];
@@ -95,42 +106,37 @@ impl Step {
     }
 
     /// Why a run, or its half with an IPv6 underlay, ends here.
-    pub fn failed(self, errno: i32) -> Reason {
-        const EPERM: i32 = 1;
-        const ENOENT: i32 = 2;
-        const EACCES: i32 = 13;
-        const EINVAL: i32 = 22;
-        const ENOSYS: i32 = 38;
-        const EPROTONOSUPPORT: i32 = 93;
-        const EOPNOTSUPP: i32 = 95;
-        const EAFNOSUPPORT: i32 = 97;
-        let missing = matches!(errno, ENOENT | EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT);
+    pub fn failed(self, errno: Errno) -> Inconclusive {
+        let missing = matches!(
+            errno,
+            Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT
+        );
         let (code, advice) = match (self, errno) {
             // What the kernel says where disable_ipv6 is set.
-            (_, EACCES) if self.family() == Some(Family::Ipv6) => (Code::NoIpv6, ""),
-            (_, EPERM | EACCES) => (
-                Code::NoPermission,
+            (_, Errno::ACCESS) if self.family() == Some(Family::Ipv6) => (Cause::NoIpv6, ""),
+            (_, Errno::PERM | Errno::ACCESS) => (
+                Cause::NoPermission,
                 "; the probe needs CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, run it as root or under `unshare -r`",
             ),
-            (Self::Namespace, EINVAL | ENOSYS) => (
-                Code::NoNetworkNamespace,
+            (Self::Namespace, Errno::INVAL | Errno::NOSYS) => (
+                Cause::NoNetworkNamespace,
                 "; the kernel has no network namespaces",
             ),
-            _ if self.family() == Some(Family::Ipv6) => (Code::NoIpv6, ""),
-            (Self::Veth, _) if missing => (Code::NoVeth, "; the kernel has no veth module"),
-            (Self::Vxlan(_), _) if missing => (Code::NoVxlan, "; the kernel has no vxlan module"),
+            _ if self.family() == Some(Family::Ipv6) => (Cause::NoIpv6, ""),
+            (Self::Veth, _) if missing => (Cause::NoVeth, "; the kernel has no veth module"),
+            (Self::Vxlan(_), _) if missing => (Cause::NoVxlan, "; the kernel has no vxlan module"),
             (Self::Nat(_), _) if missing => (
-                Code::NoNfTables,
+                Cause::NoNfTables,
                 "; the kernel has no nf_tables NAT, or a module of it is missing",
             ),
             (Self::Capture, _) if missing => {
-                (Code::NoPacketSocket, "; the kernel has no packet sockets")
+                (Cause::NoPacketSocket, "; the kernel has no packet sockets")
             }
-            (Self::Offload, _) => (Code::FeatureStuck, ""),
-            _ => (Code::SetupFailed, ""),
+            (Self::Offload, _) => (Cause::FeatureStuck, ""),
+            _ => (Cause::SetupFailed, ""),
         };
-        let cause = io::Error::from_raw_os_error(errno);
-        Reason {
+        let cause = describe_errno(errno);
+        Inconclusive {
             code,
             text: format!("probe: {}: {cause}{advice}", self.what()),
         }
@@ -175,17 +181,17 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
             vni: u32::from(index) + 1,
             underlay: UNDERLAY.ifindex,
             local: underlay_address(family, LOCAL),
-            remote: underlay_address(family, remote(Nat::None)),
+            remote: underlay_address(family, remote(NatKind::None)),
             dst_port: VXLAN_PORT,
             src_ports: SRC_PORTS,
-            udp_csum: outer == Outer::Present,
+            udp_csum: outer == OuterChecksum::Present,
         };
         let own = IpAddr::from(inner_address(index, LOCAL));
         let mut push = |seq| steps.push((seq, Step::Vxlan(family)));
         push(link_setup::vxlan(&mut requests, &vxlan));
         push(link_setup::address(&mut requests, device.ifindex, own, 24));
         // The control goes to the device's default destination; only the others need an entry of their own.
-        for nat in [Nat::Address, Nat::Port] {
+        for nat in [NatKind::Address, NatKind::Port] {
             let host = remote(nat);
             let mac = [2, 0, 0, 0, 0, host];
             let inner = IpAddr::from(inner_address(index, host));
@@ -217,8 +223,8 @@ pub fn nat(family: Family) -> Requests {
     nat_setup::source_nat(
         family == Family::Ipv6,
         &[
-            rule(Nat::Address, other),
-            rule(Nat::Port, Rewrite::Port(NAT_PORTS)),
+            rule(NatKind::Address, other),
+            rule(NatKind::Port, Rewrite::Port(NAT_PORTS)),
         ],
     )
 }
@@ -235,8 +241,8 @@ pub fn cases(feature_on: bool) -> Vec<Case> {
                     family,
                     nat,
                     inner,
-                    observed: Observed::Missing(Reason {
-                        code: Code::NoPacket,
+                    observed: Observed::Missing(Inconclusive {
+                        code: Cause::NoPacket,
                         text: "probe: no packet was captured".to_owned(),
                     }),
                 });
@@ -255,8 +261,8 @@ pub fn destination(case: &Case) -> SocketAddrV4 {
 /// Whether a captured frame is the packet of this case. Looks at nothing that NAT can change.
 pub fn is_of(case: &Case, frame: &VxlanFrame) -> bool {
     let protocol = match case.inner {
-        Inner::Udp => PROTOCOL_UDP,
-        Inner::Tcp => PROTOCOL_TCP,
+        InnerProtocol::Udp => PROTOCOL_UDP,
+        InnerProtocol::Tcp => PROTOCOL_TCP,
     };
     let destination = destination(case);
     frame.vni == u32::from(device_index(case)) + 1
@@ -276,11 +282,11 @@ const LOCAL: u8 = 1;
 const SECOND: u8 = 9;
 
 /// The last part of the address that packets with this kind of NAT are sent to, inside and outside.
-fn remote(nat: Nat) -> u8 {
+fn remote(nat: NatKind) -> u8 {
     match nat {
-        Nat::None => 2,
-        Nat::Address => 3,
-        Nat::Port => 4,
+        NatKind::None => 2,
+        NatKind::Address => 3,
+        NatKind::Port => 4,
     }
 }
 
@@ -298,7 +304,7 @@ fn inner_address(device_index: u8, host: u8) -> Ipv4Addr {
 
 fn device_index(case: &Case) -> u8 {
     let family = u8::from(case.family == Family::Ipv6);
-    let outer = u8::from(case.outer_checksum == Outer::Present);
+    let outer = u8::from(case.outer_checksum == OuterChecksum::Present);
     family * 2 + outer
 }
 
@@ -312,8 +318,8 @@ mod tests {
         assert_eq!(cases.len(), 48);
         for (n, case) in cases.iter().enumerate() {
             let protocol = match case.inner {
-                Inner::Udp => PROTOCOL_UDP,
-                Inner::Tcp => PROTOCOL_TCP,
+                InnerProtocol::Udp => PROTOCOL_UDP,
+                InnerProtocol::Tcp => PROTOCOL_TCP,
             };
             let transport = |dst, protocol, dst_port| Transport {
                 src: dst,
@@ -321,7 +327,7 @@ mod tests {
                 protocol,
                 src_port: 1,
                 dst_port,
-                sum: crate::probe::frame::Sum::Right,
+                sum: crate::probe::frame::Checksum::Valid,
             };
             let to = destination(case);
             let remote = underlay_address(case.family, remote(case.nat));
@@ -360,29 +366,30 @@ mod tests {
     #[test]
     fn causes_have_codes() {
         for (step, errno, code) in [
-            (Step::Namespace, 1, Code::NoPermission),
-            (Step::Namespace, 22, Code::NoNetworkNamespace),
-            (Step::Namespace, 28, Code::SetupFailed),
-            (Step::Netlink, 1, Code::NoPermission),
-            (Step::Veth, 95, Code::NoVeth),
-            (Step::Veth, 12, Code::SetupFailed),
-            (Step::Vxlan(Family::Ipv4), 95, Code::NoVxlan),
-            (Step::Vxlan(Family::Ipv6), 95, Code::NoIpv6),
-            (Step::Vxlan(Family::Ipv6), 1, Code::NoPermission),
-            (Step::Nat(Family::Ipv4), 93, Code::NoNfTables),
-            (Step::Nat(Family::Ipv4), 2, Code::NoNfTables),
-            (Step::Nat(Family::Ipv4), 22, Code::SetupFailed),
-            (Step::Nat(Family::Ipv6), 2, Code::NoIpv6),
-            (Step::Underlay(Family::Ipv6), 95, Code::NoIpv6),
-            (Step::Underlay(Family::Ipv6), 13, Code::NoIpv6),
-            (Step::Underlay(Family::Ipv4), 13, Code::NoPermission),
-            (Step::Offload, 95, Code::FeatureStuck),
-            (Step::Capture, 97, Code::NoPacketSocket),
-            (Step::Capture, 1, Code::NoPermission),
+            (Step::Namespace, 1, Cause::NoPermission),
+            (Step::Namespace, 22, Cause::NoNetworkNamespace),
+            (Step::Namespace, 28, Cause::SetupFailed),
+            (Step::Netlink, 1, Cause::NoPermission),
+            (Step::Veth, 95, Cause::NoVeth),
+            (Step::Veth, 12, Cause::SetupFailed),
+            (Step::Vxlan(Family::Ipv4), 95, Cause::NoVxlan),
+            (Step::Vxlan(Family::Ipv6), 95, Cause::NoIpv6),
+            (Step::Vxlan(Family::Ipv6), 1, Cause::NoPermission),
+            (Step::Nat(Family::Ipv4), 93, Cause::NoNfTables),
+            (Step::Nat(Family::Ipv4), 2, Cause::NoNfTables),
+            (Step::Nat(Family::Ipv4), 22, Cause::SetupFailed),
+            (Step::Nat(Family::Ipv6), 2, Cause::NoIpv6),
+            (Step::Underlay(Family::Ipv6), 95, Cause::NoIpv6),
+            (Step::Underlay(Family::Ipv6), 13, Cause::NoIpv6),
+            (Step::Underlay(Family::Ipv4), 13, Cause::NoPermission),
+            (Step::Offload, 95, Cause::FeatureStuck),
+            (Step::Capture, 97, Cause::NoPacketSocket),
+            (Step::Capture, 1, Cause::NoPermission),
         ] {
-            let reason = step.failed(errno);
+            let reason = step.failed(Errno::from_raw_os_error(errno));
             assert_eq!(reason.code, code, "{step:?} {errno}");
-            assert!(reason.text.contains(&format!("(os error {errno})")));
+            let cause = describe_errno(Errno::from_raw_os_error(errno));
+            assert!(reason.text.contains(&cause), "{}", reason.text);
         }
     }
 

@@ -4,27 +4,28 @@
 
 use std::io::{self, Write};
 
-use super::frame::Sum;
-use super::{Case, Nat, Observed, Outcome, Outer, ProbeRun};
+use super::frame::Checksum;
+use super::{Case, NatKind, Observed, Outcome, ProbeRun};
+use crate::link::OuterChecksum;
 use crate::output::table::{Cell, Table};
 use crate::output::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 
 /// What is stored for the rest of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Stored {
     /// This run.
-    This,
+    ThisRun,
     /// An earlier one, which has an answer where this has none.
-    Earlier,
+    EarlierRun,
     /// It could not be written.
-    Nothing,
+    NotStored,
 }
 
 /// The result for each bug, and the matrix behind it.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: Kept, color: bool) -> io::Result<()> {
+pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) -> io::Result<()> {
     writeln!(
         out,
         "kernel {}: measured in {} ms",
@@ -49,13 +50,13 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: Kept, color: bool) -> i
         writeln!(out)?;
         matrix(run).write(out, WIDTH, color)?;
     }
-    let after = match (run.answers(), kept) {
-        (true, Kept::Nothing) => return Ok(()),
+    let after = match (run.answers(), stored) {
+        (true, Stored::NotStored) => return Ok(()),
         (true, _) => "kept until the next boot; apply, status and explain decide by it",
-        (false, Kept::Earlier) => {
+        (false, Stored::EarlierRun) => {
             "an earlier run of this boot has an answer: apply, status and explain decide by that"
         }
-        // Kept as well, but what it is kept for would mislead.
+        // Stored as well, but what it is kept for would mislead.
         (false, _) => {
             "nothing is decided by it: apply, status and explain go by the policy and the table"
         }
@@ -65,9 +66,12 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, kept: Kept, color: bool) -> i
 
 fn matrix(run: &ProbeRun) -> Table<5> {
     let mut table = Table::new(["OUTER", "OFFLOAD", "NO NAT", "NEW ADDRESS", "NEW PORT"]);
-    for outer in [Outer::Zero, Outer::Present] {
+    for (name, outer) in [
+        ("zero", OuterChecksum::Zero),
+        ("present", OuterChecksum::Present),
+    ] {
         for on in [true, false] {
-            let cell = |nat: Nat| {
+            let cell = |nat: NatKind| {
                 let of = |case: &&Case| {
                     (case.outer_checksum, case.feature_on, case.nat) == (outer, on, nat)
                 };
@@ -75,7 +79,7 @@ fn matrix(run: &ProbeRun) -> Table<5> {
                 for case in run.cases.iter().filter(of) {
                     if let Observed::Frame { outer, .. } = &case.observed {
                         seen += 1;
-                        wrong += usize::from(matches!(outer, Sum::Wrong { .. }));
+                        wrong += usize::from(matches!(outer, Checksum::Invalid { .. }));
                     }
                 }
                 match (seen, wrong) {
@@ -85,14 +89,11 @@ fn matrix(run: &ProbeRun) -> Table<5> {
                 }
             };
             table.row([
-                Cell::plain(match outer {
-                    Outer::Zero => "zero",
-                    Outer::Present => "present",
-                }),
+                Cell::plain(name),
                 Cell::plain(if on { "on" } else { "off" }),
-                cell(Nat::None),
-                cell(Nat::Address),
-                cell(Nat::Port),
+                cell(NatKind::None),
+                cell(NatKind::Address),
+                cell(NatKind::Port),
             ]);
         }
     }
@@ -104,31 +105,31 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
-    use crate::probe::{Code, Machine, Reason};
+    use crate::probe::{Cause, Host, Inconclusive};
 
     #[test]
     fn a_run_without_an_answer_does_not_claim_to_decide() {
-        let reason = Reason {
-            code: Code::NoNfTables,
+        let reason = Inconclusive {
+            code: Cause::NoNfTables,
             text: "probe: install IPv4 NAT: no".to_owned(),
         };
-        let run = ProbeRun::new(Err(reason), Machine::default(), Duration::ZERO);
-        for (kept, after) in [
+        let run = ProbeRun::new(Err(reason), Host::default(), Duration::ZERO);
+        for (stored, after) in [
             (
-                Kept::This,
+                Stored::ThisRun,
                 "nothing is decided by it: apply, status and explain go by the policy and the table",
             ),
             (
-                Kept::Nothing,
+                Stored::NotStored,
                 "nothing is decided by it: apply, status and explain go by the policy and the table",
             ),
             (
-                Kept::Earlier,
+                Stored::EarlierRun,
                 "an earlier run of this boot has an answer: apply, status and explain decide by that",
             ),
         ] {
             let mut out = Vec::new();
-            probe(&mut out, &run, kept, false).unwrap();
+            probe(&mut out, &run, stored, false).unwrap();
             let text = String::from_utf8(out).unwrap();
             assert!(text.contains("nat-zero-csum: inconclusive: probe: install IPv4 NAT: no"));
             assert!(text.ends_with(&format!("\n\n{after}\n")), "{text}");

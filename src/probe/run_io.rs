@@ -23,22 +23,24 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use neli::consts::socket::NlFamily;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv,
-    send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, connect, recv, socket_with,
 };
 
 use super::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::plan::{self, Step};
 use super::{
-    Case, Code, Family, Inner, Limits, Machine, Observed, Place, ProbeRun, Reason, furniture,
-    observe,
+    Case, Cause, Family, Host, Inconclusive, InnerProtocol, Limits, Observed, Place, ProbeRun,
+    first_foreign_device, observe,
 };
 use crate::ethtool::ioctl_io;
+use crate::fault::{describe_errno, describe_io};
 use crate::kernel::read_io;
-use crate::netlink::requests::{Requests, acks};
+use crate::netlink::requests::{Answer, Requests};
+use crate::netlink::socket_io::Netlink;
 use crate::text::{IfName, escape};
 
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1613>
@@ -46,9 +48,9 @@ const ETHTOOL_GTXCSUM: u32 = 0x16;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 
 /// What the machine calls itself: uname(2) and the boot id.
-pub fn machine() -> Machine {
+pub fn host() -> Host {
     let uname = rustix::system::uname();
-    Machine {
+    Host {
         release: uname.release().to_string_lossy().into_owned(),
         version: uname.version().to_string_lossy().into_owned(),
         boot_id: read_io::boot_id(),
@@ -70,7 +72,7 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
             // Nobody listens any more if the time is up.
             let _ = sender.send(measured);
         })
-        .map_err(|error| failed(Step::Namespace, errno_of(&error)))
+        .map_err(|error| Step::Namespace.failed(errno_of(&error)))
         .and_then(|thread| match receiver.recv_timeout(limits.total) {
             Ok(measured) => {
                 // Its sockets are closed; with the thread gone the namespace is gone as well.
@@ -78,25 +80,25 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
                 measured
             }
             Err(RecvTimeoutError::Timeout) => Err(timeout()),
-            Err(RecvTimeoutError::Disconnected) => Err(Reason {
-                code: Code::SetupFailed,
+            Err(RecvTimeoutError::Disconnected) => Err(Inconclusive {
+                code: Cause::SetupFailed,
                 text: "probe: its thread ended without a result".to_owned(),
             }),
         });
-    ProbeRun::new(measured, machine(), begun.elapsed())
+    ProbeRun::new(measured, host(), begun.elapsed())
 }
 
-fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Reason> {
+fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Inconclusive> {
     match place {
         Place::NewNamespace => {
-            ioctl_io::unshare_network().map_err(|e| failed(Step::Namespace, e))?;
+            ioctl_io::unshare_network().map_err(|e| Step::Namespace.failed(e))?;
         }
         Place::PrivateNetwork => require_empty()?,
     }
-    let unusable = furnish(deadline)?;
-    let switches = ioctl_io::Socket::open().map_err(|e| failed(Step::Offload, e))?;
+    let unusable = set_up()?;
+    let switches = ioctl_io::Socket::open().map_err(|e| Step::Offload.failed(e))?;
     let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .map_err(|e| failed(Step::Offload, errno_of(&e)))?;
+        .map_err(|e| Step::Offload.failed(errno_of(&e)))?;
     for end in [plan::UNDERLAY, plan::PEER] {
         switch(&switches, end.name, false)?;
     }
@@ -122,15 +124,15 @@ fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Ca
 }
 
 /// systemd runs a service without `PrivateNetwork=` where it may not make namespaces: that must not end in the host's.
-fn require_empty() -> Result<(), Reason> {
-    let not_private = |text| Reason {
-        code: Code::NoNetworkNamespace,
+fn require_empty() -> Result<(), Inconclusive> {
+    let not_private = |text| Inconclusive {
+        code: Cause::NoNetworkNamespace,
         text,
     };
     let file = "/proc/thread-self/net/dev";
     let devices = read_io::read_text(file.as_ref())
-        .map_err(|e| not_private(format!("probe: read {file}: {e}")))?;
-    match furniture(&devices) {
+        .map_err(|e| not_private(format!("probe: read {file}: {}", describe_io(&e))))?;
+    match first_foreign_device(&devices) {
         None => Ok(()),
         Some(name) => Err(not_private(format!(
             "probe: this network namespace is not the process's own: it has {}; --private-network is for services with \
@@ -141,9 +143,9 @@ fn require_empty() -> Result<(), Reason> {
 }
 
 /// Builds devices and NAT. Returns why an IPv6 underlay cannot be had, if it cannot.
-fn furnish(deadline: Instant) -> Result<Option<Reason>, Reason> {
+fn set_up() -> Result<Option<Inconclusive>, Inconclusive> {
     let mut unusable = None;
-    let mut note = |reason: Reason, family| {
+    let mut note = |reason: Inconclusive, family| {
         if family == Some(Family::Ipv6) {
             unusable.get_or_insert(reason);
             Ok(())
@@ -152,69 +154,43 @@ fn furnish(deadline: Instant) -> Result<Option<Reason>, Reason> {
         }
     };
     let (requests, steps) = plan::devices();
-    for (seq, errno) in exchange(None, &requests, Step::Netlink, deadline)? {
+    for (seq, answer) in exchange(NlFamily::Route, &requests, Step::Netlink)? {
         let step = steps.iter().find(|(s, _)| *s == seq);
         let step = step.map_or(Step::Netlink, |(_, step)| *step);
-        if errno != 0 {
+        if let Err(errno) = answer {
             note(step.failed(errno), step.family())?;
         }
     }
     for family in [Family::Ipv4, Family::Ipv6] {
         let step = Step::Nat(family);
-        let answers = exchange(Some(netlink::NETFILTER), &plan::nat(family), step, deadline)?;
-        if let Some((_, errno)) = answers.iter().find(|(_, errno)| *errno != 0) {
-            note(step.failed(*errno), step.family())?;
+        let answers = exchange(NlFamily::Netfilter, &plan::nat(family), step)?;
+        if let Some(errno) = answers.into_iter().find_map(|(_, answer)| answer.err()) {
+            note(step.failed(errno), step.family())?;
         }
     }
     Ok(unusable)
 }
 
-/// Sends requests and waits for the answers to all of them. A batch of `nf_tables` that fails is not answered in full:
-/// its first error ends the wait.
+/// Sends requests over a socket of this thread's namespace.
 fn exchange(
-    protocol: Option<Protocol>,
+    family: NlFamily,
     requests: &Requests,
     step: Step,
-    deadline: Instant,
-) -> Result<Vec<(u32, i32)>, Reason> {
-    let fail = |errno: Errno| step.failed(errno.raw_os_error());
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        protocol,
-    )
-    .map_err(fail)?;
-    send(&socket, requests.bytes(), SendFlags::empty()).map_err(fail)?;
-    let mut answers = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
-    while answers.len() < requests.acks.len() {
-        if protocol.is_some() && answers.iter().any(|(_, errno)| *errno != 0) {
-            break;
-        }
-        match recv(&socket, &mut buffer[..], RecvFlags::empty()) {
-            Ok((len, _)) => answers.append(&mut acks(&buffer[..len])),
-            Err(Errno::AGAIN) => {
-                if !await_input(&[socket.as_fd()], deadline) {
-                    return Err(timeout());
-                }
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(fail(errno)),
-        }
-    }
-    Ok(answers)
+) -> Result<Vec<Answer>, Inconclusive> {
+    Netlink::open(family)
+        .and_then(|mut socket| socket.send_all(requests))
+        .map_err(|errno| step.failed(errno))
 }
 
 /// Turns `tx-checksum-ip-generic` on or off and makes sure of it. Uses the oldest of ethtool's commands, which all
 /// kernels have: on a VXLAN device it is about no other feature.
-fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Reason> {
-    let fail = |errno: Errno| Reason {
+fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Inconclusive> {
+    let fail = |errno: Errno| Inconclusive {
         text: format!(
             "probe: {device}: switch checksum offload: {}",
-            io::Error::from(errno)
+            describe_errno(errno)
         ),
-        ..failed(Step::Offload, errno)
+        ..Step::Offload.failed(errno)
     };
     let name = IfName::new(device.as_bytes()).ok_or_else(|| fail(Errno::INVAL))?;
     socket
@@ -226,8 +202,8 @@ fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Reaso
     if (active != 0) == on {
         return Ok(());
     }
-    Err(Reason {
-        code: Code::FeatureStuck,
+    Err(Inconclusive {
+        code: Cause::FeatureStuck,
         text: format!(
             "probe: {device}: checksum offload does not turn {}",
             if on { "on" } else { "off" }
@@ -239,8 +215,8 @@ fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Reaso
 fn send_all(udp: &UdpSocket, cases: &mut [Case]) -> Vec<OwnedFd> {
     let mut connections = Vec::new();
     for case in cases {
-        let Observed::Missing(Reason {
-            code: Code::NoPacket,
+        let Observed::Missing(Inconclusive {
+            code: Cause::NoPacket,
             ..
         }) = case.observed
         else {
@@ -248,13 +224,13 @@ fn send_all(udp: &UdpSocket, cases: &mut [Case]) -> Vec<OwnedFd> {
         };
         let to = plan::destination(case);
         let sent = match case.inner {
-            Inner::Udp => udp.send_to(b"vxcsum probe", to).map(|_| ()),
-            Inner::Tcp => syn(to, &mut connections).map_err(io::Error::from),
+            InnerProtocol::Udp => udp.send_to(b"vxcsum probe", to).map(|_| ()),
+            InnerProtocol::Tcp => syn(to, &mut connections).map_err(io::Error::from),
         };
         if let Err(error) = sent {
-            case.observed = Observed::Missing(Reason {
-                code: Code::NoPacket,
-                text: format!("probe: send a packet: {error}"),
+            case.observed = Observed::Missing(Inconclusive {
+                code: Cause::NoPacket,
+                text: format!("probe: send a packet: {}", describe_io(&error)),
             });
         }
     }
@@ -278,7 +254,7 @@ fn syn(to: SocketAddrV4, connections: &mut Vec<OwnedFd>) -> rustix::io::Result<(
 struct Capture([OwnedFd; 2]);
 
 impl Capture {
-    fn open() -> Result<Self, Reason> {
+    fn open() -> Result<Self, Inconclusive> {
         let open = |ethertype: u16| {
             socket_with(
                 AddressFamily::PACKET,
@@ -286,13 +262,13 @@ impl Capture {
                 SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
                 NonZeroU32::new(ethertype.to_be().into()).map(Protocol::from_raw),
             )
-            .map_err(|errno| Step::Capture.failed(errno.raw_os_error()))
+            .map_err(|errno| Step::Capture.failed(errno))
         };
         Ok(Self([open(ETHERTYPE_IPV4)?, open(ETHERTYPE_IPV6)?]))
     }
 
     /// Fills in what arrives until every packet that was sent is there or the deadline has passed.
-    fn collect(&self, cases: &mut [Case], deadline: Instant) -> Result<(), Reason> {
+    fn collect(&self, cases: &mut [Case], deadline: Instant) -> Result<(), Inconclusive> {
         let mut buffer = vec![0; 64 * 1024];
         let mut open = cases.iter().filter(|c| awaited(c)).count();
         while open > 0 {
@@ -301,7 +277,7 @@ impl Capture {
                 let len = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
                     Ok((len, _)) => len,
                     Err(Errno::AGAIN | Errno::INTR) => continue,
-                    Err(errno) => return Err(Step::Capture.failed(errno.raw_os_error())),
+                    Err(errno) => return Err(Step::Capture.failed(errno)),
                 };
                 idle = false;
                 let bytes = &buffer[..len];
@@ -310,10 +286,8 @@ impl Capture {
                     continue;
                 };
                 let owner = cases.iter_mut().find(|c| plan::is_of(c, &parsed));
-                if let Some(case) = owner.filter(|c| awaited(c))
-                    && let Ok(observed) = observe(case.family, bytes)
-                {
-                    case.observed = observed;
+                if let Some(case) = owner.filter(|c| awaited(c)) {
+                    case.observed = observe(case.family, &parsed, bytes);
                     open -= 1;
                 }
             }
@@ -326,7 +300,7 @@ impl Capture {
 }
 
 fn awaited(case: &Case) -> bool {
-    matches!(&case.observed, Observed::Missing(reason) if reason.code == Code::NoPacket)
+    matches!(&case.observed, Observed::Missing(reason) if reason.code == Cause::NoPacket)
 }
 
 /// Waits until one of the sockets can be read. False if the deadline has passed.
@@ -345,17 +319,13 @@ fn await_input(sockets: &[BorrowedFd], deadline: Instant) -> bool {
     }
 }
 
-fn failed(step: Step, errno: Errno) -> Reason {
-    step.failed(errno.raw_os_error())
-}
-
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-fn timeout() -> Reason {
-    Reason {
-        code: Code::Timeout,
+fn timeout() -> Inconclusive {
+    Inconclusive {
+        code: Cause::Timeout,
         text: "probe: out of time before the kernel had answered".to_owned(),
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, observe, verdict};
+use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, frame, observe, verdict};
 
 /// Why bytes are not a stored run.
 #[derive(Debug)]
@@ -65,9 +65,9 @@ impl ProbeRun {
         let run: Self = serde_json::from_slice(bytes).map_err(StoredError::Json)?;
         for case in &run.cases {
             if let Observed::Frame { frame, .. } = &case.observed {
-                let again = observe(case.family, &frame.0)
+                let parsed = frame::parse(&frame.0)
                     .map_err(|_| StoredError::Contradiction("a frame is no VXLAN frame"))?;
-                if again != case.observed {
+                if observe(case.family, &parsed, &frame.0) != case.observed {
                     return Err(StoredError::Contradiction(
                         "a frame does not show what is said of it",
                     ));
@@ -151,7 +151,7 @@ pub mod micros {
 mod tests {
     use core::time::Duration;
 
-    use super::super::{Machine, Outcome};
+    use super::super::{Host, Outcome};
     use super::*;
     use crate::kernel::BugId;
 
@@ -175,17 +175,17 @@ mod tests {
     #[test]
     fn a_run_is_evidence_for_its_own_boot_and_kernel_only() {
         let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
-        let own = Machine {
+        let own = Host {
             release: run.release.clone(),
             version: run.version.clone(),
             boot_id: run.boot_id.clone(),
         };
         assert!(run.is_of(&own));
         for change in [
-            |m: &mut Machine| m.release.push('x'),
-            |m: &mut Machine| m.version.push('x'),
-            |m: &mut Machine| m.boot_id.push('x'),
-            |m: &mut Machine| m.boot_id.clear(),
+            |m: &mut Host| m.release.push('x'),
+            |m: &mut Host| m.version.push('x'),
+            |m: &mut Host| m.boot_id.push('x'),
+            |m: &mut Host| m.boot_id.clear(),
         ] {
             let mut other = own.clone();
             change(&mut other);
@@ -195,7 +195,7 @@ mod tests {
             boot_id: String::new(),
             ..run
         };
-        assert!(!nameless.is_of(&Machine {
+        assert!(!nameless.is_of(&Host {
             boot_id: String::new(),
             ..own
         }));
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_failed_run_comes_back_as_it_was() {
-        let reason = crate::probe::plan::Step::Namespace.failed(1);
-        let run = ProbeRun::new(Err(reason.clone()), Machine::default(), Duration::ZERO);
+        let reason = crate::probe::plan::Step::Namespace.failed(rustix::io::Errno::PERM);
+        let run = ProbeRun::new(Err(reason.clone()), Host::default(), Duration::ZERO);
         let again = ProbeRun::from_json(run.to_json().unwrap().as_bytes()).unwrap();
         assert_eq!(again, run);
         assert_eq!(

@@ -2,9 +2,10 @@
 //!
 //! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
 
-use super::frame::Sum;
-use super::{BugResult, Case, Code, Family, Nat, Observed, Outcome, Outer, Reason, plan};
+use super::frame::Checksum;
+use super::{BugResult, Case, Cause, Family, Inconclusive, NatKind, Observed, Outcome, plan};
 use crate::kernel::{BugId, PerBug};
+use crate::link::OuterChecksum;
 
 /// What one case shows.
 enum Shown<'a> {
@@ -13,13 +14,13 @@ enum Shown<'a> {
     /// A packet that a receiver drops.
     Corrupt,
     /// Nothing.
-    Nothing(&'a Case, Code),
+    Nothing(&'a Case, Cause),
 }
 
 /// The result for each bug.
-pub fn results(cases: &[Case], failed: Option<&Reason>) -> PerBug<BugResult> {
-    let incomplete = (!complete(cases)).then(|| Reason {
-        code: Code::SetupFailed,
+pub fn results(cases: &[Case], failed: Option<&Inconclusive>) -> PerBug<BugResult> {
+    let incomplete = (!complete(cases)).then(|| Inconclusive {
+        code: Cause::SetupFailed,
         text: "probe: not all packets of the matrix were tried".to_owned(),
     });
     PerBug::new(|id| match failed.or(incomplete.as_ref()) {
@@ -35,7 +36,7 @@ fn complete(cases: &[Case]) -> bool {
     cases.iter().map(key).eq(all.iter().map(key))
 }
 
-fn inconclusive(id: BugId, reason: Reason) -> BugResult {
+fn inconclusive(id: BugId, reason: Inconclusive) -> BugResult {
     BugResult {
         id,
         outcome: Outcome::Inconclusive(reason),
@@ -50,7 +51,7 @@ fn result(id: BugId, cases: &[Case]) -> BugResult {
             .iter()
             .filter(|c| c.tests(id) && c.family == family)
             .collect();
-        let controls = own.iter().filter(|c| c.nat == Nat::None);
+        let controls = own.iter().filter(|c| c.nat == NatKind::None);
         match first_flaw(controls) {
             Some((case, code)) => Err(reason(case, code)),
             None => Ok(judge(&own)),
@@ -86,11 +87,11 @@ fn result(id: BugId, cases: &[Case]) -> BugResult {
 }
 
 /// The first control that does not show an intact packet.
-fn first_flaw<'a>(controls: impl Iterator<Item = &'a &'a Case>) -> Option<(&'a Case, Code)> {
+fn first_flaw<'a>(controls: impl Iterator<Item = &'a &'a Case>) -> Option<(&'a Case, Cause)> {
     let mut controls = controls.peekable();
     controls.find_map(|case| match show(case) {
         Shown::Intact => None,
-        Shown::Corrupt => Some((*case, Code::WrongWithoutNat)),
+        Shown::Corrupt => Some((*case, Cause::WrongWithoutNat)),
         Shown::Nothing(case, code) => Some((case, code)),
     })
 }
@@ -100,7 +101,7 @@ fn judge(cases: &[&Case]) -> (Outcome, Option<bool>) {
     let half = |feature_on: bool| {
         let (mut corrupt, mut nothing) = (None, None);
         for case in cases {
-            if case.nat == Nat::None || case.feature_on != feature_on {
+            if case.nat == NatKind::None || case.feature_on != feature_on {
                 continue;
             }
             match show(case) {
@@ -116,7 +117,7 @@ fn judge(cases: &[&Case]) -> (Outcome, Option<bool>) {
     let outcome = match (corrupt_on, nothing_on, corrupt_off) {
         (Some(_), _, _) => Outcome::Affected,
         (None, Some(reason), _) => Outcome::Inconclusive(reason),
-        (None, None, Some(case)) => Outcome::Inconclusive(reason(case, Code::WrongWithFeatureOff)),
+        (None, None, Some(case)) => Outcome::Inconclusive(reason(case, Cause::WrongWithFeatureOff)),
         (None, None, None) => Outcome::NotAffected,
     };
     let cured = match (&outcome, corrupt_off, nothing_off) {
@@ -138,42 +139,44 @@ fn show(case: &Case) -> Shown<'_> {
         } => (*rewritten, *outer, *inner),
     };
     let nothing = |code| Shown::Nothing(case, code);
-    if inner != Sum::Right {
+    if inner != Checksum::Valid {
         // The underlay was to finish all checksums. If the inner one is not right, it did not, and the outer one says
         // nothing either.
-        return nothing(Code::Unfinished);
+        return nothing(Cause::Unfinished);
     }
     match (case.nat, rewritten) {
-        (Nat::None, true) => return nothing(Code::RewrittenWithoutNat),
-        (Nat::Address | Nat::Port, false) => return nothing(Code::NotRewritten),
+        (NatKind::None, true) => return nothing(Cause::RewrittenWithoutNat),
+        (NatKind::Address | NatKind::Port, false) => return nothing(Cause::NotRewritten),
         _ => {}
     }
     match (case.outer_checksum, outer) {
-        (_, Sum::Wrong { .. }) => Shown::Corrupt,
-        (Outer::Zero, Sum::None) | (Outer::Present, Sum::Right) => Shown::Intact,
-        (Outer::Zero, Sum::Right) | (Outer::Present, Sum::None) => nothing(Code::ModeNotKept),
+        (_, Checksum::Invalid { .. }) => Shown::Corrupt,
+        (OuterChecksum::Zero, Checksum::Absent) | (OuterChecksum::Present, Checksum::Valid) => {
+            Shown::Intact
+        }
+        _ => nothing(Cause::ModeNotKept),
     }
 }
 
-fn reason(case: &Case, code: Code) -> Reason {
+fn reason(case: &Case, code: Cause) -> Inconclusive {
     if let Observed::Missing(reason) = &case.observed {
-        return Reason {
+        return Inconclusive {
             code: reason.code,
             text: format!("{} ({})", reason.text, describe(case)),
         };
     }
     let what = match code {
-        Code::Unfinished => "a packet was captured before its checksums were finished",
-        Code::NotRewritten => "NAT left a packet alone that it should have rewritten",
-        Code::RewrittenWithoutNat => "a packet was rewritten that no rule is for",
-        Code::ModeNotKept => "the VXLAN device does not keep to the outer checksum it was told",
-        Code::WrongWithoutNat => "an outer checksum is wrong without any NAT",
-        Code::WrongWithFeatureOff => {
+        Cause::Unfinished => "a packet was captured before its checksums were finished",
+        Cause::NotRewritten => "NAT left a packet alone that it should have rewritten",
+        Cause::RewrittenWithoutNat => "a packet was rewritten that no rule is for",
+        Cause::ModeNotKept => "the VXLAN device does not keep to the outer checksum it was told",
+        Cause::WrongWithoutNat => "an outer checksum is wrong without any NAT",
+        Cause::WrongWithFeatureOff => {
             "an outer checksum is wrong with tx-checksum-ip-generic off and right with it on"
         }
         _ => "nothing was seen",
     };
-    Reason {
+    Inconclusive {
         code,
         text: format!("probe: {what} ({})", describe(case)),
     }
@@ -193,24 +196,24 @@ fn describe(case: &Case) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Hex, Inner};
+    use super::super::{Hex, InnerProtocol};
     use super::*;
 
-    const WRONG: Sum = Sum::Wrong {
+    const WRONG: Checksum = Checksum::Invalid {
         found: 1,
         expected: 2,
     };
 
     /// What happens to one packet: nothing arrives, or rewritten, outer and inner checksum.
-    type Seen = Option<(bool, Sum, Sum)>;
+    type Seen = Option<(bool, Checksum, Checksum)>;
 
     #[allow(clippy::unnecessary_wraps, reason = "one of many of this type")]
     fn intact(case: &Case) -> Seen {
         let outer = match case.outer_checksum {
-            Outer::Zero => Sum::None,
-            Outer::Present => Sum::Right,
+            OuterChecksum::Zero => Checksum::Absent,
+            _ => Checksum::Valid,
         };
-        Some((case.nat != Nat::None, outer, Sum::Right))
+        Some((case.nat != NatKind::None, outer, Checksum::Valid))
     }
 
     fn run(seen: impl Fn(&Case) -> Seen) -> Vec<Case> {
@@ -254,8 +257,8 @@ mod tests {
     #[test]
     fn what_follows_from_what_was_seen() {
         let v6 = |c: &Case| c.family == Family::Ipv6;
-        let nat = |c: &Case| c.nat != Nat::None;
-        let present = |c: &Case| c.outer_checksum == Outer::Present;
+        let nat = |c: &Case| c.nat != NatKind::None;
+        let present = |c: &Case| c.outer_checksum == OuterChecksum::Present;
         let rows: &[Row] = &[
             (
                 "nothing wrong",
@@ -265,14 +268,18 @@ mod tests {
             ),
             (
                 "the kernels before ea64d8d6c675",
-                |c| c.nat != Nat::None && c.feature_on,
-                |_| Some((true, WRONG, Sum::Right)),
+                |c| c.nat != NatKind::None && c.feature_on,
+                |_| Some((true, WRONG, Checksum::Valid)),
                 ["affected cured=true", "affected cured=true"],
             ),
             (
                 "today's kernels",
-                |c| c.nat != Nat::None && c.feature_on && c.outer_checksum == Outer::Present,
-                |_| Some((true, WRONG, Sum::Right)),
+                |c| {
+                    c.nat != NatKind::None
+                        && c.feature_on
+                        && c.outer_checksum == OuterChecksum::Present
+                },
+                |_| Some((true, WRONG, Checksum::Valid)),
                 ["not-affected", "affected cured=true"],
             ),
             (
@@ -280,33 +287,38 @@ mod tests {
                 |c| {
                     c.feature_on
                         && (c.outer_checksum, c.family, c.nat, c.inner)
-                            == (Outer::Zero, Family::Ipv6, Nat::Port, Inner::Tcp)
+                            == (
+                                OuterChecksum::Zero,
+                                Family::Ipv6,
+                                NatKind::Port,
+                                InnerProtocol::Tcp,
+                            )
                 },
-                |_| Some((true, WRONG, Sum::Right)),
+                |_| Some((true, WRONG, Checksum::Valid)),
                 ["affected cured=true", "not-affected"],
             ),
             (
                 "no cure",
-                |c| c.nat != Nat::None && c.outer_checksum == Outer::Present,
-                |_| Some((true, WRONG, Sum::Right)),
+                |c| c.nat != NatKind::None && c.outer_checksum == OuterChecksum::Present,
+                |_| Some((true, WRONG, Checksum::Valid)),
                 ["not-affected", "affected cured=false"],
             ),
             (
                 "cure not seen",
-                |c| c.nat == Nat::Port && c.outer_checksum == Outer::Present,
-                |c| c.feature_on.then_some((true, WRONG, Sum::Right)),
+                |c| c.nat == NatKind::Port && c.outer_checksum == OuterChecksum::Present,
+                |c| c.feature_on.then_some((true, WRONG, Checksum::Valid)),
                 ["not-affected", "affected"],
             ),
             (
                 "wrong only with the feature off",
-                |c| c.nat == Nat::Port && !c.feature_on,
-                |_| Some((true, WRONG, Sum::Right)),
+                |c| c.nat == NatKind::Port && !c.feature_on,
+                |_| Some((true, WRONG, Checksum::Valid)),
                 ["WrongWithFeatureOff", "WrongWithFeatureOff"],
             ),
             (
                 "wrong without NAT",
-                |c| c.outer_checksum == Outer::Present,
-                |c| Some((c.nat != Nat::None, WRONG, Sum::Right)),
+                |c| c.outer_checksum == OuterChecksum::Present,
+                |c| Some((c.nat != NatKind::None, WRONG, Checksum::Valid)),
                 ["not-affected", "WrongWithoutNat"],
             ),
             (
@@ -317,31 +329,31 @@ mod tests {
             ),
             (
                 "one packet lost",
-                |c| c.feature_on && c.nat == Nat::Port && c.inner == Inner::Udp,
+                |c| c.feature_on && c.nat == NatKind::Port && c.inner == InnerProtocol::Udp,
                 |_| None,
                 ["NoPacket", "NoPacket"],
             ),
             (
                 "one packet lost, another corrupt",
-                |c| c.feature_on && c.nat == Nat::Port,
-                |c| (c.inner == Inner::Udp).then_some((true, WRONG, Sum::Right)),
+                |c| c.feature_on && c.nat == NatKind::Port,
+                |c| (c.inner == InnerProtocol::Udp).then_some((true, WRONG, Checksum::Valid)),
                 ["affected cured=true", "affected cured=true"],
             ),
             (
                 "NAT does not work",
-                |c| c.nat == Nat::Address,
+                |c| c.nat == NatKind::Address,
                 |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
                 ["NotRewritten", "NotRewritten"],
             ),
             (
                 "a corrupt packet that was not rewritten proves nothing",
-                |c| c.nat == Nat::Address,
-                |_| Some((false, WRONG, Sum::Right)),
+                |c| c.nat == NatKind::Address,
+                |_| Some((false, WRONG, Checksum::Valid)),
                 ["NotRewritten", "NotRewritten"],
             ),
             (
                 "NAT of someone else",
-                |c| c.nat == Nat::None,
+                |c| c.nat == NatKind::None,
                 |c| intact(c).map(|(_, outer, inner)| (true, outer, inner)),
                 ["RewrittenWithoutNat", "RewrittenWithoutNat"],
             ),
@@ -354,13 +366,13 @@ mod tests {
             (
                 "never an outer checksum",
                 |_| true,
-                |c| Some((c.nat != Nat::None, Sum::None, Sum::Right)),
+                |c| Some((c.nat != NatKind::None, Checksum::Absent, Checksum::Valid)),
                 ["not-affected", "ModeNotKept"],
             ),
             (
                 "always an outer checksum",
                 |_| true,
-                |c| Some((c.nat != Nat::None, Sum::Right, Sum::Right)),
+                |c| Some((c.nat != NatKind::None, Checksum::Valid, Checksum::Valid)),
                 ["ModeNotKept", "not-affected"],
             ),
             (
@@ -371,7 +383,7 @@ mod tests {
             ),
             (
                 "IPv6 works and its NAT does not",
-                |c| c.family == Family::Ipv6 && c.nat != Nat::None,
+                |c| c.family == Family::Ipv6 && c.nat != NatKind::None,
                 |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
                 ["NotRewritten", "NotRewritten"],
             ),
@@ -386,8 +398,8 @@ mod tests {
                 |c| c.feature_on || c.family == Family::Ipv4,
                 |c| match (c.family, c.nat) {
                     (Family::Ipv4, _) => None,
-                    (_, Nat::None) => intact(c),
-                    _ => Some((true, WRONG, Sum::Right)),
+                    (_, NatKind::None) => intact(c),
+                    _ => Some((true, WRONG, Checksum::Valid)),
                 },
                 ["affected cured=true", "affected cured=true"],
             ),
@@ -398,7 +410,7 @@ mod tests {
         }
         // Corrupt over IPv4 and cured there, the cure over IPv6 not seen.
         let cases = run(|c| match (nat(c) && present(c), c.feature_on, v6(c)) {
-            (true, true, _) => Some((true, WRONG, Sum::Right)),
+            (true, true, _) => Some((true, WRONG, Checksum::Valid)),
             (true, false, true) => None,
             _ => intact(c),
         });
@@ -407,8 +419,8 @@ mod tests {
 
     #[test]
     fn a_run_that_failed_or_is_not_whole_says_nothing() {
-        let reason = Reason {
-            code: Code::NoVxlan,
+        let reason = Inconclusive {
+            code: Cause::NoVxlan,
             text: "x".to_owned(),
         };
         let whole = run(intact);

@@ -1,0 +1,25 @@
+//! `probe`: what was measured, as log records.
+//!
+//! Owns the records of a run. `output::journal_io` says where they go.
+
+#![allow(clippy::disallowed_macros, reason = "this file does I/O")]
+
+use log::{Level, log};
+
+use super::{Outcome, ProbeRun};
+use crate::output::message_ids;
+
+/// What was measured, one record a bug.
+pub(crate) fn measured(run: &ProbeRun) {
+    for result in &run.results {
+        let level = match result.outcome {
+            Outcome::Inconclusive(_) => Level::Warn,
+            Outcome::Affected | Outcome::NotAffected => Level::Info,
+        };
+        log!(
+            level,
+            MESSAGE_ID = message_ids::PROBED, VXCSUM_BUG = result.id.as_str(), VXCSUM_OUTCOME = result.word();
+            "{}: measured: {}: {}", result.id.as_str(), result.word(), result.meaning()
+        );
+    }
+}
