@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{BACKENDS, Netns, Request, device, names};
 use serde_json::{Value, json};
 
-/// Applies to `a0`, `b0` and `c0`, and has `meddle` done when vxcsum has read and decided everything and set nothing.
-fn meddled(netns: &Netns, backend: &str, meddle: impl Fn()) -> Value {
+/// Applies to `a0`, `b0` and `c0`, and has `interfere` done when vxcsum has read and decided everything and set nothing.
+fn with_interference(netns: &Netns, backend: &str, interfere: impl Fn()) -> Value {
     let mut done = false;
     let (run, requests) = netns.stepped(&format!("apply --json --backend {backend}"), |requests| {
         // The last read before the first set.
@@ -20,7 +20,7 @@ fn meddled(netns: &Netns, backend: &str, meddle: impl Fn()) -> Value {
                 !requests.iter().any(|request| request.is_set()),
                 "{requests:?}"
             );
-            meddle();
+            interfere();
             done = true;
         }
     });
@@ -49,6 +49,42 @@ fn only_b0_is_gone(netns: &Netns, report: &Value, backend: &str, text: &str) {
     );
 }
 
+/// The ioctl asks one device for the names of all features, so that this one matters more than the others.
+#[test]
+fn a_device_deleted_at_any_moment_is_no_failure() {
+    for backend in BACKENDS {
+        for only in [false, true] {
+            let mut moment = 1;
+            loop {
+                let netns = Netns::with_three();
+                if only {
+                    netns.batch("link del b0\nlink del c0\n");
+                }
+                let mut done = false;
+                let words = format!("apply --json --backend {backend}");
+                let (run, _) = netns.stepped(&words, |requests| {
+                    if requests.len() == moment && !done {
+                        netns.ip("link del a0");
+                        done = true;
+                    }
+                });
+                run.expect(0);
+                if !only {
+                    assert!(
+                        !netns.is_on("b0") && !netns.is_on("c0"),
+                        "{moment}, {backend}"
+                    );
+                }
+                if !done {
+                    break;
+                }
+                moment += 1;
+            }
+            assert!(moment > 4, "{moment}");
+        }
+    }
+}
+
 #[test]
 fn a_device_deleted_before_the_set_is_gone() {
     for (backend, text) in [
@@ -56,7 +92,7 @@ fn a_device_deleted_before_the_set_is_gone() {
         ("ioctl", "does not exist any more"),
     ] {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.ip("link del b0");
         });
         only_b0_is_gone(&netns, &report, backend, text);
@@ -67,7 +103,7 @@ fn a_device_deleted_before_the_set_is_gone() {
 fn a_device_renamed_before_the_set_is_gone_and_untouched() {
     for (backend, text) in [("netlink", "do not match"), ("ioctl", "is now called b1")] {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.ip("link set b0 name b1");
         });
         assert!(netns.is_on("b1"), "{backend}");
@@ -88,7 +124,7 @@ fn a_new_device_under_the_old_name_is_not_touched() {
         ("ioctl", "does not exist any more"),
     ] {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.ip("link del b0");
             netns.ip("link add b0 type vxlan id 99 dstport 8472 udpcsum");
         });
@@ -101,7 +137,7 @@ fn a_new_device_under_the_old_name_is_not_touched() {
 fn two_devices_that_swap_names_are_both_gone_and_untouched() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.batch("link set b0 name x0\nlink set c0 name b0\nlink set x0 name c0\n");
         });
         let outcome = |name| device(&report, name)["outcome"].clone();
@@ -122,7 +158,7 @@ fn two_devices_that_swap_names_are_both_gone_and_untouched() {
 fn a_device_of_another_kind_under_the_old_name_is_not_touched() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.ip("link del b0");
             netns.ip("link add b0 type bridge");
         });
@@ -213,7 +249,7 @@ fn a_feature_that_somebody_turns_on_again_at_once_is_refused() {
 fn somebody_else_who_is_faster_leaves_nothing_to_complain_of() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || netns.set("b0", false));
+        let report = with_interference(&netns, backend, || netns.set("b0", false));
         // The kernel takes a set that changes nothing.
         assert_eq!(device(&report, "b0")["feature"]["active"], false);
         assert_eq!(device(&report, "b0")["error"], Value::Null);
@@ -229,7 +265,7 @@ fn somebody_else_who_is_faster_leaves_nothing_to_complain_of() {
 fn devices_that_come_during_a_run_are_left_to_the_next() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
-        let report = meddled(&netns, backend, || {
+        let report = with_interference(&netns, backend, || {
             netns.ip("link add d0 type vxlan id 4 dstport 8472 udpcsum");
         });
         assert_eq!(names(&report), ["a0", "b0", "c0"]);

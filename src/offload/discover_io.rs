@@ -86,12 +86,17 @@ impl Discovery {
                 present(found)?
             }
         };
-        let Some(any) = links.first() else {
+        if links.is_empty() {
             return Ok((FeatureTable::default(), Vec::new()));
-        };
+        }
         let underlays = self.underlays(&links)?;
+        // The first device that is still there answers for all. If none is, there are no features to read by these names.
+        let names = links
+            .iter()
+            .map(|link| backend.feature_names(&link.name))
+            .find(|names| !names.as_ref().is_err_and(Fault::gone));
         let table = FeatureTable {
-            names: backend.feature_names(&any.name)?,
+            names: names.transpose()?.unwrap_or_default(),
         };
         let features = read_features(backend, &links, &table);
         let not_asked = Rc::new(Exposure::not_asked());
