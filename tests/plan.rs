@@ -69,6 +69,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         features,
         exposure: std::rc::Rc::new(Exposure::not_asked()),
         remotes: Vec::new(),
+        no_peers: false,
         history: History::default(),
     }
 }
@@ -935,4 +936,244 @@ fn devices_of_a_kind_with_different_exposure() {
     let plan = decide(&Policy::built_in(), &all, &kernel);
     let off: Vec<bool> = plan.devices.iter().map(|d| d.must_be_off).collect();
     assert_eq!(off, [true, false]);
+}
+
+/// What vxcsum turned off, and what a look makes of it: action, what is written down, when it is given back.
+#[test]
+fn what_need_not_be_off_is_given_back() {
+    use Status::{Affected, NotAffected};
+    use vxcsum::offload::plan::Note;
+    const NEVER: &str = "[[rule]]\nname = \"n\"\nwhen = \"never\"";
+    let [exposed, not_exposed, unknown] = exposures();
+    let owned = |not_exposed_for| History {
+        owned: true,
+        contested: None,
+        not_exposed_for,
+    };
+    let (on, off, leave) = (Action::TurnOn, Action::TurnOff, Action::Leave);
+    for (name, text, history, features, exposure, lco, action, note, wait) in [
+        (
+            "exposed",
+            "",
+            owned(None),
+            OFF,
+            &exposed,
+            Affected,
+            leave,
+            None,
+            None,
+        ),
+        (
+            "exposed again",
+            "",
+            owned(Some(60)),
+            OFF,
+            &exposed,
+            Affected,
+            leave,
+            Some(Note::MayBeExposed),
+            None,
+        ),
+        (
+            "not known again",
+            "",
+            owned(Some(60)),
+            OFF,
+            &unknown,
+            Affected,
+            leave,
+            Some(Note::MayBeExposed),
+            None,
+        ),
+        (
+            "turned on meanwhile",
+            "",
+            owned(None),
+            ON,
+            &exposed,
+            Affected,
+            off,
+            None,
+            None,
+        ),
+        (
+            "the first quiet look",
+            "",
+            owned(None),
+            OFF,
+            &not_exposed,
+            Affected,
+            leave,
+            Some(Note::NotExposed),
+            Some(600),
+        ),
+        (
+            "a later one",
+            "",
+            owned(Some(599)),
+            OFF,
+            &not_exposed,
+            Affected,
+            leave,
+            None,
+            Some(1),
+        ),
+        (
+            "for long enough",
+            "",
+            owned(Some(600)),
+            OFF,
+            &not_exposed,
+            Affected,
+            on,
+            None,
+            None,
+        ),
+        (
+            "sooner",
+            "give-back-after = \"30s\"",
+            owned(Some(30)),
+            OFF,
+            &not_exposed,
+            Affected,
+            on,
+            None,
+            None,
+        ),
+        (
+            "at once",
+            "give-back-after = \"0s\"",
+            owned(None),
+            OFF,
+            &not_exposed,
+            Affected,
+            on,
+            Some(Note::NotExposed),
+            None,
+        ),
+        (
+            "never",
+            "give-back-after = \"never\"",
+            owned(Some(9999)),
+            OFF,
+            &not_exposed,
+            Affected,
+            leave,
+            None,
+            None,
+        ),
+        (
+            "another kernel fact",
+            "",
+            owned(None),
+            OFF,
+            &exposed,
+            NotAffected,
+            on,
+            None,
+            None,
+        ),
+        (
+            "another policy",
+            NEVER,
+            owned(None),
+            OFF,
+            &exposed,
+            Affected,
+            on,
+            None,
+            None,
+        ),
+        (
+            "somebody else's",
+            NEVER,
+            History::default(),
+            OFF,
+            &exposed,
+            Affected,
+            leave,
+            None,
+            None,
+        ),
+        (
+            "turned on by somebody",
+            NEVER,
+            owned(None),
+            ON,
+            &exposed,
+            Affected,
+            leave,
+            Some(Note::NotOwned),
+            None,
+        ),
+    ] {
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.history = history;
+        device.exposure = std::rc::Rc::new(exposure.clone());
+        let facts = facts(device);
+        let plan = decide(&policy(text), &facts, &kernel(NotAffected, lco));
+        let found = &plan.devices[0];
+        assert_eq!(
+            (found.action, found.note),
+            (action, note),
+            "{name}: {:?}",
+            found.reason
+        );
+        assert_eq!(plan.next_give_back(), wait, "{name}");
+        assert_eq!(found.also, if action == leave { 0 } else { TSO }, "{name}");
+        assert_eq!(
+            plan.asks_for_anything(),
+            action != leave || note.is_some(),
+            "{name}"
+        );
+        let says = found.reason.text.contains("vxcsum turned it off");
+        assert_eq!(
+            says,
+            action == on || wait.is_some() || name == "never",
+            "{name}"
+        );
+    }
+}
+
+/// No packet leaves, so what only NAT decides waits; what the policy decides does not.
+#[test]
+fn a_device_without_peers_is_left_as_it_is() {
+    let (no_peers, affected) = ("no-peers-yet", "kernel-affected");
+    for (name, text, features, owned, action, code) in [
+        ("on", "", ON, false, Action::Leave, no_peers),
+        ("off", "", OFF, false, Action::Leave, no_peers),
+        ("off by vxcsum", "", OFF, true, Action::Leave, no_peers),
+        (
+            "affected is enough",
+            "[bugs]\nnat-lco-csum = \"affected\"",
+            ON,
+            false,
+            Action::TurnOff,
+            affected,
+        ),
+        (
+            "never",
+            "[bugs]\nnat-lco-csum = \"never\"",
+            OFF,
+            true,
+            Action::TurnOn,
+            "bug-never",
+        ),
+    ] {
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.no_peers = true;
+        device.history.owned = owned;
+        let facts = facts(device);
+        let plan = decide(
+            &policy(text),
+            &facts,
+            &kernel(Status::NotAffected, Status::Affected),
+        );
+        let found = &plan.devices[0];
+        assert_eq!(
+            (found.action, found.reason.code.as_str()),
+            (action, code),
+            "{name}"
+        );
+    }
 }

@@ -1,11 +1,13 @@
-//! The filter of the socket that waits for link events.
+//! The filters of the sockets that wait for link events and for forwarding entries.
 //!
-//! Owns the program, in classic BPF. Pure.
+//! Owns the programs, in classic BPF. Pure.
 
-use super::rtnl::{IFLA_INFO_KIND, IFLA_LINKINFO, RTM_NEWLINK};
+use std::collections::BTreeSet;
+
+use super::rtnl::{AF_BRIDGE, IFLA_INFO_KIND, IFLA_LINKINFO, RTM_NEWLINK, RTM_NEWNEIGH};
 use crate::netlink::filter::{
-    Instruction, LD_H_ABS, LD_H_IND, LD_IMM, LD_W_ABS, LD_W_IND, LDX_IMM, NLMSG_HDRLEN, NLMSG_TYPE,
-    RET, TAX, jump_if_eq, jump_unless_eq, stmt,
+    Instruction, LD_B_ABS, LD_H_ABS, LD_H_IND, LD_IMM, LD_W_ABS, LD_W_IND, LDX_IMM, NLMSG_HDRLEN,
+    NLMSG_TYPE, RET, TAX, jump_if_eq, jump_unless_eq, stmt,
 };
 
 /// A filter that accepts `RTM_NEWLINK` messages about VXLAN devices, and refuses everything else.
@@ -34,4 +36,37 @@ pub fn vxlan_events() -> [Instruction; 16] {
         stmt(RET, u32::MAX),
         stmt(RET, 0),
     ]
+}
+
+/// More devices than this are not told apart.
+const MAX_IFINDEXES: u8 = 64;
+
+/// A filter that accepts new forwarding entries of these devices, and refuses everything else: a bridge learns all the time.
+pub fn forwarding_events(ifindexes: &BTreeSet<u32>) -> Vec<Instruction> {
+    const NDM_FAMILY: u32 = NLMSG_HDRLEN;
+    const NDM_IFINDEX: u32 = NLMSG_HDRLEN + 4;
+    let count = u8::try_from(ifindexes.len())
+        .ok()
+        .filter(|count| *count <= MAX_IFINDEXES);
+    let skipped = count.unwrap_or(0);
+    let mut program = vec![
+        stmt(LD_H_ABS, NLMSG_TYPE),
+        jump_unless_eq(u32::from(RTM_NEWNEIGH.to_be()), skipped + 3),
+        stmt(LD_B_ABS, NDM_FAMILY),
+        jump_unless_eq(u32::from(AF_BRIDGE), skipped + 1),
+    ];
+    if count.is_some() {
+        program.push(stmt(LD_W_ABS, NDM_IFINDEX));
+        let jumps = (0..skipped).rev();
+        program.extend(
+            ifindexes
+                .iter()
+                .zip(jumps)
+                .map(|(ifindex, left)| jump_if_eq(ifindex.to_be(), left + 1)),
+        );
+        program.extend([stmt(RET, 0), stmt(RET, u32::MAX)]);
+    } else {
+        program.extend([stmt(RET, u32::MAX), stmt(RET, 0)]);
+    }
+    program
 }

@@ -188,6 +188,8 @@ impl fmt::Display for Change {
 pub enum Doubt {
     /// The rules were not read, for no decision depends on them.
     NotRead,
+    /// The device certainly sends to nobody yet.
+    NoPeers,
     /// There are more paths than are followed.
     BudgetExceeded,
     /// The packets can meet this rule, of which this is not understood.
@@ -206,6 +208,9 @@ impl fmt::Display for Doubt {
             Self::NotRead => f.write_str(
                 "the NAT rules of this node were not read, for no decision depends on them",
             ),
+            Self::NoPeers => {
+                f.write_str("the device has no peers yet, so that no packet leaves")
+            }
             Self::BudgetExceeded => {
                 f.write_str("the rules are too many or too tangled to follow every path")
             }

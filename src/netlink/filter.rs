@@ -22,6 +22,8 @@ pub const LD_W_ABS: u16 = 0x20;
 pub const LD_H_ABS: u16 = 0x28;
 /// Load a word at an offset from X.
 pub const LD_W_IND: u16 = 0x40;
+/// Load a byte at an offset.
+pub const LD_B_ABS: u16 = 0x30;
 /// Load a half-word at an offset from X.
 pub const LD_H_IND: u16 = 0x48;
 /// Load a constant.

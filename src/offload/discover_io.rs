@@ -111,6 +111,7 @@ impl Discovery {
                     features,
                     exposure: Rc::clone(&not_asked),
                     remotes: Vec::new(),
+                    no_peers: false,
                     history: History::default(),
                 });
         Ok((table, devices.collect()))
@@ -125,9 +126,19 @@ impl Discovery {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<OuterFlow>, Fault> {
+        let flows = self.flows_and_peers(devices)?;
+        Ok(flows.into_iter().map(|(flow, _)| flow).collect())
+    }
+
+    /// The same, and whether it is known that there is no destination yet.
+    ///
+    /// # Errors
+    /// As [`Self::outer_flows`].
+    pub fn flows_and_peers(&mut self, devices: &[Device]) -> Result<Vec<(OuterFlow, bool)>, Fault> {
         let addresses = self.addresses()?;
         let mut entries = self.entries(devices);
         let mut flows: Vec<OuterFlow> = Vec::with_capacity(devices.len());
+        let mut no_peers = Vec::with_capacity(devices.len());
         let mut routed = Vec::new();
         for (index, device) in devices.iter().enumerate() {
             let entries = entries.remove(&device.link.ifindex).unwrap_or_default();
@@ -140,6 +151,7 @@ impl Discovery {
             // An `external` device has what the packet brings along.
             let external = device.link.outer_checksum == OuterChecksum::External;
             let own_port = !entries.other_port && !external;
+            no_peers.push(entries.no_peers(&device.link));
             let ways = entries.routed(&device.link);
             let remotes = entries.remotes(&device.link);
             if !remotes.is_empty() {
@@ -161,7 +173,7 @@ impl Discovery {
             });
         }
         self.check_ways(&mut flows, &routed);
-        Ok(flows)
+        Ok(flows.into_iter().zip(no_peers).collect())
     }
 
     /// What the forwarding entries of these devices say. Where they cannot be listed, nothing is known.
@@ -359,6 +371,15 @@ impl Entries {
             out.extend(link.remote);
         }
         out
+    }
+
+    /// The device sends to nobody: no entry names a machine, there is no default one, and it learns none from what it receives.
+    fn no_peers(&self, link: &VxlanLink) -> bool {
+        let external = link.outer_checksum == OuterChecksum::External;
+        let entries = self.remotes.len() + self.underlays.len();
+        entries == 0
+            && link.remote.is_none()
+            && !(self.incomplete || self.other_port || link.learning || external)
     }
 
     /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has whoever

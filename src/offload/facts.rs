@@ -24,6 +24,8 @@ pub struct Device {
     pub exposure: Rc<Exposure>,
     /// Where the outer packets go, as the exposure was decided on; empty if that is not known.
     pub remotes: Vec<IpAddr>,
+    /// It is known that there is no destination yet.
+    pub no_peers: bool,
     /// What the record of this boot says.
     pub history: History,
 }

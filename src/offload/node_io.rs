@@ -10,7 +10,7 @@
     reason = "this file does I/O"
 )]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ use log::warn;
 use super::apply_io::apply;
 use super::discover_io::{Discovery, Which};
 use super::facts::{Device, Facts};
-use super::plan::{Action, Plan, ReasonCode, decide, depends_on_exposure, state};
+use super::plan::{Action, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Change, KernelReport, Outcome};
@@ -28,7 +28,7 @@ use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
-use crate::nat::exposure::{Exposure, analyze};
+use crate::nat::exposure::{Doubt, Exposure, analyze};
 use crate::nat::rules::NatRules;
 use crate::nat::{self};
 use crate::policy::Policy;
@@ -75,12 +75,14 @@ pub struct Node {
 }
 
 /// What decisions depend on beside the devices themselves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Matter {
     /// The NAT rules.
     pub rules: bool,
     /// Where outer packets go: a device that is not exposed can become so with a new destination.
     pub destinations: bool,
+    /// The first peer of these devices.
+    pub waiting: BTreeSet<u32>,
 }
 
 /// What came of a plan.
@@ -245,10 +247,14 @@ impl Node {
         if matter || rules {
             self.expose(&mut devices)?;
         }
-        if matches!(which, Which::All) {
-            self.matter = Matter::default();
+        match which {
+            Which::All => self.matter = Matter::default(),
+            Which::Ifindexes(gone) => self.matter.waiting.retain(|i| !gone.contains(i)),
+            Which::Named(_) | Which::IfExists(_) => {}
         }
-        let harmless = |d: &Device| matches!(*d.exposure, Exposure::NotExposed(_));
+        let waiting = devices.iter().filter(|d| d.no_peers && matter);
+        self.matter.waiting.extend(waiting.map(|d| d.link.ifindex));
+        let harmless = |d: &Device| d.no_peers || matches!(*d.exposure, Exposure::NotExposed(_));
         self.matter.rules |= matter;
         self.matter.destinations |= matter && devices.iter().any(harmless);
         Ok(Facts {
@@ -264,9 +270,14 @@ impl Node {
             self.rules = None;
         }
         let rules = self.rules.get_or_insert_with(nat::read_io::read);
-        let flows = self.discovery.outer_flows(devices)?;
-        for (device, flow) in devices.iter_mut().zip(flows) {
-            device.exposure = Rc::new(analyze(rules, &flow));
+        let flows = self.discovery.flows_and_peers(devices)?;
+        for (device, (flow, no_peers)) in devices.iter_mut().zip(flows) {
+            device.exposure = Rc::new(if no_peers {
+                Exposure::Unknown(Doubt::NoPeers)
+            } else {
+                analyze(rules, &flow)
+            });
+            device.no_peers = no_peers;
             device.remotes = flow.remotes;
         }
         Ok(())
@@ -322,11 +333,29 @@ impl Node {
             } else if device.device.history.owned && is_off(device.device, plan.table) {
                 dirty |= turn.state.end_backoff(&identity, now);
             }
+            let Some(note) = device.note else { continue };
+            let identity = self.identity(device.device);
+            match note {
+                Note::NotExposed => turn.state.set_not_exposed(&identity, Some(now)),
+                Note::MayBeExposed => turn.state.set_not_exposed(&identity, None),
+                Note::NotOwned => turn.state.remove(&identity),
+            }
+            dirty = true;
         }
         if !new.is_empty() {
             turn.state.record_off(new, now);
             dirty = true;
         }
+        let waiting: Vec<(Identity, bool)> = plan
+            .devices
+            .iter()
+            .map(|device| {
+                let waits = device.reason.code == ReasonCode::NoPeersYet;
+                (self.identity(device.device), waits)
+            })
+            .collect();
+        dirty |= turn.state.set_waiting(self.netns, &waiting, complete, now);
+        self.record.ask_for_follow_up(turn.state.follow_up(now));
         if complete && !turn.state.is_empty() {
             let there: Vec<Identity> = plan
                 .devices
@@ -359,8 +388,14 @@ impl Node {
                 }
                 // Somebody turned it on again at once: that counts too, or the conflict would never end.
                 (Action::TurnOff, Outcome::Refused) => turn.state.confirm(&identity),
-                // What could not be given back is still ours.
-                (Action::TurnOn, Outcome::Failed | Outcome::Refused) => continue,
+                // What could not be given back is still ours, unless somebody turned it off again at once: `revert` says what
+                // is to be, everything else would go on for ever.
+                (Action::TurnOn, Outcome::Failed) => continue,
+                (Action::TurnOn, Outcome::Refused)
+                    if device.reason.code == ReasonCode::TurnedOffByVxcsum =>
+                {
+                    continue;
+                }
                 // It is not known whether the kernel did it: `revert` must ask.
                 (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => continue,
                 _ => turn.state.remove(&identity),

@@ -19,7 +19,7 @@ use crate::text::IfName;
 pub enum Action {
     /// Turn the feature off.
     TurnOff,
-    /// Give the feature back: only `revert` asks for it.
+    /// Give the feature back: vxcsum turned it off, and it is not needed any more, or `revert` asks for it.
     TurnOn,
     /// Nothing.
     Leave,
@@ -50,6 +50,8 @@ pub enum ReasonCode {
     NotExposed,
     /// As one of the first two, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
     ExposureUnknown,
+    /// As one of the first two, and the device has no peers yet: no packet leaves, so the offload stays as it is.
+    NoPeersYet,
     /// A rule says `always`.
     RuleAlways,
     /// A rule says `never`.
@@ -89,6 +91,7 @@ impl ReasonCode {
             Self::Exposed => "exposed",
             Self::NotExposed => "not-exposed",
             Self::ExposureUnknown => "exposure-unknown",
+            Self::NoPeersYet => "no-peers-yet",
             Self::RuleAlways => "rule-always",
             Self::RuleNever => "rule-never",
             Self::BugNever => "bug-never",
@@ -147,6 +150,21 @@ pub struct DevicePlan<'a> {
     pub rule: Option<Rc<str>>,
     /// What the kernel will turn off or on with the feature, as bits.
     pub also: u128,
+    /// What the record does not say yet.
+    pub note: Option<Note>,
+    /// In how many seconds the feature is given back if nothing changes.
+    pub give_back_in: Option<u64>,
+}
+
+/// What a look adds to the record of a device that vxcsum turned off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// From now on NAT cannot rewrite its outer packets.
+    NotExposed,
+    /// That is no longer so, or not known.
+    MayBeExposed,
+    /// It is on and need not be off: what happens to it from now on is not vxcsum's doing.
+    NotOwned,
 }
 
 /// The decisions about all devices.
@@ -162,8 +180,15 @@ impl Plan<'_> {
     /// Whether carrying it out changes a device or the record of this boot.
     pub fn asks_for_anything(&self) -> bool {
         self.devices.iter().any(|device| {
-            device.action != Action::Leave || device.reason.code == ReasonCode::Contested
+            device.action != Action::Leave
+                || device.reason.code == ReasonCode::Contested
+                || device.note.is_some()
         })
+    }
+
+    /// In how many seconds the next feature is given back if nothing changes.
+    pub fn next_give_back(&self) -> Option<u64> {
+        self.devices.iter().filter_map(|d| d.give_back_in).min()
     }
 }
 
@@ -195,13 +220,20 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             });
         let judged = &judged[known];
         let why = judged.reason.clone();
+        let note = note(device, table, judged.must_be_off, why.code);
+        let mut give_back_in = None;
         let (action, reason) = if judged.must_be_off {
             act(device, table, why)
+        } else if is_owned_and_off(device, table) && why.code != ReasonCode::NoPeersYet {
+            let wait = wait_before_give_back(policy, device, why.code);
+            give_back_in = wait.seconds();
+            give_back(why, &wait)
         } else {
             (Action::Leave, why)
         };
-        let also = match &device.features {
-            Ok(features) if action == Action::TurnOff => features.active & dependents,
+        let also = match (&device.features, action) {
+            (Ok(features), Action::TurnOff) => features.active & dependents,
+            (Ok(features), Action::TurnOn) => features.wanted & !features.active & dependents,
             _ => 0,
         };
         let (verdict, must_be_off, rule) = (
@@ -217,6 +249,8 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             reason,
             rule,
             also,
+            note,
+            give_back_in,
         }
     });
     Plan {
@@ -225,11 +259,101 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     }
 }
 
+fn is_owned_and_off(device: &Device, table: &FeatureTable) -> bool {
+    device.history.owned && state(device, table).is_some_and(FeatureState::off)
+}
+
+/// Whether a decision holds only as long as the NAT rules are as they are.
+fn rests_on_rules(code: ReasonCode) -> bool {
+    matches!(
+        code,
+        ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed
+    )
+}
+
+fn note(device: &Device, table: &FeatureTable, must_be_off: bool, why: ReasonCode) -> Option<Note> {
+    let state = state(device, table)?;
+    let not_needed = !must_be_off && why != ReasonCode::NoPeersYet;
+    match (rests_on_rules(why), device.history.not_exposed_for) {
+        _ if !device.history.owned => None,
+        _ if not_needed && !state.off() => Some(Note::NotOwned),
+        (true, None) => Some(Note::NotExposed),
+        (false, Some(_)) => Some(Note::MayBeExposed),
+        (true, Some(_)) | (false, None) => None,
+    }
+}
+
+/// How long a feature that is not needed stays off.
+enum Wait {
+    /// It is given back now.
+    Over,
+    /// For so many more of so many seconds.
+    Seconds(u64, u64),
+    /// The policy says never.
+    ForEver,
+}
+
+impl Wait {
+    fn seconds(&self) -> Option<u64> {
+        match self {
+            Self::Seconds(left, _) => Some(*left),
+            Self::Over | Self::ForEver => None,
+        }
+    }
+}
+
+/// NAT rules come and go, as in the reload of a firewall; the policy and the kernel do not.
+fn wait_before_give_back(policy: &Policy, device: &Device, why: ReasonCode) -> Wait {
+    if !rests_on_rules(why) {
+        return Wait::Over;
+    }
+    let Some(whole) = policy.give_back_after.value else {
+        return Wait::ForEver;
+    };
+    let so_far = device.history.not_exposed_for.unwrap_or(0);
+    let whole = whole.as_secs();
+    match whole.saturating_sub(so_far) {
+        0 => Wait::Over,
+        left => Wait::Seconds(left, whole),
+    }
+}
+
+fn give_back(why: Reason, wait: &Wait) -> (Action, Reason) {
+    let (action, ours) = match wait {
+        Wait::Over => (
+            Action::TurnOn,
+            "vxcsum turned it off, and it need not be off any more".to_owned(),
+        ),
+        Wait::Seconds(_, whole) => (
+            Action::Leave,
+            format!(
+                "vxcsum turned it off, and gives it back when it has not been needed for {}",
+                duration(*whole)
+            ),
+        ),
+        Wait::ForEver => (
+            Action::Leave,
+            "vxcsum turned it off, and the policy says give-back-after = \"never\"".to_owned(),
+        ),
+    };
+    let text = format!("{ours}: {}", why.text).into();
+    (action, Reason { text, ..why })
+}
+
+fn duration(seconds: u64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (1, 0) => "1 minute".to_owned(),
+        (minutes, 0) if minutes > 0 => format!("{minutes} minutes"),
+        _ => format!("{seconds} seconds"),
+    }
+}
+
 /// What depends on nothing but the rule, the outer checksum and the exposure of a device.
 struct Judged<'a> {
     rule: Option<&'a Rule>,
     outer_checksum: OuterChecksum,
     exposure: Rc<Exposure>,
+    no_peers: bool,
     verdict: DeviceVerdict,
     must_be_off: bool,
     reason: Reason,
@@ -241,6 +365,7 @@ impl Judged<'_> {
         same_rule(self.rule, rule)
             && self.outer_checksum == device.link.outer_checksum
             && self.exposure == device.exposure
+            && self.no_peers == device.no_peers
     }
 }
 
@@ -254,15 +379,30 @@ fn judge<'a>(
     let found = device.link.outer_checksum;
     let outer_checksum = rule.map_or(found, |rule| rule.outer_checksum_of(found));
     let verdict = verdict(outer_checksum, kernel);
-    let (must_be_off, reason) = match rule {
+    let decide = |exposure: &Exposure| match rule {
         Some(rule) => by_rule(policy, rule, &verdict, exposure),
         None => by_bugs(policy, outer_checksum, exposure, kernel),
     };
+    let (mut must_be_off, mut reason) = decide(exposure);
+    if device.no_peers && decide(&Exposure::assumed()).0 != decide(&Exposure::NotExposed(None)).0 {
+        let bugs: Vec<_> = verdict.bugs.iter().map(|bug| bug.as_str()).collect();
+        let text = format!(
+            "NAT decides about {} here, and the device has no peers yet: no packet leaves, so the offload stays as it is until \
+             the first peer is there",
+            bugs.join(" and ")
+        );
+        must_be_off = false;
+        reason = Reason {
+            code: ReasonCode::NoPeersYet,
+            text: text.into(),
+        };
+    }
     let label = rule.map(|rule| rule.label().into());
     Judged {
         rule,
         outer_checksum: found,
         exposure: Rc::clone(exposure),
+        no_peers: device.no_peers,
         verdict,
         must_be_off,
         reason,
@@ -287,7 +427,7 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
             (true, _, _) => leave(ReasonCode::NotReadable, "vxcsum turned it off, and its state could not be read"),
         };
         let verdict = verdict(device.link.outer_checksum, kernel);
-        DevicePlan { device, verdict, must_be_off: false, action, reason, rule: None, also }
+        DevicePlan { device, verdict, must_be_off: false, action, reason, rule: None, also, note: None, give_back_in: None }
     });
     Plan {
         table,

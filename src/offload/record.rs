@@ -19,6 +19,8 @@ const WINDOW_SECS: u64 = 60;
 pub const BACKOFF_SECS: u64 = 3600;
 /// Entries of other network namespaces: whether those still exist cannot be asked, so the oldest make room.
 const MAX_OTHER_NETNS: usize = 4096;
+/// A device that has no peers for so many seconds is a node that is alone: the timer looks often enough.
+const FOLLOW_UP_SECS: u64 = 600;
 
 /// The file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,26 @@ pub struct State {
     boot_id: String,
     /// By namespace and ifindex.
     devices: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    waiting: Vec<Waiting>,
+}
+
+/// A device without peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Waiting {
+    netns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    netns_cookie: Option<u64>,
+    ifindex: u32,
+    /// Seconds since boot.
+    since: u64,
+}
+
+impl Waiting {
+    fn is_in(&self, netns: Netns) -> bool {
+        (self.netns, self.netns_cookie) == (netns.inode, netns.cookie)
+    }
 }
 
 /// A network namespace.
@@ -138,6 +160,7 @@ impl State {
             version: VERSION,
             boot_id: boot_id.to_owned(),
             devices: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -277,6 +300,49 @@ impl State {
         {
             entry.also_off = Rc::new(also_off.iter().map(|name| (*name).to_owned()).collect());
         }
+    }
+
+    /// Which of the devices that were looked at have no peers yet; `complete` if these are all devices of the namespace. True if
+    /// that is new.
+    pub fn set_waiting(
+        &mut self,
+        netns: Netns,
+        looked_at: &[(Identity, bool)],
+        complete: bool,
+        now: Now,
+    ) -> bool {
+        let before = self.waiting.clone();
+        let waits = |ifindex: u32| {
+            let found = looked_at
+                .iter()
+                .find(|(device, _)| device.ifindex == ifindex);
+            found.map(|(_, waits)| *waits)
+        };
+        self.waiting.retain(|old| {
+            if old.is_in(netns) {
+                waits(old.ifindex).unwrap_or(!complete)
+            } else {
+                old.netns != netns.inode && now.boot < old.since + FOLLOW_UP_SECS
+            }
+        });
+        for (device, _) in looked_at.iter().filter(|(_, waits)| *waits) {
+            let known = |old: &Waiting| old.is_in(netns) && old.ifindex == device.ifindex;
+            if !self.waiting.iter().any(known) {
+                self.waiting.push(Waiting {
+                    netns: netns.inode,
+                    netns_cookie: netns.cookie,
+                    ifindex: device.ifindex,
+                    since: now.boot,
+                });
+            }
+        }
+        self.waiting != before
+    }
+
+    /// Whether a device has had no peers for a short time: then it is looked at again soon.
+    pub fn follow_up(&self, now: Now) -> bool {
+        let recent = |waiting: &Waiting| now.boot < waiting.since + FOLLOW_UP_SECS;
+        self.waiting.iter().any(recent)
     }
 
     /// Whether nothing is turned off.
@@ -576,6 +642,28 @@ mod tests {
         state.set_not_exposed(&device, Some(at(70)));
         off(&mut state, 4, 80);
         assert_eq!(quiet(&state, 90), None);
+    }
+
+    #[test]
+    fn a_device_without_peers_is_followed_up_for_a_while() {
+        let mut state = State::new("b");
+        let one = |ifindex, waits| [(device(NETNS, ifindex), waits)];
+        assert!(!state.follow_up(at(0)));
+        assert!(state.set_waiting(NETNS, &one(4, true), false, at(0)));
+        assert!(
+            !state.set_waiting(NETNS, &one(4, true), true, at(20)),
+            "no news"
+        );
+        assert!(state.follow_up(at(599)) && !state.follow_up(at(600)));
+        assert!(state.set_waiting(NETNS, &one(5, true), false, at(300)));
+        assert!(state.follow_up(at(899)));
+        assert!(
+            state.set_waiting(NETNS, &one(5, false), false, at(301)),
+            "a peer came"
+        );
+        assert!(!state.follow_up(at(600)) && state.follow_up(at(599)));
+        assert!(state.set_waiting(NETNS, &[], true, at(302)), "it is gone");
+        assert!(!state.follow_up(at(303)));
     }
 
     #[test]

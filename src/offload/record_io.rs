@@ -30,6 +30,7 @@ use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const NAME: &str = "state.json";
+const FOLLOW_UP: &str = "no-peers";
 
 /// The directory of the state below a root.
 pub struct StateFile {
@@ -128,6 +129,22 @@ impl StateFile {
             warn!(
                 "write {}: {e}; revert will not know what was turned off",
                 self.path().display()
+            );
+        }
+    }
+
+    /// While this file is there, `vxcsum-followup.path` starts another run soon.
+    pub fn ask_for_follow_up(&self, ask: bool) {
+        let path = self.dir.join(FOLLOW_UP);
+        let done = match (ask, path.exists()) {
+            (true, false) => replace(&self.dir, FOLLOW_UP, b""),
+            (false, true) => fs::remove_file(&path),
+            (true, true) | (false, false) => Ok(()),
+        };
+        if let Err(e) = done {
+            warn!(
+                "{}: {e}; the timer looks at devices without peers",
+                path.display()
             );
         }
     }

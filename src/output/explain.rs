@@ -12,8 +12,8 @@ use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
 use crate::kernel::{BugVerdict, Mark, Source, Status};
 use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
-use crate::offload::plan::{ReasonCode, subject, susceptible};
-use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
+use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
+use crate::offload::report::{DeviceReport, KernelReport, Report};
 use crate::policy::Policy;
 use crate::text::{IfName, escape};
 
@@ -270,7 +270,7 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     let mut ways = Vec::new();
     let off = device.feature.is_some_and(|feature| !feature.active);
     let wants_off =
-        device.outcome == Outcome::Planned || device.reason.code == ReasonCode::AlreadyOff;
+        device.action == Action::TurnOff || device.reason.code == ReasonCode::AlreadyOff;
     if wants_off {
         ways.push(format!(
             "to keep the offload on this device, {}",
@@ -305,7 +305,8 @@ fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
         }
     } else {
         ways.push(format!(
-            "to turn the offload off on this device, {}",
+            "to {} the offload off on this device, {}",
+            if off { "keep" } else { "turn" },
             rule("always")
         ));
     }

@@ -52,7 +52,11 @@ pub fn changes(report: &Report<'_>) {
                 format!("turned {FEATURE} off: {}", device.reason.text),
             ),
             (Action::TurnOn, Outcome::Changed, _) => (
-                message_ids::REVERTED,
+                if device.reason.code == ReasonCode::TurnedOffByVxcsum {
+                    message_ids::REVERTED
+                } else {
+                    message_ids::GIVEN_BACK
+                },
                 format!("turned {FEATURE} on again: {}", device.reason.text),
             ),
             // Said once, when it began: see `contested`.

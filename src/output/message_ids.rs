@@ -15,6 +15,8 @@ pub const FAILED: &str = "4108c5f52ec74979b8f65fff36390d88";
 pub const CONFLICT: &str = "7e4270e274dc4b7fbbb8e836ad179bfe";
 /// The feature was given back to a device by `vxcsum revert`.
 pub const REVERTED: &str = "d71ae08f5da043eb80ea9a9121a56b99";
+/// The feature was given back to a device, for it need not be off any more.
+pub const GIVEN_BACK: &str = "3c1ff4fa1c7e4b2f8a5e60b2b7d9c4a1";
 /// A policy is not valid and was not taken; with `watch`, the one before stays in force.
 pub const POLICY_REJECTED: &str = "9b8f77c4a0014cef8bb188690997c3b3";
 /// `watch` lost events and looked at every device again.
@@ -23,12 +25,13 @@ pub const RESYNC: &str = "e18f8008d4fa475d8f638fe63125373c";
 pub const PROBED: &str = "5e1faeba329f48b0876140ad5bda5fdc";
 
 /// Each event with its id.
-pub const ALL: [(&str, &str); 8] = [
+pub const ALL: [(&str, &str); 9] = [
     ("changed", CHANGED),
     ("refused", REFUSED),
     ("failed", FAILED),
     ("conflict", CONFLICT),
     ("reverted", REVERTED),
+    ("given-back", GIVEN_BACK),
     ("policy-rejected", POLICY_REJECTED),
     ("resync", RESYNC),
     ("probed", PROBED),

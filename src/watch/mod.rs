@@ -27,12 +27,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
 use crate::link::events_io::{Heard, LinkEvents};
+use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
 use crate::offload::discover_io::Which;
 use crate::offload::node_io::{Node, Options, require_net_admin};
-use crate::offload::plan::ReasonCode;
+use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::record::BACKOFF_SECS;
-use crate::offload::report::{Outcome, Report};
+use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::output::journal_io;
 
 /// More devices than this at once are looked at with one dump.
@@ -64,14 +65,22 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     handled.look_at_all(&mut node);
     let mut rules = Rules::default();
     rules.follow(&mut node);
+    let mut peers = Peers::default();
+    peers.follow(&node);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
     loop {
-        let timeout = [watchdog.left(), handled.left(), rules.left()]
+        let timeout = [watchdog.left(), handled.left(), rules.left(), peers.left()]
             .into_iter()
             .flatten()
             .min();
-        match wait(&events, rules.listening(), &signals, timeout) {
+        match wait(
+            &events,
+            rules.listening(),
+            peers.events.as_ref(),
+            &signals,
+            timeout,
+        ) {
             Ok(woken) => {
                 if woken.signal {
                     match signals.take() {
@@ -89,6 +98,10 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                 if woken.rules {
                     rules.heard();
                 }
+                let heard_of = peers.take(woken.peers);
+                if !heard_of.is_empty() {
+                    look_at(&mut node, heard_of, &mut handled);
+                }
                 let rules_due = rules.due();
                 if rules_due && rules.read_again() {
                     node.forget_rules();
@@ -98,6 +111,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                     tell(&handled.status());
                 }
                 rules.follow(&mut node);
+                peers.follow(&node);
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
         }
@@ -130,7 +144,16 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
             }
         }
     }
-    if all || ifindexes.len() > FEW {
+    if all {
+        handled.look_at_all(node);
+        tell(&handled.status());
+    } else {
+        look_at(node, ifindexes, handled);
+    }
+}
+
+fn look_at(node: &mut Node, ifindexes: BTreeSet<u32>, handled: &mut Handled) {
+    if ifindexes.len() > FEW {
         handled.look_at_all(node);
         tell(&handled.status());
     } else if !ifindexes.is_empty() {
@@ -258,11 +281,62 @@ impl Rules {
     }
 }
 
+/// Devices without peers: to be looked at when the first is there.
+#[derive(Default)]
+struct Peers {
+    events: Option<PeerEvents>,
+    unsupported: bool,
+    /// The devices that are listened for.
+    waiting: BTreeSet<u32>,
+    /// To be looked at once more: a peer may have come before there was somebody to hear it.
+    due: BTreeSet<u32>,
+}
+
+impl Peers {
+    /// After each look: listens as long as there are such devices.
+    fn follow(&mut self, node: &Node) {
+        let waiting = &node.matter.waiting;
+        if *waiting == self.waiting || self.unsupported {
+            return;
+        }
+        let new = waiting.difference(&self.waiting).copied();
+        self.due = self.due.intersection(waiting).copied().chain(new).collect();
+        self.waiting.clone_from(waiting);
+        match &self.events {
+            _ if waiting.is_empty() => self.events = None,
+            Some(events) => events.set_devices(waiting),
+            None => match PeerEvents::open(waiting) {
+                Ok(events) => self.events = Some(events),
+                Err(e) => {
+                    self.unsupported = true;
+                    let fault = Fault::kernel("listen for forwarding entries", e, None);
+                    warn!("{fault}; new peers are seen within a minute");
+                }
+            },
+        }
+    }
+
+    /// The devices to look at now.
+    fn take(&mut self, heard: bool) -> BTreeSet<u32> {
+        let mut out = std::mem::take(&mut self.due);
+        if let Some(events) = self.events.as_ref().filter(|_| heard) {
+            out.extend(events.drain().unwrap_or_else(|| self.waiting.clone()));
+        }
+        out
+    }
+
+    fn left(&self) -> Option<Duration> {
+        (!self.due.is_empty()).then_some(Duration::ZERO)
+    }
+}
+
 /// What has come of the devices so far.
 #[derive(Debug, Default)]
 struct Handled {
     /// How often the feature was turned off.
     changed: usize,
+    /// How often it was turned on again.
+    given_back: usize,
     /// How often that was when all devices were last looked at.
     changed_by_then: usize,
     /// The devices that are not as they should be.
@@ -293,8 +367,8 @@ impl Handled {
     fn look(&mut self, node: &mut Node, which: Which<'_>) {
         let again = match pass(node, which, self) {
             // Whoever turned it back on has no reason to do it again: no event will tell that the time is over.
-            Ok(true) => Duration::from_secs(BACKOFF_SECS + 1),
-            Ok(false) => return,
+            Ok(Some(seconds)) => Duration::from_secs(seconds),
+            Ok(None) => return,
             Err(e) => {
                 error!("{e}; trying again");
                 AFTER_AN_ERROR
@@ -311,7 +385,10 @@ impl Handled {
 
     /// For `systemctl status`.
     fn status(&self) -> String {
-        let changed = format!("watching; turned the feature off {} times", self.changed);
+        let mut changed = format!("watching; turned the feature off {} times", self.changed);
+        if self.given_back > 0 {
+            changed = format!("{changed} and on again {} times", self.given_back);
+        }
         match self.failed.len() {
             0 => changed,
             1 => format!("{changed}; 1 device is not as it should be"),
@@ -320,12 +397,12 @@ impl Handled {
     }
 }
 
-/// One pass; true if a device is left to another program for a while.
-fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool, Error> {
+/// One pass; in how many seconds there is something to do though no event tells of it.
+fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<Option<u64>, Error> {
     // Most events ask for nothing: the lock and the record are not touched for those.
     let facts = node.look(which)?;
     if !matches!(which, Which::All) && !node.plan(&facts).asks_for_anything() {
-        return Ok(false);
+        return Ok(None);
     }
     let mut turn = node.turn()?;
     let facts = node.look_in_turn(which, &turn)?;
@@ -335,27 +412,38 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<bool
     journal_io::conflicts(&plan, &applied.conflicts);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
     journal_io::changes(&report);
-    handled.changed += report.changed();
+    for device in &report.devices {
+        match (device.outcome, device.action) {
+            (Outcome::Changed, Action::TurnOff) => handled.changed += 1,
+            (Outcome::Changed, Action::TurnOn) => handled.given_back += 1,
+            _ => {}
+        }
+    }
     let failed = report
         .devices
         .iter()
         .filter(|device| matches!(device.outcome, Outcome::Failed | Outcome::Refused));
     handled.failed.extend(failed.map(|device| device.ifindex));
-    Ok(report
+    let contested = |device: &DeviceReport<'_>| device.reason.code == ReasonCode::Contested;
+    let backoff = report
         .devices
         .iter()
-        .any(|device| device.reason.code == ReasonCode::Contested))
+        .any(contested)
+        .then_some(BACKOFF_SECS + 1);
+    Ok([backoff, plan.next_give_back()].into_iter().flatten().min())
 }
 
 struct Woken {
     event: bool,
     rules: bool,
+    peers: bool,
     signal: bool,
 }
 
 fn wait(
     events: &LinkEvents,
     rules: Option<&NftEvents>,
+    peers: Option<&PeerEvents>,
     signals: &Signals,
     timeout: Option<Duration>,
 ) -> Result<Woken, Errno> {
@@ -363,18 +451,21 @@ fn wait(
         PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(signals.receiver.as_fd(), PollFlags::IN),
     ];
-    if let Some(rules) = rules {
-        fds.push(PollFd::from_borrowed_fd(rules.as_fd(), PollFlags::IN));
+    let others = [rules.map(AsFd::as_fd), peers.map(AsFd::as_fd)];
+    for fd in others.into_iter().flatten() {
+        fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
     }
     let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {
             // An overrun shows as an error on the socket.
-            let event = !fds[0].revents().is_empty();
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            let mut next = |there: bool| there && ready.next().unwrap_or(false);
             Ok(Woken {
-                event,
-                signal: !fds[1].revents().is_empty(),
-                rules: fds.get(2).is_some_and(|fd| !fd.revents().is_empty()),
+                event: next(true),
+                signal: next(true),
+                rules: next(rules.is_some()),
+                peers: next(peers.is_some()),
             })
         }
         Err(e) => Err(e),
