@@ -454,10 +454,16 @@ fn meet(
     let mut marks = Vec::new();
     for v6 in [false, true] {
         let can = settable[usize::from(v6)];
-        // A later inner packet meets no nat chain: its mark is what other chains set.
+        // A later inner packet meets no nat chain: its mark is what other chains set. If it answers one that did, it keeps that one's.
         add(
             &mut marks,
-            State::new(Mark::only(can.outside_nat | foreign)),
+            State::new(Mark::only(
+                if rules.marks_are_answered {
+                    can.anywhere
+                } else {
+                    can.outside_nat
+                } | foreign,
+            )),
         );
         let inner = Packet {
             v6,

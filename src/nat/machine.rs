@@ -57,7 +57,7 @@ pub struct BudgetExceeded;
 const MAX_STEPS: u64 = 20_000_000;
 /// The kernel allows 16 jumps in `nf_tables`; xtables allows more, bounded by its own check for loops.
 const MAX_DEPTH: u32 = 128;
-/// Chains at one hook and priority, whose order is not known.
+/// Steps at one hook and priority, of which all orders are tried.
 const MAX_PEERS: usize = 8;
 
 /// Where packets go from a chain.
@@ -65,6 +65,20 @@ const MAX_PEERS: usize = 8;
 struct Outcome {
     fell_through: Vec<State>,
     accepted: Vec<State>,
+}
+
+/// A base chain at a hook; the order is that in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BaseChain {
+    /// The priority at which the kernel calls it: all nat chains run at the place of NAT, whatever their own.
+    ///
+    /// <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L1138> (`nf_nat_register_fn`)
+    place: i32,
+    nat: bool,
+    /// Its own, which orders nat chains among themselves.
+    priority: i32,
+    table: usize,
+    chain: u32,
 }
 
 /// The interpreter for one packet.
@@ -98,36 +112,6 @@ impl<'a> Machine<'a> {
 
     /// Everything at one hook, in the order of priorities; returns the states in which the packet leaves it.
     pub fn hook(&mut self, hook: Hook, states: &[State]) -> Result<Vec<State>, BudgetExceeded> {
-        let family = if self.packet.v6 {
-            Family::Ip6
-        } else {
-            Family::Ip
-        };
-        let mut chains: Vec<(i32, i32, usize, u32)> = Vec::new();
-        for (t, table) in self.rules.tables.iter().enumerate() {
-            let sees = match hook {
-                Hook::Egress => table.family == Family::from_nfproto(NFPROTO_NETDEV),
-                _ => table.family == family || table.family == Family::Inet,
-            };
-            if !sees {
-                continue;
-            }
-            for (c, chain) in (0u32..).zip(&table.chains) {
-                if let Some(base) = chain.base.filter(|b| b.hook == hook)
-                    && self.packet.may_leave_through(&chain.devices)
-                    && matters(self.rules, t, c)
-                {
-                    // All nat chains run at the place of NAT, among themselves by their own priority.
-                    let main = match (base.nat, hook) {
-                        (false, _) => base.priority,
-                        (true, Hook::Output | Hook::Prerouting) => -100,
-                        (true, _) => 100,
-                    };
-                    chains.push((main, base.priority, t, c));
-                }
-            }
-        }
-        chains.sort_unstable();
         let mut live: Vec<State> = Vec::new();
         for s in states {
             add(
@@ -138,33 +122,111 @@ impl<'a> Machine<'a> {
                 },
             );
         }
-        for peers in chains.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            live = self.peers(peers, &live)?;
+        let chains = self.chains(hook);
+        for peers in chains.chunk_by(|a, b| a.place == b.place) {
+            // NAT calls its chains from one place, one after another: they are a single step among filter chains.
+            let filters = peers.partition_point(|chain| !chain.nat);
+            let (filters, nat) = peers.split_at(filters);
+            let steps: Vec<&[BaseChain]> = filters
+                .chunks(1)
+                .chain((!nat.is_empty()).then_some(nat))
+                .collect();
+            live = self.in_any_order(&steps, &live, |machine, step, s| {
+                let mut live = vec![s];
+                for peers in step.chunk_by(|a, b| a.priority == b.priority) {
+                    live = machine.in_any_order(peers, &live, |machine, chain, s| {
+                        machine.base_chain(chain.table, chain.chain, s)
+                    })?;
+                }
+                Ok(live)
+            })?;
         }
         Ok(live)
     }
 
-    /// Chains of equal priority run in the order in which they were made, which is not known: all orders are tried, as paths
-    /// through the sets of chains already run.
-    fn peers(
-        &mut self,
-        peers: &[(i32, i32, usize, u32)],
-        states: &[State],
-    ) -> Result<Vec<State>, BudgetExceeded> {
-        if peers.len() > MAX_PEERS {
-            return Err(BudgetExceeded);
+    /// The base chains that the packet meets at a hook and that can change something, in the order in which they run.
+    fn chains(&self, hook: Hook) -> Vec<BaseChain> {
+        let family = if self.packet.v6 {
+            Family::Ip6
+        } else {
+            Family::Ip
+        };
+        let mut chains = Vec::new();
+        for (table, t) in self.rules.tables.iter().enumerate() {
+            let sees = match hook {
+                Hook::Egress => t.family == Family::from_nfproto(NFPROTO_NETDEV),
+                _ => t.family == family || t.family == Family::Inet,
+            };
+            if !sees {
+                continue;
+            }
+            for (chain, c) in (0u32..).zip(&t.chains) {
+                if let Some(base) = c.base.filter(|b| b.hook == hook)
+                    && self.packet.may_leave_through(&c.devices)
+                    && matters(self.rules, table, chain)
+                {
+                    chains.push(BaseChain {
+                        place: match (base.nat, hook) {
+                            (false, _) => base.priority,
+                            (true, Hook::Output | Hook::Prerouting) => -100,
+                            (true, _) => 100,
+                        },
+                        nat: base.nat,
+                        priority: base.priority,
+                        table,
+                        chain,
+                    });
+                }
+            }
         }
-        let full = (1usize << peers.len()) - 1;
+        chains.sort_unstable();
+        chains
+    }
+
+    /// Steps of equal priority run in the order in which their chains were made, which is not known: all orders are tried, as
+    /// paths through the sets of steps already taken. Of too many steps it is assumed that each can be taken any number of
+    /// times, and one of them at the end.
+    fn in_any_order<T>(
+        &mut self,
+        steps: &[T],
+        states: &[State],
+        mut take: impl FnMut(&mut Self, &T, State) -> Result<Vec<State>, BudgetExceeded>,
+    ) -> Result<Vec<State>, BudgetExceeded> {
+        if steps.len() > MAX_PEERS {
+            let mut reached: Vec<State> = Vec::new();
+            let mut todo = states.to_vec();
+            while let Some(s) = todo.pop() {
+                let before = reached.clone();
+                add(&mut reached, s);
+                if reached == before {
+                    continue;
+                }
+                for step in steps {
+                    todo.extend(take(self, step, s)?);
+                }
+            }
+            // Whichever is the last has been taken.
+            let mut left = Vec::new();
+            for step in steps {
+                for &s in &reached {
+                    for t in take(self, step, s)? {
+                        add(&mut left, t);
+                    }
+                }
+            }
+            return Ok(left);
+        }
+        let full = (1usize << steps.len()) - 1;
         let mut at: Vec<Vec<State>> = vec![Vec::new(); full + 1];
         at[0] = states.to_vec();
         for done in 0..full {
             let here = std::mem::take(&mut at[done]);
-            for (n, &(_, _, table, chain)) in peers.iter().enumerate() {
+            for (n, step) in steps.iter().enumerate() {
                 if done >> n & 1 == 1 {
                     continue;
                 }
                 for &s in &here {
-                    for t in self.base_chain(table, chain, s)? {
+                    for t in take(self, step, s)? {
                         add(&mut at[done | 1 << n], t);
                     }
                 }

@@ -74,7 +74,10 @@ impl ReadError {
 
 /// Reads everything; what cannot be read is named in the result.
 pub fn read() -> NatRules {
-    let mut rules = NatRules::default();
+    let mut rules = NatRules {
+        marks_are_answered: marks_are_answered(),
+        ..NatRules::default()
+    };
     let mut part = |what: String, result: Result<Vec<Table>, ReadError>| match result {
         Ok(tables) => rules.tables.extend(tables),
         Err(e) => rules.unread.push(Unread {
@@ -109,6 +112,23 @@ pub fn read() -> NatRules {
         rules.mark_updated_ipsets();
     }
     rules
+}
+
+/// Whether one of the sysctls says so. These files show the values of this process's network namespace; one that is there and
+/// cannot be read counts as set.
+fn marks_are_answered() -> bool {
+    [
+        "ipv4/tcp_fwmark_accept",
+        "ipv4/fwmark_reflect",
+        "ipv6/fwmark_reflect",
+    ]
+    .iter()
+    .any(
+        |name| match std::fs::read_to_string(format!("/proc/sys/net/{name}")) {
+            Ok(value) => value.trim() != "0",
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        },
+    )
 }
 
 /// None asks for another attempt.

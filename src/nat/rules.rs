@@ -14,6 +14,11 @@ pub struct NatRules {
     pub ipsets: Vec<IpSet>,
     /// Whether the ipsets above are all there are.
     pub ipsets_known: bool,
+    /// An answer, or what a socket that accepted a connection sends, keeps the mark of the packet that it goes back to:
+    /// `fwmark_reflect`, `tcp_fwmark_accept`.
+    ///
+    /// <https://docs.kernel.org/networking/ip-sysctl.html>
+    pub marks_are_answered: bool,
     /// Parts that could not be read: while there is one, nothing is shown harmless.
     pub unread: Vec<Unread>,
 }

@@ -111,6 +111,30 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
     }
 }
 
+/// A patched kube-proxy takes the mark away in a nat chain, which only the first packet of a connection meets. An answer that keeps
+/// the mark of what it answers meets none.
+#[test]
+fn an_answer_that_keeps_a_mark_is_a_later_packet_with_it() {
+    let marked = Expr::Match(Match::Mark {
+        value: 0x4000,
+        mask: 0x4000,
+        invert: false,
+    });
+    let set = |value| Expr::Mark {
+        value,
+        mask: 0x4000,
+    };
+    let patched = [marked, set(0), masquerade(NAT_RANDOM_FULLY)];
+    let mut rules = rules_at(Hook::Postrouting, true, &[&patched]);
+    let mut services = rules_at(Hook::Prerouting, true, &[&[set(0x4000)]]);
+    rules.tables[0]
+        .chains
+        .append(&mut services.tables[0].chains);
+    assert_eq!(word(&analyze(&rules, &flow())), "not-exposed");
+    rules.marks_are_answered = true;
+    assert_eq!(word(&analyze(&rules, &flow())), "exposed");
+}
+
 fn to(address: &str, mask: &str, invert: bool) -> Expr {
     Expr::Match(Match::Address {
         side: Side::Destination,
@@ -447,6 +471,17 @@ fn every_order_of_chains_of_the_same_priority_counts() {
         masquerade(NAT_RANDOM_FULLY),
     ]];
     let keeps: &[&[Expr]] = &[&[wants, masquerade(0)]];
+    let marks = || {
+        let tcp = Expr::Match(Match::Protocol {
+            number: 6,
+            invert: false,
+        });
+        rules_at(
+            Hook::Output,
+            true,
+            &[&[tcp, Expr::Mark { value: 4, mask: 4 }]],
+        )
+    };
     for (first, second, want) in [
         (unmarks, unmarks, "not-exposed"),
         (unmarks, keeps, "exposed"),
@@ -456,28 +491,17 @@ fn every_order_of_chains_of_the_same_priority_counts() {
         rules
             .tables
             .extend(rules_at(Hook::Postrouting, true, second).tables);
-        rules.tables.extend(
-            rules_at(
-                Hook::Output,
-                true,
-                &[&[
-                    Expr::Match(Match::Protocol {
-                        number: 6,
-                        invert: false,
-                    }),
-                    Expr::Mark { value: 4, mask: 4 },
-                ]],
-            )
-            .tables,
-        );
+        rules.tables.extend(marks().tables);
         assert_eq!(word(&analyze(&rules, &flow())), want);
     }
-    // Too many of them are not followed.
-    let mut rules = NatRules::default();
-    for _ in 0..9 {
-        rules
-            .tables
-            .extend(rules_at(Hook::Postrouting, true, unmarks).tables);
+    // More than are followed one by one.
+    for (ninth, want) in [(unmarks, "not-exposed"), (keeps, "exposed")] {
+        let mut rules = rules_at(Hook::Postrouting, true, ninth);
+        for _ in 0..8 {
+            let more = rules_at(Hook::Postrouting, true, unmarks);
+            rules.tables.extend(more.tables);
+        }
+        rules.tables.extend(marks().tables);
+        assert_eq!(word(&analyze(&rules, &flow())), want);
     }
-    assert_eq!(word(&analyze(&rules, &flow())), "unknown");
 }
