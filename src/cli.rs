@@ -17,7 +17,7 @@ use crate::text::IfName;
 #[derive(Debug, Parser)]
 #[command(name = "vxcsum", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do; none stands for `apply`, but only together with --dry-run.
+    /// What to do. Without one `--dry-run` means `apply --dry-run`.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The same as `vxcsum apply --dry-run`.

@@ -43,7 +43,7 @@ impl KernelError {
 pub struct Fault {
     /// What was tried: verb and object, such as `set tx-checksum-ip-generic off`.
     pub operation: String,
-    /// The name of the errno, such as `EPERM`; none if the failure is not the kernel's.
+    /// The name of the errno, such as `EPERM`; `None` if the failure is not the kernel's.
     pub errno: Option<String>,
     /// What the kernel or the reader said.
     pub text: String,

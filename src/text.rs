@@ -21,7 +21,7 @@ impl IfName {
     /// `IFNAMSIZ - 1`.
     pub const MAX: usize = 15;
 
-    /// None if no device can have this name.
+    /// `None` if no device can have this name.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let legal = |b: &u8| !matches!(b, 0 | b'/' | b' ' | b'\t'..=b'\r');
         let ok = (1..=Self::MAX).contains(&bytes.len()) && bytes != b"." && bytes != b"..";

@@ -141,7 +141,7 @@ fn one_entry_a_change_with_all_fields_and_silence_after_it() {
 }
 
 #[test]
-fn a_quarrel_is_said_once_with_all_fields() {
+fn a_conflict_is_logged_once_with_all_fields() {
     let netns = Netns::with_three();
     for round in 0..5 {
         netns.set("b0", true);

@@ -677,7 +677,7 @@ fn reverting() {
     }
 }
 
-/// A quarrel is left, and shows as a failure, but only while the feature is on and should be off.
+/// A conflict is left alone, and is a failure only while the feature is on and should be off.
 #[test]
 fn another_program_keeps_turning_it_on() {
     for (name, features, lco, action, code, exit) in [

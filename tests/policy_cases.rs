@@ -43,7 +43,7 @@ struct Device {
     dst_port: Option<u16>,
     underlay_driver: Option<String>,
     outer_checksum: String,
-    /// None if `[bugs]` decides.
+    /// `None` if `[bugs]` decides.
     rule: Option<String>,
     /// Why the rules do not match, in order.
     #[serde(default)]

@@ -254,7 +254,7 @@ fn killed_at_any_moment() {
     );
 }
 
-/// The namespace that a thread of the child is in and this process is not; none if the child was faster.
+/// The namespace that a thread of the child is in and this process is not; `None` if the child was faster.
 fn await_namespace(child: &mut Child, own: u64) -> Option<u64> {
     let pid = child.id().to_string();
     while child.try_wait().unwrap().is_none() {

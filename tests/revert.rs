@@ -562,14 +562,14 @@ fn many_at_once_take_turns() {
 }
 
 #[test]
-fn who_waits_too_long_for_the_lock_says_for_which() {
+fn a_wait_for_the_lock_ends_with_an_error_that_names_it() {
     let netns = Netns::with_three();
     let path = record_path(&netns).with_file_name("lock");
     fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
     let lock = File::create(&path).expect("make the lock");
     flock(&lock, FlockOperation::LockExclusive).expect("hold the lock");
     let began = Instant::now();
-    // Who changes nothing does not wait.
+    // A command that changes nothing does not wait.
     vxcsum(&netns, "status").expect(0);
     vxcsum(&netns, "apply --dry-run").expect(0);
     assert!(began.elapsed() < Duration::from_secs(5));

@@ -167,7 +167,7 @@ fn the_service_manager_is_told_of_life_and_work() {
 }
 
 #[test]
-fn whoever_keeps_turning_it_on_is_given_way_to() {
+fn a_program_that_keeps_turning_it_on_is_left_alone() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         let watch = Watch::start(&netns, &format!("--backend {backend}"));

@@ -18,7 +18,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// From the texts of `/proc/net/snmp` and `/proc/net/snmp6`; none where the first is not as it should be.
+    /// From the texts of `/proc/net/snmp` and `/proc/net/snmp6`; `None` where the first is not as it should be.
     pub fn parse(snmp: &str, snmp6: &str) -> Option<Self> {
         let of = |protocol: &str| {
             let mut lines = snmp
@@ -104,7 +104,7 @@ impl Flows {
     }
 }
 
-/// None if it is no flow to one of these UDP ports, else whether NAT rewrites it: then the answer is expected by another
+/// `None` if it is no flow to one of these UDP ports, else whether NAT rewrites it: then the answer is expected by another
 /// address or port than the packet was sent from.
 fn vxlan_flow(line: &str, ports: &[u16]) -> Option<bool> {
     line.split_ascii_whitespace().find(|word| *word == "udp")?;

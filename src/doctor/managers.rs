@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_calls_ethtool_and_felix() {
+    fn scripts_that_call_ethtool_and_felix() {
         let file = |kind, path: &str, text: &str| Candidate {
             kind,
             path: path.to_owned(),

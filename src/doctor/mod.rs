@@ -33,7 +33,7 @@ pub enum Health {
     Broken,
 }
 
-/// The three lines of defence of one device; any that holds is enough. None where it is not known.
+/// The three lines of defence of one device; any that holds is enough. `None` where it is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Defence {
     /// No NAT rule can rewrite its outer packets.

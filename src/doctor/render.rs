@@ -68,7 +68,7 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
     evidence(out, diagnosis)?;
     writeln!(out, "\nwho else sets it")?;
     if diagnosis.managers.is_empty() {
-        writeln!(out, "  nobody that was found")?;
+        writeln!(out, "  none found")?;
     }
     for manager in &diagnosis.managers {
         let path = manager.path.as_deref().unwrap_or(manager.kind);

@@ -119,7 +119,7 @@ impl Socket {
         IfName::new(until_nul(&ifreq.name)).ok_or(Errno::NODEV)
     }
 
-    /// The driver of a device, as `ethtool -i` prints it; none if it has none.
+    /// The driver of a device, as `ethtool -i` prints it; `None` if it has none.
     ///
     /// # Errors
     /// The errno of the ioctl.

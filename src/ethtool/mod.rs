@@ -97,7 +97,7 @@ pub struct FeatureTable {
 }
 
 impl FeatureTable {
-    /// The bit of [`FEATURE`]; none if this kernel does not have it.
+    /// The bit of [`FEATURE`]; `None` if this kernel does not have it.
     pub fn index(&self) -> Option<u32> {
         self.names
             .iter()

@@ -215,7 +215,7 @@ pub struct DeviceFeatures<'a> {
     pub features: Features,
 }
 
-/// Reads an answer to [`dump_features`] or [`get_features`]; none for any other message, and for a device that is not
+/// Reads an answer to [`dump_features`] or [`get_features`]; `None` for any other message, and for a device that is not
 /// `wanted` by ifindex and name: a node has many more devices than those.
 ///
 /// # Errors
@@ -297,7 +297,7 @@ fn words(bytes: &[u8]) -> Result<u128, Malformed> {
     Ok(shifted.fold(0, |set, word| set | word))
 }
 
-/// The attributes behind a generic netlink header; none if the command is another one.
+/// The attributes behind a generic netlink header; `None` if the command is another one.
 fn body<'a>(message: &Message<'a>, command: Option<u8>) -> Result<Option<&'a [u8]>, Malformed> {
     let bad = Malformed("generic netlink message");
     let is = message.payload.first().ok_or(bad)?;

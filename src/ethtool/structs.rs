@@ -137,7 +137,7 @@ pub fn drvinfo_request() -> Vec<u8> {
     bytes
 }
 
-/// The driver's name; none if it has none.
+/// The driver's name; `None` if it has none.
 pub fn drvinfo_driver(bytes: &[u8]) -> Option<String> {
     let name = until_nul(bytes.get(4..36)?);
     (!name.is_empty()).then(|| crate::text::escape(name))

@@ -196,7 +196,7 @@ pub type KernelVerdict = PerBug<BugVerdict>;
 pub struct Measured {
     /// They left with a wrong outer checksum.
     pub affected: bool,
-    /// They left with a right one while the feature was off; None if that was not tried.
+    /// They left with a right one while the feature was off; `None` if that was not tried.
     pub cured: Option<bool>,
 }
 

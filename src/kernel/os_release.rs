@@ -26,7 +26,7 @@ pub fn parse_os_release(text: &str) -> OsRelease {
     os
 }
 
-/// The value as a shell reads it, up to a comment; none if a quote stays open or more words follow.
+/// The value as a shell reads it, up to a comment; `None` if a quote stays open or more words follow.
 fn unquote(value: &str) -> Option<String> {
     let mut out = String::new();
     let mut chars = value.chars();

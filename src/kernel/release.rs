@@ -62,7 +62,7 @@ impl Version {
         }
     }
 
-    /// Splits `5.4.0-42-generic` into 5.4.0 and `-42-generic`; none if it does not start with a version.
+    /// Splits `5.4.0-42-generic` into 5.4.0 and `-42-generic`; `None` if it does not start with a version.
     fn parse(text: &str) -> Option<(Self, &str)> {
         let (major, rest) = number(text.trim_ascii())?;
         let (minor, rest) = number(rest.strip_prefix('.')?)?;
@@ -89,7 +89,7 @@ impl Version {
     }
 }
 
-/// A leading decimal number and what follows it; none without one, or if it does not fit.
+/// A leading decimal number and what follows it; `None` without one, or if it does not fit.
 fn number(text: &str) -> Option<(u32, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())

@@ -25,9 +25,9 @@ pub struct VxlanLink {
     pub ifindex: u32,
     /// Its name when it was read.
     pub name: IfName,
-    /// `IFLA_ADDRESS`; none on a device without Ethernet addresses.
+    /// `IFLA_ADDRESS`; `None` on a device without Ethernet addresses.
     pub mac: Option<[u8; 6]>,
-    /// `IFLA_VXLAN_ID`; none on an `external` device, whose VNI is chosen per packet.
+    /// `IFLA_VXLAN_ID`; `None` on an `external` device, whose VNI is chosen per packet.
     pub vni: Option<u32>,
     /// `IFLA_VXLAN_PORT`, host byte order.
     pub dst_port: Option<u16>,
@@ -35,7 +35,7 @@ pub struct VxlanLink {
     pub local: Option<IpAddr>,
     /// `IFLA_VXLAN_GROUP` or `IFLA_VXLAN_GROUP6`: a multicast group or another machine.
     pub remote: Option<IpAddr>,
-    /// `IFLA_VXLAN_LEARNING`: it sends to whoever it received from.
+    /// `IFLA_VXLAN_LEARNING`: it learns remote VTEPs from received packets.
     pub learning: bool,
     /// The outer UDP checksum of its packets: `IFLA_VXLAN_UDP_CSUM`, or over IPv6 `udp_zero_csum6_tx`.
     pub outer_checksum: OuterChecksum,

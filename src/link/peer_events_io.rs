@@ -41,7 +41,7 @@ impl PeerEvents {
         let _ = attach_filter(borrow(&self.socket), &filter::forwarding_events(ifindexes));
     }
 
-    /// The devices that were heard of by now; none if nobody knows which.
+    /// The devices that were heard of by now; `None` if nobody knows which.
     pub fn drain(&self) -> Option<BTreeSet<u32>> {
         let mut buffer = [0; 4096];
         let mut heard = BTreeSet::new();

@@ -116,11 +116,11 @@ pub fn dump_rules(w: &mut Writer, seq: u32) {
 pub struct Diversion {
     /// The rule is IPv6's.
     pub v6: bool,
-    /// None if the rule goes on somewhere else.
+    /// `None` if the rule goes on somewhere else.
     pub table: Option<u32>,
 }
 
-/// Reads an answer to [`dump_rules`]; none if the message is not an `RTM_NEWRULE`, or if addresses and devices are all that the
+/// Reads an answer to [`dump_rules`]; `None` if the message is not an `RTM_NEWRULE`, or if addresses and devices are all that the
 /// rule asks about, or if it only drops.
 ///
 /// # Errors

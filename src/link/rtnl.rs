@@ -126,7 +126,7 @@ pub struct Link {
     pub vxlan: Option<VxlanLink>,
 }
 
-/// Reads an answer to a link request; none if the message is not an `RTM_NEWLINK`.
+/// Reads an answer to a link request; `None` if the message is not an `RTM_NEWLINK`.
 ///
 /// # Errors
 /// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN device, its data.
@@ -263,7 +263,7 @@ pub fn owner_of_address(message: &Message<'_>) -> Result<Option<(IpAddr, u32)>, 
 pub struct Forwarding {
     /// The device that the entry is of.
     pub ifindex: u32,
-    /// `NDA_DST`; none if the entry names no other machine, as those of a bridge.
+    /// `NDA_DST`; `None` if the entry names no other machine, as those of a bridge.
     pub remote: Option<IpAddr>,
     /// `NDA_PORT`: a destination port other than the device's.
     pub port: Option<u16>,
@@ -273,7 +273,7 @@ pub struct Forwarding {
     pub nexthops: bool,
 }
 
-/// Reads an answer to a request for forwarding entries; none if the message is not an `RTM_NEWNEIGH` about one.
+/// Reads an answer to a request for forwarding entries; `None` if the message is not an `RTM_NEWNEIGH` about one.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c> (`vxlan_fdb_info`)
 ///

@@ -38,7 +38,7 @@ impl Mark {
         self.value | !self.known
     }
 
-    /// The mark, given that mark & mask == value; none if it cannot be.
+    /// The mark, given that mark & mask == value; `None` if it cannot be.
     pub fn assume(self, value: u32, mask: u32) -> Option<Self> {
         if value & !mask != 0 || (self.value ^ value) & self.known & mask != 0 {
             return None;
@@ -49,7 +49,7 @@ impl Mark {
         })
     }
 
-    /// The mark, given that mark & mask != value; none if it cannot be. One open bit can be told, of more nothing is.
+    /// The mark, given that mark & mask != value; `None` if it cannot be. One open bit can be told, of more nothing is.
     pub fn assume_not(self, value: u32, mask: u32) -> Option<Self> {
         if self.assume(value, mask).is_none() {
             return Some(self);

@@ -34,7 +34,7 @@ pub struct OuterFlow {
     pub ifindex: u32,
     /// It is a port of a bridge or another master (`IFLA_MASTER`), through which inner packets can leave instead.
     pub enslaved: bool,
-    /// The device through which outer packets leave; none if only routing knows, or if it is in another namespace.
+    /// The device through which outer packets leave; `None` if only routing knows, or if it is in another namespace.
     pub underlay: Option<IfName>,
     /// Its ifindex.
     pub underlay_ifindex: Option<u32>,
@@ -511,7 +511,7 @@ fn meet(
     Ok(out)
 }
 
-/// What a NAT statement changes in an outer packet; None if nothing.
+/// What a NAT statement changes in an outer packet; `None` if nothing.
 fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
     let nat = &t.nat;
     let maybe = |doubt| Some(Change::MaybeSource(doubt));

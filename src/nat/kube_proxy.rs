@@ -122,7 +122,7 @@ fn only_mark_decides(rule: &Rule) -> bool {
     })
 }
 
-/// The command that takes a rule of iptables away, safe to paste; None unless every part of the rule stands in it.
+/// The command that takes a rule of iptables away, safe to paste; `None` unless every part of the rule stands in it.
 pub fn deletion(rules: &NatRules, at: RuleRef) -> Option<String> {
     let table = rules.tables.get(at.table)?;
     let chain = table.chains.get(at.chain as usize)?;
@@ -164,7 +164,7 @@ fn plain_for_shell(c: char) -> bool {
     c.is_ascii_alphanumeric() || " !+,-./:=_".contains(c)
 }
 
-/// A comment in single quotes; None if it has something that is printed in another way.
+/// A comment in single quotes; `None` if it has something that is printed in another way.
 fn quoted_for_shell(text: &[u8]) -> Option<String> {
     let text = str::from_utf8(text).ok()?;
     let printable = |c: char| matches!(c, ' '..='~') && !"'\\".contains(c);

@@ -25,7 +25,7 @@ use crate::fault::Malformed;
 use crate::netlink::socket_io::{Failed, Netlink};
 use crate::netlink::{DumpError, Message, Writer};
 
-/// How often a read is tried again that others disturb by changing the rules.
+/// Attempts when the rules change during a read.
 const ATTEMPTS: u32 = 5;
 
 /// Why one part of the rules could not be read.
@@ -241,7 +241,7 @@ fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
     }
 }
 
-/// One legacy table; none if it changed meanwhile.
+/// One legacy table; `None` if it changed meanwhile.
 fn legacy(family: Family, name: &[u8]) -> Result<Option<Table>, ReadError> {
     const GET_INFO: i32 = 64;
     const GET_ENTRIES: i32 = 65;

@@ -1,7 +1,7 @@
 //! The packet-filter rules of one network namespace, as far as they decide about NAT and marks.
 //!
 //! Owns the model that `nat::nft`, `nat::xt` and `nat::read_io` fill and the analysis reads. Names are bytes as the kernel
-//! has them: whoever prints them escapes them. Pure.
+//! has them: the code that prints them escapes them. Pure.
 
 use core::net::IpAddr;
 
@@ -133,7 +133,7 @@ pub struct Table {
 pub struct Chain {
     /// Its name.
     pub name: Box<[u8]>,
-    /// Where the stack calls it; none if only other chains do.
+    /// Where the stack calls it; `None` if only other chains do.
     pub base: Option<Base>,
     /// The devices of a chain of the family netdev, as [`Match::Interface`] has them; empty for any.
     pub devices: Box<[Box<[u8]>]>,
@@ -301,7 +301,7 @@ pub enum Expr {
     Lookup {
         /// Where the key is.
         from: Reg,
-        /// Index of the set in the table; none if it was not read.
+        /// Index of the set in the table; `None` if it was not read.
         set: Option<u32>,
         /// Where the value of a map goes.
         to: MapTo,
@@ -625,7 +625,7 @@ pub struct Set {
     pub key_len: u32,
     /// The bytes of each part of a concatenated key, if the kernel says.
     pub fields: Box<[u32]>,
-    /// None if they were not read.
+    /// `None` if they were not read.
     pub elements: Option<Vec<Element>>,
 }
 

@@ -475,7 +475,7 @@ fn set_sides(dim: u8, flags: u8) -> Box<[Side]> {
     (1..=dim.min(6)).map(side).collect()
 }
 
-/// The target SET of revision 1 to 3; none if it also sets the mark, which only revision 3 can.
+/// The target SET of revision 1 to 3; `None` if it also sets the mark, which only revision 3 can.
 fn set_target(revision: u8, d: &[u8]) -> Option<Expr> {
     let mut updates = Vec::new();
     let mut options = String::new();

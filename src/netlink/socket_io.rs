@@ -3,7 +3,7 @@
 //! Owns the socket, sequence numbers, repeats of interrupted dumps and lost answers. Knows no message contents.
 //!
 //! Nothing here can block for ever: the kernel answers a request before `send` returns, and fills the next part of a dump
-//! before `recv` returns, so that every `recv` is asked not to wait.
+//! before `recv` returns, so every `recv` is non-blocking.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -96,7 +96,7 @@ impl Netlink {
         Err(Fault::other(operation, text).advise("run it again when fewer devices come and go"))
     }
 
-    /// One attempt at a dump, for who has more to begin again with than the dump itself. Gives each message to `each`.
+    /// One attempt at a dump, for callers that must restart several dumps together. Gives each message to `each`.
     ///
     /// # Errors
     /// It was interrupted, which is known only at its end; the kernel refuses, or its answer is malformed.

@@ -373,7 +373,7 @@ impl Entries {
         out
     }
 
-    /// The device sends to nobody: no entry names a machine, there is no default one, and it learns none from what it receives.
+    /// The device has no peer: no entry names a machine, there is no default one, and it learns none from received packets.
     fn no_peers(&self, link: &VxlanLink) -> bool {
         let external = link.outer_checksum == OuterChecksum::External;
         let entries = self.remotes.len() + self.underlays.len();
@@ -382,8 +382,8 @@ impl Entries {
             && !(self.incomplete || self.other_port || link.learning || external)
     }
 
-    /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has whoever
-    /// sends to it, and one without any was just made, and its destinations are yet to come.
+    /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has each
+    /// machine that sends to it, and one without any is new and gets its destinations later.
     fn remotes(mut self, link: &VxlanLink) -> Vec<IpAddr> {
         let external = link.outer_checksum == OuterChecksum::External;
         if self.incomplete || link.learning || external {

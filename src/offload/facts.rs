@@ -37,7 +37,7 @@ pub struct History {
     pub owned: bool,
     /// How often somebody has lately turned it back on, if it is too often to go on.
     pub contested: Option<usize>,
-    /// For how many seconds every look has found that NAT cannot rewrite the outer packets; none if the last one did not.
+    /// For how many seconds every look has found that NAT cannot rewrite the outer packets; `None` if the last one did not.
     pub not_exposed_for: Option<u64>,
 }
 

@@ -116,9 +116,7 @@ impl Node {
     /// The kernel cannot be asked.
     pub fn open_to_revert(options: Options) -> Result<Self, Error> {
         let policy = load_policy(&options.root, options.policy.as_deref()).unwrap_or_else(|_| {
-            warn!(
-                "the policy is not valid, which revert does not mind: vxcsum policy check says more"
-            );
+            warn!("the policy is not valid: ignored by revert; see `vxcsum policy check`");
             Policy::built_in()
         });
         Ok(Self {

@@ -615,8 +615,7 @@ fn by_status(
             (true, reason(ReasonCode::Exposed, what))
         }
         Exposure::NotExposed(_) => {
-            let what =
-                text("but it is latent, for NAT on this node cannot rewrite the outer packets");
+            let what = text("but latent: NAT on this node cannot rewrite the outer packets");
             (false, reason(ReasonCode::NotExposed, what))
         }
         Exposure::Unknown(_) => match policy.unknown_exposure_for(rule).0 {
@@ -684,7 +683,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
     }
 }
 
-/// Who made the device is who most likely keeps it as it wants it; its name is all there is to go by.
+/// The creator most likely sets the feature; guess it from the name.
 fn likely_owner(name: &IfName) -> &'static str {
     let begins = |prefix: &[u8]| name.as_bytes().starts_with(prefix);
     if begins(b"vxlan.calico") || begins(b"vxlan-v6.calico") {

@@ -57,7 +57,7 @@ impl Waiting {
 pub struct Netns {
     /// Its inode, which the next namespace can have as soon as this one is gone; 0 where /proc does not say.
     pub inode: u64,
-    /// `SO_NETNS_COOKIE`, which no other namespace gets during this boot; none before 5.14.
+    /// `SO_NETNS_COOKIE`, which no other namespace gets during this boot; `None` before 5.14.
     pub cookie: Option<u64>,
 }
 

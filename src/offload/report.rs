@@ -266,7 +266,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
 fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     let refused = |text: &str| Fault::other(SET_OFF, text);
     let (outcome, error) = match (plan.action, plan.reason.code, &plan.device.features) {
-        // Not every reader of a report wants this device's feature: a failed read is a failure all the same, unless the
+        // Report a failed read even if the policy leaves the device alone, unless the
         // device is simply gone.
         (_, _, Err(fault)) if fault.gone() => (Outcome::Gone, Some(fault.clone())),
         (_, _, Err(fault)) => (Outcome::Failed, Some(fault.clone())),

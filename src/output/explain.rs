@@ -1,4 +1,4 @@
-//! `explain`: what a decision was made of.
+//! `explain`: the facts behind a decision.
 //!
 //! Owns the long texts. As every renderer it decides nothing.
 

@@ -37,7 +37,7 @@ pub fn init(for_units: bool) {
         });
     if !to_journal {
         let logger: &'static dyn Log = if for_units { &PREFIXED } else { &PLAIN };
-        // Fails only if there is a logger already, as in a test.
+        // Fails only if a logger is set already, as in a test.
         let _ = log::set_logger(logger);
     }
     log::set_max_level(LevelFilter::Info);

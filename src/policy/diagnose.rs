@@ -15,7 +15,7 @@ use crate::text::escape;
 pub struct PolicyError {
     /// The file, as it was named.
     pub file: String,
-    /// From 1; none if the problem is the file itself.
+    /// From 1; `None` if the problem is the file itself.
     pub line: Option<usize>,
     /// From 1, in characters.
     pub column: Option<usize>,
@@ -71,7 +71,7 @@ impl PolicyError {
 pub struct PolicyErrors(Vec<PolicyError>);
 
 impl PolicyErrors {
-    /// None if there are none.
+    /// `None` if there are none.
     pub fn new(errors: Vec<PolicyError>) -> Option<Self> {
         (!errors.is_empty()).then_some(Self(errors))
     }
@@ -134,7 +134,7 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Nobody mends more problems of one file at once, and a hostile file has a million.
+    /// Cap per file: a hostile file has a million problems.
     const MOST: usize = 20;
 
     pub fn new(file: &str, bytes: &'a [u8]) -> Self {

@@ -42,7 +42,7 @@ const ROOT: u32 = 0;
 pub enum Wanted<'a> {
     /// The first `policy.toml` of the four directories below the root, and the drop-ins of all four.
     Default,
-    /// This file alone, without drop-ins: a path of this machine, not below the root, for whoever names a file means that
+    /// This file alone, without drop-ins: a path of this machine, not below the root, because a named file means that
     /// file. `/dev/null` is the built-in default. A file in a directory `policy.d` is read as a drop-in, which may leave out
     /// the version.
     Path(&'a Path),
@@ -51,8 +51,8 @@ pub enum Wanted<'a> {
 /// Reads and merges the policy. What no file says is built in.
 ///
 /// With `euid_is_root` and the root `/`, default files and directories that somebody else than root owns or that everybody can
-/// write are refused: whoever can write them would decide what root does. Below another root, which is an image or a test,
-/// files belong to its builder, and a path that was given was chosen by whoever runs vxcsum.
+/// write are refused: their writers would decide what root does. Below another root, which is an image or a test,
+/// files belong to its builder, and the user of vxcsum chose a path that was given.
 ///
 /// # Errors
 /// All problems of all files.
@@ -233,7 +233,7 @@ fn present(directory: BorrowedFd, path: &OsStr) -> bool {
     )
 }
 
-/// The bytes of an open file; none if it is /dev/null, which masks.
+/// The bytes of an open file; `None` if it is /dev/null, which masks.
 fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem> {
     // What is open cannot be exchanged any more, so it is judged instead of its name.
     let stat = fs::fstat(&fd).map_err(|errno| Problem::io("stat", errno))?;

@@ -116,11 +116,11 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// In order; the last that matches a kernel decides.
     pub kernels: Vec<KernelOverride>,
-    /// The files that were read, in order; none if the built-in default applies alone.
+    /// The files that were read, in order; `None` if the built-in default applies alone.
     pub files: Vec<String>,
 }
 
-/// One `[[rule]]`. A key that is none matches every device.
+/// One `[[rule]]`. An absent key matches every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// As given, else `rule N`, the Nth of all rules. Safe to print.
@@ -164,7 +164,7 @@ pub struct Subject<'a> {
 pub struct Considered<'a> {
     /// Which.
     pub rule: &'a Rule,
-    /// None if it matched, else the first key that did not.
+    /// `None` if it matched, else the first key that did not.
     pub miss: Option<Miss>,
 }
 

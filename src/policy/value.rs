@@ -229,7 +229,7 @@ pub(super) fn accepted<T>(words: &[(&str, T)]) -> String {
     format!("accepted values: {}", names.join(", "))
 }
 
-/// None if it is not an integer, or negative.
+/// `None` if it is not an integer, or negative.
 pub(super) fn number(value: &DeValue) -> Option<u128> {
     let integer = value.as_integer()?;
     u128::from_str_radix(integer.as_str(), integer.radix()).ok()

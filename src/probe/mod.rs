@@ -162,7 +162,7 @@ pub struct BugResult {
     pub id: BugId,
     /// Whether the kernel has it.
     pub outcome: Outcome,
-    /// For an affected kernel, whether the same packets left intact with the feature off; none if that was not shown.
+    /// For an affected kernel, whether the same packets left intact with the feature off; `None` if that was not shown.
     pub cured: Option<bool>,
 }
 
@@ -259,7 +259,7 @@ pub struct ProbeRun {
     pub release: String,
     /// `uname -v`.
     pub version: String,
-    /// `/proc/sys/kernel/random/boot_id`; empty if it could not be read, and then the run is nobody's evidence.
+    /// `/proc/sys/kernel/random/boot_id`; empty if it could not be read, and such a run is never used as evidence.
     pub boot_id: String,
     /// What every bug's result follows from; empty if the run failed before the first packet.
     pub cases: Vec<Case>,

@@ -185,7 +185,7 @@ fn put_be32(buf: &mut Writer, kind: u16, value: u32) {
     buf.put(kind, &value.to_be_bytes());
 }
 
-/// Netlink messages as text, for the tests of whoever writes them.
+/// Netlink messages as text, for the tests of the writers.
 #[cfg(test)]
 pub mod text {
     use std::fmt::Write as _;

@@ -97,7 +97,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The family whose cases need this step; none if all do.
+    /// The family whose cases need this step; `None` if all do.
     pub fn family(self) -> Option<Family> {
         match self {
             Self::Underlay(family) | Self::Vxlan(family) | Self::Nat(family) => Some(family),

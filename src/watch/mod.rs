@@ -288,7 +288,7 @@ struct Peers {
     unsupported: bool,
     /// The devices that are listened for.
     waiting: BTreeSet<u32>,
-    /// To be looked at once more: a peer may have come before there was somebody to hear it.
+    /// To be looked at once more: a peer may have come before the socket was there.
     due: BTreeSet<u32>,
 }
 

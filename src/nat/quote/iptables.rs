@@ -31,7 +31,7 @@ impl<'a> Iptables<'a> {
         }
     }
 
-    /// None if iptables has no word for something in it.
+    /// `None` if iptables has no word for something in it.
     pub(super) fn rule(mut self, rule: &Rule) -> Option<String> {
         // iptables-save prints the parts of the header first, in this order.
         let mut header: [String; 5] = Default::default();

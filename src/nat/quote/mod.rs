@@ -34,7 +34,7 @@ pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> Str
     )
 }
 
-/// A rule in the words of iptables, without its chain; None if iptables did not make it.
+/// A rule in the words of iptables, without its chain; `None` if iptables did not make it.
 pub fn iptables(table: &Table, rule: &Rule, rules: &NatRules) -> Option<String> {
     if table.backend != Backend::Legacy && !made_by_iptables(table) {
         return None;
