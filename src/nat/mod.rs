@@ -16,5 +16,5 @@ mod registers;
 pub mod rules;
 mod settable;
 mod state;
-mod uapi;
+pub(crate) mod uapi;
 pub mod xt;

@@ -6,6 +6,10 @@ use core::net::IpAddr;
 
 use super::bits::{Byte, Tri, between, equal};
 use super::rules::{Element, IpSet, Match, Member, NatRules, Set, Side, Source};
+use super::uapi::{
+    IPPROTO_UDP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_STATUS,
+    NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFNAME, NFT_META_PROTOCOL,
+};
 use crate::text::octets;
 
 /// `RTN_LOCAL`.
@@ -97,7 +101,7 @@ impl Destinations {
 
 impl Packet<'_> {
     fn protocol(&self) -> Option<u8> {
-        self.outer.then_some(17)
+        self.outer.then_some(IPPROTO_UDP)
     }
 
     /// The bytes that `nf_tables` would load, and what is known of them. Marks are not here.
@@ -109,28 +113,34 @@ impl Packet<'_> {
             }
         };
         match source {
-            Source::Meta(15) => put(0, &[if self.v6 { 10 } else { 2 }]),
-            Source::Meta(1) => put(0, if self.v6 { &[0x86, 0xdd] } else { &[8, 0] }),
-            Source::Meta(16) if self.outer => put(0, &[17]),
-            Source::Meta(5) => {
+            Source::Meta(NFT_META_NFPROTO) => {
+                put(0, &[if self.v6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }])
+            }
+            Source::Meta(NFT_META_PROTOCOL) => {
+                put(0, if self.v6 { &[0x86, 0xdd] } else { &[8, 0] })
+            }
+            Source::Meta(NFT_META_L4PROTO) if self.outer => put(0, &[IPPROTO_UDP]),
+            Source::Meta(NFT_META_OIF) => {
                 if let Some(n) = self.oif_index {
                     put(0, &n.to_ne_bytes());
                 }
             }
-            Source::Meta(7) => {
+            Source::Meta(NFT_META_OIFNAME) => {
                 if let Some(name) = self.oif {
                     put(0, &[0; 16]);
                     put(0, name);
                 }
             }
-            Source::Ct(0) if self.outer && tracked => put(0, &u32::from(NEW).to_ne_bytes()),
+            Source::Ct(NFT_CT_STATE) if self.outer && tracked => {
+                put(0, &u32::from(NEW).to_ne_bytes())
+            }
             // IPS_DST_NAT: a destination that a rule changed is reported where it was changed.
-            Source::Ct(2) if self.outer && tracked => {
+            Source::Ct(NFT_CT_STATUS) if self.outer && tracked => {
                 for (slot, bit) in out.iter_mut().zip(32u32.to_ne_bytes()) {
                     slot.known = bit;
                 }
             }
-            Source::Ct(3) => {
+            Source::Ct(NFT_CT_MARK) => {
                 for (n, slot) in out.iter_mut().take(4).enumerate() {
                     *slot = Byte {
                         known: !self.ct_bits.to_ne_bytes()[n],

@@ -8,6 +8,7 @@ use super::bits::{Byte, Mark, Tri, equal};
 use super::packet::Packet;
 use super::rules::{Expr, Op, Reg, Source};
 use super::state::State;
+use super::uapi::NFT_META_MARK;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -134,7 +135,7 @@ pub(super) fn load(
     source: Source,
     len: u8,
 ) {
-    if source == Source::Meta(3) {
+    if source == Source::Meta(NFT_META_MARK) {
         let slot = regs.set(to, 4, Origin::Mark(u32::MAX, 0));
         for (n, b) in slot.iter_mut().enumerate() {
             *b = Byte {

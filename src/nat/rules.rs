@@ -5,6 +5,11 @@
 
 use core::net::IpAddr;
 
+use super::uapi::{
+    NFPROTO_ARP, NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV,
+    XT_CONNMARK_RESTORE, XT_CONNMARK_SAVE, XT_CONNMARK_SET,
+};
+
 /// Everything that was read, and what could not be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatRules {
@@ -92,9 +97,9 @@ impl Family {
     /// From `NFPROTO_*`.
     pub fn from_nfproto(n: u8) -> Self {
         match n {
-            2 => Self::Ip,
-            10 => Self::Ip6,
-            1 => Self::Inet,
+            NFPROTO_IPV4 => Self::Ip,
+            NFPROTO_IPV6 => Self::Ip6,
+            NFPROTO_INET => Self::Inet,
             n => Self::Other(n),
         }
     }
@@ -105,9 +110,9 @@ impl Family {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Inet => "inet",
-            Self::Other(3) => "arp",
-            Self::Other(5) => "netdev",
-            Self::Other(7) => "bridge",
+            Self::Other(NFPROTO_ARP) => "arp",
+            Self::Other(NFPROTO_NETDEV) => "netdev",
+            Self::Other(NFPROTO_BRIDGE) => "bridge",
             Self::Other(_) => "unknown",
         }
     }
@@ -436,9 +441,9 @@ impl Connmark {
     /// From `XT_CONNMARK_SET`, `_SAVE` or `_RESTORE` and the three words of `struct xt_connmark_tginfo1`.
     pub fn of(mode: u8, value: u32, ctmask: u32, nfmask: u32) -> Option<Self> {
         Some(match mode {
-            0 => Self::Set { value, ctmask },
-            1 => Self::Save { ctmask, nfmask },
-            2 => Self::Restore {
+            XT_CONNMARK_SET => Self::Set { value, ctmask },
+            XT_CONNMARK_SAVE => Self::Save { ctmask, nfmask },
+            XT_CONNMARK_RESTORE => Self::Restore {
                 ctmask,
                 mask: nfmask,
             },

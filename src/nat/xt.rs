@@ -15,10 +15,8 @@ use super::rules::{
     Backend, Base, Chain, Connmark, Expr, Family, Hook, IpsetUpdate, Match, Nat, NatKind, Queue,
     Rule, Side, Table, Verdict,
 };
-use super::uapi::{
-    IPSET_FLAG_EXIST, IPSET_FLAG_MAP_SKBMARK, IPSET_FLAG_MAP_SKBPRIO, IPSET_FLAG_MAP_SKBQUEUE,
-    IPSET_INVALID_ID, NFQ_FLAG_BYPASS, NFQ_FLAG_CPU_FANOUT,
-};
+#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
+use super::uapi::*;
 use crate::fault::Malformed;
 
 /// `sizeof(struct ipt_getinfo)`, and of ip6t.
@@ -121,12 +119,12 @@ const V6: Layout = Layout {
 /// Where each legacy table is hooked in: base chains of `nat` rewrite at the priorities of `NF_IP_PRI_NAT_*`.
 fn priority(table: &[u8], hook: Hook) -> i32 {
     match (table, hook) {
-        (b"raw", _) => -300,
-        (b"mangle", _) => -150,
-        (b"nat", Hook::Prerouting | Hook::Output) => -100,
-        (b"nat", _) => 100,
-        (b"security", _) => 50,
-        _ => 0,
+        (b"raw", _) => NF_IP_PRI_RAW,
+        (b"mangle", _) => NF_IP_PRI_MANGLE,
+        (b"nat", Hook::Prerouting | Hook::Output) => NF_IP_PRI_NAT_DST,
+        (b"nat", _) => NF_IP_PRI_NAT_SRC,
+        (b"security", _) => NF_IP_PRI_SECURITY,
+        _ => NF_IP_PRI_FILTER,
     }
 }
 
@@ -149,13 +147,18 @@ pub fn decode_table(
     while at < blob.len() {
         let target = usize::from(u16_at(blob, at + l.target_offset).ok_or(BAD)?);
         let next = usize::from(u16_at(blob, at + l.target_offset + 2).ok_or(BAD)?);
-        if next < l.header || target < l.header || target + 32 > next || at + next > blob.len() {
+        if next < l.header
+            || target < l.header
+            || target + XT_ENTRY_DATA > next
+            || at + next > blob.len()
+        {
             return Err(BAD);
         }
         let hook = (0..5).find(|&h| {
             info.valid_hooks >> h & 1 == 1 && info.hook_entry[h as usize] as usize == at
         });
-        let error = text(&blob[at + target + 2..at + target + 31]) == b"ERROR";
+        let error =
+            text(&blob[at + target + XT_ENTRY_NAME..at + target + XT_ENTRY_REVISION]) == b"ERROR";
         // The last entry of a chain is its policy, or the RETURN that iptables adds to every chain.
         if (hook.is_some() || error)
             && let Some(last) = entries.last_mut()
@@ -180,7 +183,9 @@ pub fn decode_table(
             });
         }
         if error {
-            let label = blob.get(at + target + 32..at + next).ok_or(BAD)?;
+            let label = blob
+                .get(at + target + XT_ENTRY_DATA..at + next)
+                .ok_or(BAD)?;
             if at + next < blob.len() {
                 current = Some(index(chains.len())?);
                 starts.insert(at + next, index(chains.len())?);
@@ -233,7 +238,7 @@ struct Entry {
     tail: bool,
 }
 
-/// The expressions of one entry; None if a length is wrong.
+/// The expressions of one entry; `None` if a length is wrong.
 fn decode_entry(
     family: Family,
     l: &Layout,
@@ -242,11 +247,68 @@ fn decode_entry(
     at: usize,
     starts: &HashMap<usize, u32>,
 ) -> Option<Result<Vec<Expr>, Malformed>> {
+    let mut out = header(family, l, entry)?;
+    let mut pos = l.header;
+    while pos < target {
+        let size = usize::from(u16_at(entry, pos)?);
+        if size < XT_ENTRY_DATA || pos + size > target {
+            return None;
+        }
+        let (name, revision, data) = extension(entry.get(pos..pos + size)?)?;
+        out.push(Expr::Match(decode_match(name, revision, data)));
+        pos += size;
+    }
+    let (name, revision, data) = extension(entry.get(target..)?)?;
+    if !name.is_empty() {
+        out.push(decode_target(name, revision, data, family));
+        return Some(Ok(out));
+    }
+    let v6 = family == Family::Ip6;
+    let goto = entry.get(l.flags)? & if v6 { IP6T_F_GOTO } else { IPT_F_GOTO } != 0;
+    let verdict = match u32_at(data, 0)?.cast_signed() {
+        XT_RETURN => Verdict::Return,
+        // -NF_ACCEPT - 1 and so on.
+        code if code < 0 => match code.unsigned_abs() - 1 {
+            NF_ACCEPT => Verdict::Accept,
+            NF_QUEUE => Verdict::Queue(None),
+            _ => Verdict::Drop,
+        },
+        offset => {
+            let to = usize::try_from(offset).ok()?;
+            if to == at + entry.len() {
+                Verdict::Continue
+            } else {
+                match (starts.get(&to), goto) {
+                    (None, _) => return Some(Err(Malformed("jump"))),
+                    (Some(&c), true) => Verdict::Goto(c),
+                    (Some(&c), false) => Verdict::Jump(c),
+                }
+            }
+        }
+    };
+    out.push(Expr::Verdict(verdict));
+    Some(Ok(out))
+}
+
+/// The name, the revision and the data of a match or target.
+fn extension(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
+    Some((
+        text(bytes.get(XT_ENTRY_NAME..XT_ENTRY_REVISION)?),
+        *bytes.get(XT_ENTRY_REVISION)?,
+        bytes.get(XT_ENTRY_DATA..)?,
+    ))
+}
+
+/// What `struct ipt_ip` and `struct ip6t_ip6` ask of a packet.
+fn header(family: Family, l: &Layout, entry: &[u8]) -> Option<Vec<Expr>> {
     let v6 = family == Family::Ip6;
     let flags = *entry.get(l.flags)?;
     let inverted = *entry.get(l.flags + 1)?;
     let mut out = Vec::new();
-    for (n, side) in [Side::Source, Side::Destination].into_iter().enumerate() {
+    for (n, side, bit) in [
+        (0, Side::Source, IPT_INV_SRCIP),
+        (1, Side::Destination, IPT_INV_DSTIP),
+    ] {
         let address = |k: usize| {
             if v6 {
                 v6_at(entry, k * l.addr)
@@ -255,88 +317,47 @@ fn decode_entry(
             }
         };
         let (address, mask) = (address(n)?, address(n + 2)?);
-        let invert = inverted >> (3 + n) & 1 == 1;
+        let invert = inverted & bit != 0;
         if invert || !mask.is_unspecified() {
-            out.push(Expr::Match(Match::Address {
+            out.push(Match::Address {
                 side,
                 address,
                 mask,
                 invert,
-            }));
+            });
         }
     }
-    for (n, side) in [Side::Source, Side::Destination].into_iter().enumerate() {
-        let name = entry.get(l.ifaces + 16 * n..l.ifaces + 16 * n + 16)?;
-        let mask = entry.get(l.ifaces + 32 + 16 * n..l.ifaces + 48 + 16 * n)?;
+    for (n, side, bit) in [
+        (0, Side::Source, IPT_INV_VIA_IN),
+        (1, Side::Destination, IPT_INV_VIA_OUT),
+    ] {
+        let part = |k: usize| entry.get(l.ifaces + IFNAMSIZ * k..l.ifaces + IFNAMSIZ * (k + 1));
+        let (name, mask) = (part(n)?, part(n + 2)?);
         let len = mask.iter().take_while(|&&m| m != 0).count();
-        let invert = inverted >> n & 1 == 1;
+        let invert = inverted & bit != 0;
         if len > 0 || invert {
-            out.push(Expr::Match(Match::Interface {
+            out.push(Match::Interface {
                 side,
                 prefix: name[..len].into(),
                 invert,
-            }));
+            });
         }
     }
     let number = u16_at(entry, l.proto)?;
-    if number != 0 || inverted & 0x40 != 0 {
-        out.push(Expr::Match(match u8::try_from(number) {
-            Ok(number) => Match::Protocol {
-                number,
-                invert: inverted & 0x40 != 0,
-            },
+    let invert = inverted & IPT_INV_PROTO != 0;
+    if number != 0 || invert {
+        out.push(match u8::try_from(number) {
+            Ok(number) => Match::Protocol { number, invert },
             Err(_) => Match::Header("protocol"),
-        }));
+        });
     }
-    // IPT_F_FRAG is 1 and IPT_INV_FRAG 0x20; ip6t's flag 2 is a type of service.
-    if !v6 && (flags & 1 != 0 || inverted & 0x20 != 0) {
-        out.push(Expr::Match(Match::Header("fragment")));
+    if !v6 && (flags & IPT_F_FRAG != 0 || inverted & IPT_INV_FRAG != 0) {
+        out.push(Match::Header("fragment"));
     }
-    if inverted & 4 != 0 || v6 && flags & 2 != 0 {
-        out.push(Expr::Match(Match::Header("tos")));
+    if inverted & IPT_INV_TOS != 0 || v6 && flags & IP6T_F_TOS != 0 {
+        out.push(Match::Header("tos"));
     }
-    let goto = flags & if v6 { 4 } else { 2 } != 0;
-    let mut pos = l.header;
-    while pos < target {
-        let size = usize::from(u16_at(entry, pos)?);
-        if size < 32 || pos + size > target {
-            return None;
-        }
-        let name = text(entry.get(pos + 2..pos + 31)?);
-        out.push(Expr::Match(decode_match(
-            name,
-            entry[pos + 31],
-            &entry[pos + 32..pos + size],
-        )));
-        pos += size;
-    }
-    let name = text(entry.get(target + 2..target + 31)?);
-    let data = entry.get(target + 32..)?;
-    if name.is_empty() {
-        let code = u32_at(data, 0)?.cast_signed();
-        out.push(Expr::Verdict(match code {
-            -2 => Verdict::Accept,
-            -4 => Verdict::Queue(None),
-            -5 => Verdict::Return,
-            // DROP is -1; the kernel takes no other.
-            n if n < 0 => Verdict::Drop,
-            n => {
-                let to = usize::try_from(n).ok()?;
-                if to == at + entry.len() {
-                    Verdict::Continue
-                } else {
-                    match (starts.get(&to), goto) {
-                        (None, _) => return Some(Err(Malformed("jump"))),
-                        (Some(&c), true) => Verdict::Goto(c),
-                        (Some(&c), false) => Verdict::Jump(c),
-                    }
-                }
-            }
-        }));
-    } else {
-        out.push(decode_target(name, entry[target + 31], data, family));
-    }
-    Some(Ok(out))
+    Some(out.into_iter().map(Expr::Match).collect())
 }
 
 /// A match by name and revision: whatever is not known here may hold or not.
@@ -347,9 +368,13 @@ pub fn decode_match(name: &[u8], revision: u8, data: &[u8]) -> Match {
 
 /// `-m statistic` may always hold; this is how it is written.
 fn statistic(d: &[u8]) -> Option<String> {
-    let not = if u16_at(d, 2)? & 1 != 0 { " !" } else { "" };
+    let not = if u16_at(d, 2)? & XT_STATISTIC_INVERT != 0 {
+        " !"
+    } else {
+        ""
+    };
     Some(match u16_at(d, 0)? {
-        0 => {
+        XT_STATISTIC_MODE_RANDOM => {
             let probability = f64::from(u32_at(d, 4)?) / f64::from(1u32 << 31);
             format!("statistic --mode random{not} --probability {probability:.11}")
         }
@@ -370,99 +395,110 @@ fn known_match(name: &[u8], revision: u8, d: &[u8]) -> Option<Match> {
             mask: u32_at(d, 4)?,
             invert: byte(8)? != 0,
         },
-        (b"addrtype", 0) => Match::Addrtype {
-            source: u16_at(d, 0)?,
-            destination: u16_at(d, 2)?,
-            invert_source: u32_at(d, 4)? != 0,
-            invert_destination: u32_at(d, 8)? != 0,
-            limit: None,
-        },
-        (b"addrtype", 1) => {
-            let flags = u32_at(d, 4)?;
-            Match::Addrtype {
-                source: u16_at(d, 0)?,
-                destination: u16_at(d, 2)?,
-                invert_source: flags & 1 != 0,
-                invert_destination: flags & 2 != 0,
-                limit: match flags & 0xc {
-                    0 => None,
-                    4 => Some(Side::Source),
-                    _ => Some(Side::Destination),
-                },
-            }
-        }
-        // The state and nothing else: XT_CONNTRACK_STATE is 1, XT_CONNTRACK_STATE_ALIAS (the form of -m state) 1 << 13.
-        (b"conntrack", 1..=3) => {
-            let flags = u16_at(d, 146)?;
-            if flags & !0x2000 != 1 {
-                return None;
-            }
-            Match::State {
-                states: if revision == 1 {
-                    byte(150)?.into()
-                } else {
-                    u16_at(d, 150)?
-                },
-                invert: u16_at(d, 148)? & 1 != 0,
-            }
-        }
+        (b"addrtype", 0 | 1) => addrtype(revision, d)?,
+        (b"conntrack", 1..=3) => conntrack(revision, d)?,
         (b"statistic", 0) => Match::Other(statistic(d)?.into()),
         (b"state", 0) => Match::State {
             states: u16::try_from(u32_at(d, 0)?).ok()?,
             invert: false,
         },
-        (b"tcp", 0) => Match::Ports {
-            protocol: 6,
-            source: (u16_at(d, 0)?, u16_at(d, 2)?),
-            destination: (u16_at(d, 4)?, u16_at(d, 6)?),
-            invert_source: byte(11)? & 1 != 0,
-            invert_destination: byte(11)? & 2 != 0,
-            more: byte(8)? != 0 || byte(9)? != 0,
-        },
-        (b"udp", 0) => Match::Ports {
-            protocol: 17,
-            source: (u16_at(d, 0)?, u16_at(d, 2)?),
-            destination: (u16_at(d, 4)?, u16_at(d, 6)?),
-            invert_source: byte(8)? & 1 != 0,
-            invert_destination: byte(8)? & 2 != 0,
-            more: false,
-        },
-        (b"multiport", 1) => {
-            let side = match byte(0)? {
-                0 => Some(Side::Source),
-                1 => Some(Side::Destination),
-                2 => None,
-                _ => return None,
-            };
-            let mut ranges = Vec::new();
-            let mut n = 0;
-            let count = usize::from(byte(1)?).min(15);
-            while n < count {
-                let low = u16_at(d, 2 + 2 * n)?;
-                let mut high = low;
-                if byte(32 + n)? != 0 && n + 1 < count {
-                    n += 1;
-                    high = u16_at(d, 2 + 2 * n)?;
-                }
-                ranges.push((low, high));
-                n += 1;
-            }
-            Match::Multiport {
-                side,
-                ranges: ranges.into(),
-                invert: byte(47)? != 0,
-            }
-        }
+        (b"tcp", 0) => port_match(IPPROTO_TCP, d, byte(11)?, byte(8)? != 0 || byte(9)? != 0)?,
+        (b"udp", 0) => port_match(IPPROTO_UDP, d, byte(8)?, false)?,
+        (b"multiport", 1) => multiport(d)?,
         (b"set", 1..=4) => {
             let (dim, flags) = (byte(2)?, byte(3)?);
             Match::Set {
                 index: u16_at(d, 0)?,
                 sides: set_sides(dim, flags),
-                invert: flags & 1 != 0,
+                invert: flags & IPSET_INV_MATCH != 0,
                 more: revision >= 3 && set_options(revision, d)?,
             }
         }
         _ => return None,
+    })
+}
+
+/// `struct xt_addrtype_info` and `struct xt_addrtype_info_v1`.
+fn addrtype(revision: u8, d: &[u8]) -> Option<Match> {
+    let flags = u32_at(d, 4)?;
+    let (invert_source, invert_destination, limit) = if revision == 0 {
+        (flags != 0, u32_at(d, 8)? != 0, None)
+    } else {
+        let limit = if flags & XT_ADDRTYPE_LIMIT_IFACE_OUT != 0 {
+            Some(Side::Destination)
+        } else if flags & XT_ADDRTYPE_LIMIT_IFACE_IN != 0 {
+            Some(Side::Source)
+        } else {
+            None
+        };
+        let on = |bit| flags & bit != 0;
+        let (source, destination) = (XT_ADDRTYPE_INVERT_SOURCE, XT_ADDRTYPE_INVERT_DEST);
+        (on(source), on(destination), limit)
+    };
+    Some(Match::Addrtype {
+        source: u16_at(d, 0)?,
+        destination: u16_at(d, 2)?,
+        invert_source,
+        invert_destination,
+        limit,
+    })
+}
+
+/// `struct xt_conntrack_mtinfo1` to `3`, if it asks for the state and nothing else.
+fn conntrack(revision: u8, d: &[u8]) -> Option<Match> {
+    let (flags, inverted, states) = (146, 148, 150);
+    // The alias is the form of -m state.
+    if u16_at(d, flags)? & !XT_CONNTRACK_STATE_ALIAS != XT_CONNTRACK_STATE {
+        return None;
+    }
+    Some(Match::State {
+        states: if revision == 1 {
+            (*d.get(states)?).into()
+        } else {
+            u16_at(d, states)?
+        },
+        invert: u16_at(d, inverted)? & XT_CONNTRACK_STATE != 0,
+    })
+}
+
+/// `struct xt_tcp` and `struct xt_udp` begin alike.
+fn port_match(protocol: u8, d: &[u8], inverted: u8, more: bool) -> Option<Match> {
+    Some(Match::Ports {
+        protocol,
+        source: (u16_at(d, 0)?, u16_at(d, 2)?),
+        destination: (u16_at(d, 4)?, u16_at(d, 6)?),
+        invert_source: inverted & XT_PORT_INV_SRCPT != 0,
+        invert_destination: inverted & XT_PORT_INV_DSTPT != 0,
+        more,
+    })
+}
+
+/// `struct xt_multiport_v1`: flags, count, ports, which of them begin a range, invert.
+fn multiport(d: &[u8]) -> Option<Match> {
+    let (ports, begins) = (2, 2 + 2 * XT_MULTI_PORTS);
+    let side = match *d.first()? {
+        XT_MULTIPORT_SOURCE => Some(Side::Source),
+        XT_MULTIPORT_DESTINATION => Some(Side::Destination),
+        XT_MULTIPORT_EITHER => None,
+        _ => return None,
+    };
+    let mut ranges = Vec::new();
+    let mut n = 0;
+    let count = usize::from(*d.get(1)?).min(XT_MULTI_PORTS);
+    while n < count {
+        let low = u16_at(d, ports + 2 * n)?;
+        let mut high = low;
+        if *d.get(begins + n)? != 0 && n + 1 < count {
+            n += 1;
+            high = u16_at(d, ports + 2 * n)?;
+        }
+        ranges.push((low, high));
+        n += 1;
+    }
+    Some(Match::Multiport {
+        side,
+        ranges: ranges.into(),
+        invert: *d.get(begins + XT_MULTI_PORTS)? != 0,
     })
 }
 
@@ -538,8 +574,9 @@ fn set_options(revision: u8, d: &[u8]) -> Option<bool> {
     } else {
         ([16, 32], 40)
     };
-    // IPSET_FLAG_SKIP_COUNTER_UPDATE and its kin (bits 3 and 4) do not change the result.
-    let mut more = u32_at(d, flags)? & !0x18 != 0;
+    // These two do not change the result.
+    let skip = IPSET_FLAG_SKIP_COUNTER_UPDATE | IPSET_FLAG_SKIP_SUBCOUNTER_UPDATE;
+    let mut more = u32_at(d, flags)? & !skip != 0;
     for op in ops {
         more |= *d.get(op)? != 0;
     }
@@ -593,7 +630,7 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: Family) -> Option<E
         (b"SNAT", 1 | 2) => nat(NatKind::Snat, true)?,
         (b"DNAT", 1 | 2) => nat(NatKind::Dnat, true)?,
         (b"NOTRACK", 0) => Expr::Untrack,
-        (b"CT", 0..=2) if u16_at(d, 0)? & 1 != 0 => Expr::Untrack,
+        (b"CT", 0..=2) if u16_at(d, 0)? & XT_CT_NOTRACK != 0 => Expr::Untrack,
         (b"CT", 0..=2) => Expr::Neutral("CT".into()),
         (b"SET", 1..=3) => set_target(revision, d)?,
         (b"NFQUEUE", 0..=3) => Expr::Verdict(nfqueue(revision, d)?),
@@ -620,8 +657,9 @@ fn nat_compat(kind: NatKind, d: &[u8]) -> Option<Nat> {
     Some(Nat {
         kind,
         flags,
-        addresses: (flags & 1 != 0).then_some((v4_at(d, 8)?, v4_at(d, 12)?)),
-        ports: (flags & 2 != 0).then_some((be16_at(d, 16)?, be16_at(d, 18)?)),
+        addresses: (flags & NF_NAT_RANGE_MAP_IPS != 0).then_some((v4_at(d, 8)?, v4_at(d, 12)?)),
+        ports: (flags & NF_NAT_RANGE_PROTO_SPECIFIED != 0)
+            .then_some((be16_at(d, 16)?, be16_at(d, 18)?)),
     })
 }
 
@@ -632,8 +670,9 @@ fn nat_range(kind: NatKind, d: &[u8], v6: bool) -> Option<Nat> {
     Some(Nat {
         kind,
         flags,
-        addresses: (flags & 1 != 0).then_some((address(4)?, address(20)?)),
-        ports: (flags & 2 != 0).then_some((be16_at(d, 36)?, be16_at(d, 38)?)),
+        addresses: (flags & NF_NAT_RANGE_MAP_IPS != 0).then_some((address(4)?, address(20)?)),
+        ports: (flags & NF_NAT_RANGE_PROTO_SPECIFIED != 0)
+            .then_some((be16_at(d, 36)?, be16_at(d, 38)?)),
     })
 }
 

@@ -7,59 +7,14 @@
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
+#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
+use crate::nat::uapi::*;
 use crate::netlink::requests::Requests;
 use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer};
 use crate::text::octets;
 
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_NEWCHAIN: u16 = 3;
-const NFT_MSG_NEWRULE: u16 = 6;
-
-const NFTA_TABLE_NAME: u16 = 1;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_PAYLOAD_DREG: u16 = 1;
-const NFTA_PAYLOAD_BASE: u16 = 2;
-const NFTA_PAYLOAD_OFFSET: u16 = 3;
-const NFTA_PAYLOAD_LEN: u16 = 4;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_NAT_TYPE: u16 = 1;
-const NFTA_NAT_FAMILY: u16 = 2;
-const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
-const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
-const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
-const NFTA_NAT_FLAGS: u16 = 7;
-
-const NFT_REG_1: u32 = 1;
-const NFT_REG_2: u32 = 2;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFT_CMP_EQ: u32 = 0;
-const NFT_NAT_SNAT: u32 = 0;
-/// `NF_NAT_RANGE_PROTO_SPECIFIED | NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
-const PORT_FULLY_RANDOM: u32 = 1 << 1 | 1 << 4;
-const NF_INET_POST_ROUTING: u32 = 4;
-/// `NF_IP_PRI_NAT_SRC`.
-const PRIORITY_NAT_SRC: u32 = 100;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+/// A port out of a range, drawn at random.
+const PORT_FULLY_RANDOM: u32 = NF_NAT_RANGE_PROTO_SPECIFIED | NF_NAT_RANGE_PROTO_RANDOM_FULLY;
 
 const TABLE: &[u8] = b"vxcsum-probe\0";
 const CHAIN: &[u8] = b"postrouting\0";
@@ -110,7 +65,7 @@ pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
             b.put(NFTA_CHAIN_NAME, CHAIN);
             b.put_nest(NFTA_CHAIN_HOOK, |b| {
                 put_be32(b, NFTA_HOOK_HOOKNUM, NF_INET_POST_ROUTING);
-                put_be32(b, NFTA_HOOK_PRIORITY, PRIORITY_NAT_SRC);
+                put_be32(b, NFTA_HOOK_PRIORITY, NF_IP_PRI_NAT_SRC.cast_unsigned());
             });
             b.put(NFTA_CHAIN_TYPE, b"nat\0");
         },

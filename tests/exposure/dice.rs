@@ -351,7 +351,7 @@ impl Dice {
             ("filter", &["FORWARD", "OUTPUT"]),
             ("security", &["FORWARD", "OUTPUT"]),
         ] {
-            let _ = write!(out, "*{table}\n");
+            let _ = writeln!(out, "*{table}");
             for chain in chains {
                 if self.roll(3) == 0 {
                     out += &self.rule(table, chain, "");
@@ -376,9 +376,18 @@ impl Dice {
         out + "COMMIT\n"
     }
 
-    /// One rule of nft for a chain of this kind.
-    #[allow(clippy::too_many_lines)] // Three tables.
+    /// One rule of nft for a chain of this kind. nft refuses one that asks for two protocols.
     fn statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
+        loop {
+            let rule = self.any_statements(hook, last);
+            if !(rule.contains("tcp") && rule.contains("udp")) {
+                return rule;
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_lines)] // Three tables.
+    fn any_statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
         const IF: [&str; 22] = [
             "meta mark & 0x4000 == 0x4000",
             "meta mark & 0x4000 == 0x0",
@@ -403,13 +412,14 @@ impl Dice {
             "numgen inc mod 2 0",
             "meta length 0-1500",
         ];
-        const OUT: [&str; 6] = [
+        const OUT: [&str; 7] = [
             "oifname \"eth0\"",
             "oifname != \"eth0\"",
             "oifname \"flannel.1\"",
             "fib saddr type local",
             "fib daddr type != local",
             "rt classid 0",
+            "meta oifkind \"veth\"",
         ];
         const THEN: [&str; 33] = [
             "meta mark set 0x4000",
@@ -529,9 +539,9 @@ impl Dice {
             ("post", "filter", "postrouting", priority),
         ] {
             if self.roll(3) == 0 {
-                let _ = write!(
+                let _ = writeln!(
                     out,
-                    "chain {name} {{ type {kind} hook {hook} priority {at};\n"
+                    "chain {name} {{ type {kind} hook {hook} priority {at};"
                 );
                 let hook = if name == "raw" { name } else { hook };
                 for _ in 0..=self.roll(2) {
@@ -542,9 +552,9 @@ impl Dice {
         }
         for n in 0..=self.roll(2) {
             let at = ["90", "100", "110"][self.roll(3)];
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "chain nat{n} {{ type nat hook postrouting priority {at};\n"
+                "chain nat{n} {{ type nat hook postrouting priority {at};"
             );
             for _ in 0..=self.roll(2) {
                 out += &self.statements("postrouting", Some(&NAT));
@@ -558,17 +568,17 @@ impl Dice {
                     0 => "udp dport 8472 udp sport set 4242",
                     _ => *self.pick(&DEVICE),
                 };
-                let _ = write!(
+                let _ = writeln!(
                     out,
-                    "chain {name} {{ type filter hook egress device \"{device}\" priority 0; {what}; }}\n"
+                    "chain {name} {{ type filter hook egress device \"{device}\" priority 0; {what}; }}"
                 );
             }
         }
         if self.roll(4) == 0 {
             let what = self.pick(&DEVICE[..6]);
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "chain i {{ type filter hook ingress device \"cni0\" priority 0; {what}; }}\n"
+                "chain i {{ type filter hook ingress device \"cni0\" priority 0; {what}; }}"
             );
         }
         out + "}\n"

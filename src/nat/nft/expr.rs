@@ -4,15 +4,21 @@
 
 use super::{Fields, Message, Names, TableKey, attrs};
 use crate::fault::Malformed;
-use crate::nat::rules::{Expr, Family, MapTo, NatKind, NatRegs, Op, Queue, Rule, Source, Verdict};
-use crate::nat::uapi::{NFQ_FLAG_BYPASS, NFQ_FLAG_CPU_FANOUT};
+use crate::nat::rules::{
+    Expr, Family, MapTo, NatKind, NatRegs, Op, Queue, Reg, Rule, Source, Verdict,
+};
+#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
+use crate::nat::uapi::*;
 use crate::nat::xt;
+
+/// The attributes of one expression.
+type Attributes<'a> = Fields<'a, 12>;
 
 /// The table and chain of a rule, before it is decoded with that table's names.
 pub fn rule_place<'a>(msg: &Message<'a>) -> Result<(TableKey, &'a [u8]), Malformed> {
     let (family, body) = msg.body()?;
     let f = Fields::<4>::read(body)?;
-    match (f.name(1), f.name(2)) {
+    match (f.name(NFTA_RULE_TABLE), f.name(NFTA_RULE_CHAIN)) {
         (Some(table), Some(chain)) => Ok((
             TableKey {
                 family,
@@ -29,14 +35,19 @@ pub fn rule(msg: &Message<'_>, names: &impl Names) -> Result<Rule, Malformed> {
     let (family, body) = msg.body()?;
     let f = Fields::<8>::read(body)?;
     let mut exprs = Vec::new();
-    for elem in attrs(f.bytes(4).unwrap_or(&[])) {
+    for elem in attrs(f.bytes(NFTA_RULE_EXPRESSIONS).unwrap_or(&[])) {
         let e = Fields::<3>::read(elem?.payload)?;
-        let name = e.name(1).ok_or(Malformed("expression"))?;
-        exprs.push(expr(name, e.bytes(2).unwrap_or(&[]), family, names)?);
+        let name = e.name(NFTA_EXPR_NAME).ok_or(Malformed("expression"))?;
+        exprs.push(expr(
+            name,
+            e.bytes(NFTA_EXPR_DATA).unwrap_or(&[]),
+            family,
+            names,
+        )?);
     }
     Ok(Rule {
         exprs: exprs.into(),
-        comment: f.bytes(7).and_then(comment),
+        comment: f.bytes(NFTA_RULE_USERDATA).and_then(comment),
     })
 }
 
@@ -54,162 +65,46 @@ fn comment(mut b: &[u8]) -> Option<Box<[u8]>> {
 
 /// One expression; what lacks a part is opaque.
 fn expr(name: &[u8], data: &[u8], family: u8, names: &impl Names) -> Result<Expr, Malformed> {
-    let f = Fields::<12>::read(data)?;
+    let f = Attributes::read(data)?;
     Ok(known_expr(name, &f, family, names)
         .unwrap_or_else(|| Expr::Opaque(String::from_utf8_lossy(name).into())))
 }
 
-fn known_expr(name: &[u8], f: &Fields<'_, 12>, family: u8, names: &impl Names) -> Option<Expr> {
+fn known_expr(name: &[u8], f: &Attributes<'_>, family: u8, names: &impl Names) -> Option<Expr> {
     let word = || Box::<str>::from(String::from_utf8_lossy(name));
-    let load = |to, source, len| Some(Expr::Load { to, source, len });
     Some(match name {
-        b"immediate" => {
-            let d = Fields::<3>::read(f.bytes(2)?).ok()?;
-            match d.bytes(2) {
-                Some(v) => Expr::Verdict(verdict(v, names)?),
-                None => Expr::Immediate {
-                    to: f.reg(1)?,
-                    data: d.bytes(1)?.into(),
-                },
-            }
+        b"immediate" => immediate(f, names)?,
+        b"cmp" => compare(f)?,
+        b"range" => range(f)?,
+        b"bitwise" => bitwise(f)?,
+        b"byteorder" => Expr::Load {
+            to: f.reg(NFTA_BYTEORDER_DREG)?,
+            source: Source::Other("byteorder"),
+            len: u8::try_from(f.be32(NFTA_BYTEORDER_LEN)?).ok()?,
+        },
+        b"meta" => meta(f)?,
+        b"ct" => ct(f)?,
+        b"payload" => payload(f)?,
+        b"fib" => fib(f)?,
+        b"lookup" => lookup(f, names)?,
+        b"masq" | b"redir" | b"nat" => Expr::NatRegs(nat(name, f, family)?),
+        b"match" => {
+            let (name, revision, data) = extension(f)?;
+            Expr::Match(xt::decode_match(name, revision, data))
         }
-        b"cmp" => Expr::Compare {
-            from: f.reg(1)?,
-            op: [Op::Eq, Op::Ne, Op::Lt, Op::Le, Op::Gt, Op::Ge]
-                .get(f.be32(2)? as usize)
-                .copied()?,
-            data: f.value(3)?,
-        },
-        b"range" => Expr::Range {
-            from: f.reg(1)?,
-            invert: f.be32(2)? == 1,
-            low: f.value(3)?,
-            high: f.value(4)?,
-        },
-        // NFT_BITWISE_MASK_XOR; shifts and the register forms are not followed.
-        b"bitwise" if f.be32(6).unwrap_or(0) == 0 => Expr::Bitwise {
-            from: f.reg(1)?,
-            to: f.reg(2)?,
-            mask: f.value(4)?,
-            xor: f.value(5)?,
-        },
-        b"bitwise" => {
-            return load(
-                f.reg(2)?,
-                Source::Other("shift"),
-                u8::try_from(f.be32(3)?).ok()?,
-            );
+        b"target" => {
+            let (name, revision, data) = extension(f)?;
+            xt::decode_target(name, revision, data, Family::from_nfproto(family))
         }
-        b"byteorder" => {
-            return load(
-                f.reg(2)?,
-                Source::Other("byteorder"),
-                u8::try_from(f.be32(4)?).ok()?,
-            );
-        }
-        b"meta" => match (f.reg(1), f.reg(3)) {
-            (Some(to), _) => {
-                let key = f.be32(2)?;
-                let len = match key {
-                    // Protocol and interface type are 16 bits, family, protocol number and packet type 8, names 16 bytes.
-                    1 | 8 | 9 | 20 => 2,
-                    15 | 16 | 21 => 1,
-                    6 | 7 | 17 | 18 | 28 | 29 | 36 => 16,
-                    30 | 32 => 8,
-                    _ => 4,
-                };
-                return load(to, Source::Meta(key), len);
-            }
-            (None, Some(from)) if f.be32(2)? == 3 => Expr::SetMark { from },
-            (None, Some(_)) => Expr::Neutral("meta set".into()),
-            _ => return None,
-        },
-        b"ct" => match (f.reg(1), f.reg(4)) {
-            (Some(to), _) => return load(to, Source::Ct(f.be32(2)?), 16),
-            (None, Some(from)) if f.be32(2)? == 3 => Expr::SetConnmark { from },
-            (None, Some(_)) => Expr::Neutral("ct set".into()),
-            _ => return None,
-        },
-        b"payload" => match f.reg(1) {
-            Some(to) => {
-                let at = u16::try_from(f.be32(3)?).ok()?;
-                let source = match f.be32(2)? {
-                    1 => Source::Network(at),
-                    2 => Source::Transport(at),
-                    0 => Source::Other("ether"),
-                    _ => Source::Other("payload"),
-                };
-                return load(to, source, u8::try_from(f.be32(4)?).ok()?);
-            }
-            // Without NFT_PAYLOAD_L4CSUM_PSEUDOHDR no UDP checksum covers what is written into a network header.
-            None if f.be32(2)? == 1 && f.be32(8).unwrap_or(0) & 1 == 0 || f.be32(2)? == 0 => {
-                Expr::Neutral("payload set".into())
-            }
-            None => Expr::Write("payload set".into()),
-        },
-        b"fib" => {
-            let source = match (f.be32(2)?, f.be32(3)?) {
-                // An address type, not limited to an interface or a mark.
-                (3, 1) => Source::SourceType,
-                (3, 2) => Source::DestinationType,
-                _ => Source::Other("fib"),
-            };
-            return load(f.reg(1)?, source, 16);
-        }
-        b"lookup" => Expr::Lookup {
-            from: f.reg(2)?,
-            set: names.set(f.name(1)?),
-            to: match f.bytes(3) {
-                None => MapTo::Nothing,
-                Some(_) => f.reg(3).map_or(MapTo::Verdict, MapTo::Reg),
-            },
-            invert: f.be32(5).is_some_and(|n| n & 1 != 0),
-        },
-        b"masq" => Expr::NatRegs(NatRegs {
-            kind: NatKind::Masquerade,
-            flags: f.be32(1).unwrap_or(0),
-            family,
-            address: None,
-            port: f.reg(2).map(|low| (low, f.reg(3).unwrap_or(low))),
-        }),
-        b"redir" => Expr::NatRegs(NatRegs {
-            kind: NatKind::Redirect,
-            flags: f.be32(3).unwrap_or(0),
-            family,
-            address: None,
-            port: f.reg(1).map(|low| (low, f.reg(2).unwrap_or(low))),
-        }),
-        b"nat" => Expr::NatRegs(NatRegs {
-            kind: if f.be32(1)? == 0 {
-                NatKind::Snat
-            } else {
-                NatKind::Dnat
-            },
-            flags: f.be32(7).unwrap_or(0),
-            family: u8::try_from(f.be32(2)?).ok()?,
-            address: f.reg(3).map(|low| (low, f.reg(4).unwrap_or(low))),
-            port: f.reg(5).map(|low| (low, f.reg(6).unwrap_or(low))),
-        }),
-        b"match" => Expr::Match(xt::decode_match(
-            f.name(1)?,
-            u8::try_from(f.be32(2)?).ok()?,
-            f.bytes(3)?,
-        )),
-        b"target" => xt::decode_target(
-            f.name(1)?,
-            u8::try_from(f.be32(2)?).ok()?,
-            f.bytes(3)?,
-            Family::from_nfproto(family),
-        ),
         b"notrack" => Expr::Untrack,
         b"reject" => Expr::Verdict(Verdict::Drop),
         b"queue" => Expr::Verdict(Verdict::Queue(queue(f))),
         b"counter" | b"log" | b"last" | b"dup" => Expr::Neutral(word()),
-        // What the flow table forwards passes no other chain, with the mark that it has here.
+        // What the flow table forwards meets no chain after this one, and keeps the mark that it has here.
         b"flow_offload" => Expr::Neutral("flow add".into()),
         b"fwd" => Expr::Forward(word()),
         b"dynset" => Expr::UpdateSet {
-            set: names.set(f.name(1)?),
+            set: names.set(f.name(NFTA_DYNSET_SET_NAME)?),
         },
         b"limit" | b"quota" | b"connlimit" | b"numgen" | b"hash" | b"rt" | b"socket" | b"osf"
         | b"exthdr" | b"xfrm" | b"tunnel" | b"objref" | b"synproxy" | b"inner" | b"tproxy" => {
@@ -219,26 +114,218 @@ fn known_expr(name: &[u8], f: &Fields<'_, 12>, family: u8, names: &impl Names) -
     })
 }
 
+/// A constant or a verdict.
+fn immediate(f: &Attributes<'_>, names: &impl Names) -> Option<Expr> {
+    let data = Fields::<3>::read(f.bytes(NFTA_IMMEDIATE_DATA)?).ok()?;
+    Some(match data.bytes(NFTA_DATA_VERDICT) {
+        Some(v) => Expr::Verdict(verdict(v, names)?),
+        None => Expr::Immediate {
+            to: f.reg(NFTA_IMMEDIATE_DREG)?,
+            data: data.bytes(NFTA_DATA_VALUE)?.into(),
+        },
+    })
+}
+
+fn compare(f: &Attributes<'_>) -> Option<Expr> {
+    // In the order of `enum nft_cmp_ops`.
+    let ops = [Op::Eq, Op::Ne, Op::Lt, Op::Le, Op::Gt, Op::Ge];
+    Some(Expr::Compare {
+        from: f.reg(NFTA_CMP_SREG)?,
+        op: ops.get(f.be32(NFTA_CMP_OP)? as usize).copied()?,
+        data: f.value(NFTA_CMP_DATA)?,
+    })
+}
+
+fn range(f: &Attributes<'_>) -> Option<Expr> {
+    Some(Expr::Range {
+        from: f.reg(NFTA_RANGE_SREG)?,
+        invert: f.be32(NFTA_RANGE_OP)? == NFT_RANGE_NEQ,
+        low: f.value(NFTA_RANGE_FROM_DATA)?,
+        high: f.value(NFTA_RANGE_TO_DATA)?,
+    })
+}
+
+/// Shifts, and operations on two registers, are not followed.
+fn bitwise(f: &Attributes<'_>) -> Option<Expr> {
+    let to = f.reg(NFTA_BITWISE_DREG)?;
+    Some(match f.be32(NFTA_BITWISE_OP) {
+        None | Some(NFT_BITWISE_MASK_XOR) => Expr::Bitwise {
+            from: f.reg(NFTA_BITWISE_SREG)?,
+            to,
+            mask: f.value(NFTA_BITWISE_MASK)?,
+            xor: f.value(NFTA_BITWISE_XOR)?,
+        },
+        Some(_) => Expr::Load {
+            to,
+            source: Source::Other("shift"),
+            len: u8::try_from(f.be32(NFTA_BITWISE_LEN)?).ok()?,
+        },
+    })
+}
+
+fn meta(f: &Attributes<'_>) -> Option<Expr> {
+    let key = f.be32(NFTA_META_KEY)?;
+    Some(match (f.reg(NFTA_META_DREG), f.reg(NFTA_META_SREG)) {
+        (Some(to), _) => Expr::Load {
+            to,
+            source: Source::Meta(key),
+            len: meta_len(key),
+        },
+        (None, Some(from)) if key == NFT_META_MARK => Expr::SetMark { from },
+        (None, Some(_)) => Expr::Neutral("meta set".into()),
+        (None, None) => return None,
+    })
+}
+
+/// How many bytes the kernel loads for a key.
+fn meta_len(key: u32) -> u8 {
+    match key {
+        NFT_META_PROTOCOL
+        | NFT_META_IIFTYPE
+        | NFT_META_OIFTYPE
+        | NFT_META_BRI_IIFPVID
+        | NFT_META_BRI_IIFVPROTO => 2,
+        NFT_META_NFPROTO | NFT_META_L4PROTO | NFT_META_PKTTYPE => 1,
+        NFT_META_IIFNAME | NFT_META_OIFNAME | NFT_META_BRI_IIFNAME | NFT_META_BRI_OIFNAME
+        | NFT_META_IIFKIND | NFT_META_OIFKIND | NFT_META_SDIFNAME => 16,
+        NFT_META_TIME_NS => 8,
+        NFT_META_BRI_IIFHWADDR => 6,
+        _ => 4,
+    }
+}
+
+fn ct(f: &Attributes<'_>) -> Option<Expr> {
+    let key = f.be32(NFTA_CT_KEY)?;
+    Some(match (f.reg(NFTA_CT_DREG), f.reg(NFTA_CT_SREG)) {
+        (Some(to), _) => Expr::Load {
+            to,
+            source: Source::Ct(key),
+            len: 16,
+        },
+        (None, Some(from)) if key == NFT_CT_MARK => Expr::SetConnmark { from },
+        (None, Some(_)) => Expr::Neutral("ct set".into()),
+        (None, None) => return None,
+    })
+}
+
+fn payload(f: &Attributes<'_>) -> Option<Expr> {
+    let base = f.be32(NFTA_PAYLOAD_BASE)?;
+    let Some(to) = f.reg(NFTA_PAYLOAD_DREG) else {
+        // Without this flag no UDP checksum covers what is written into a network header.
+        let covered =
+            f.be32(NFTA_PAYLOAD_CSUM_FLAGS).unwrap_or(0) & NFT_PAYLOAD_L4CSUM_PSEUDOHDR != 0;
+        let harmless = match base {
+            NFT_PAYLOAD_LL_HEADER => true,
+            NFT_PAYLOAD_NETWORK_HEADER => !covered,
+            _ => false,
+        };
+        return Some(if harmless {
+            Expr::Neutral("payload set".into())
+        } else {
+            Expr::Write("payload set".into())
+        });
+    };
+    let at = u16::try_from(f.be32(NFTA_PAYLOAD_OFFSET)?).ok()?;
+    Some(Expr::Load {
+        to,
+        source: match base {
+            NFT_PAYLOAD_NETWORK_HEADER => Source::Network(at),
+            NFT_PAYLOAD_TRANSPORT_HEADER => Source::Transport(at),
+            NFT_PAYLOAD_LL_HEADER => Source::Other("ether"),
+            _ => Source::Other("payload"),
+        },
+        len: u8::try_from(f.be32(NFTA_PAYLOAD_LEN)?).ok()?,
+    })
+}
+
+fn fib(f: &Attributes<'_>) -> Option<Expr> {
+    Some(Expr::Load {
+        to: f.reg(NFTA_FIB_DREG)?,
+        // An address type, not limited to an interface or a mark.
+        source: match (f.be32(NFTA_FIB_RESULT)?, f.be32(NFTA_FIB_FLAGS)?) {
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Source::SourceType,
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Source::DestinationType,
+            _ => Source::Other("fib"),
+        },
+        len: 16,
+    })
+}
+
+fn lookup(f: &Attributes<'_>, names: &impl Names) -> Option<Expr> {
+    let flags = f.be32(NFTA_LOOKUP_FLAGS).unwrap_or(0);
+    Some(Expr::Lookup {
+        from: f.reg(NFTA_LOOKUP_SREG)?,
+        set: names.set(f.name(NFTA_LOOKUP_SET)?),
+        to: match f.bytes(NFTA_LOOKUP_DREG) {
+            None => MapTo::Nothing,
+            Some(_) => f.reg(NFTA_LOOKUP_DREG).map_or(MapTo::Verdict, MapTo::Reg),
+        },
+        invert: flags & NFT_LOOKUP_F_INV != 0,
+    })
+}
+
+/// `masq`, `redir` or `nat`.
+fn nat(name: &[u8], f: &Attributes<'_>, family: u8) -> Option<NatRegs> {
+    let pair = |low, high| f.reg(low).map(|low: Reg| (low, f.reg(high).unwrap_or(low)));
+    Some(match name {
+        b"masq" => NatRegs {
+            kind: NatKind::Masquerade,
+            flags: f.be32(NFTA_MASQ_FLAGS).unwrap_or(0),
+            family,
+            address: None,
+            port: pair(NFTA_MASQ_REG_PROTO_MIN, NFTA_MASQ_REG_PROTO_MAX),
+        },
+        b"redir" => NatRegs {
+            kind: NatKind::Redirect,
+            flags: f.be32(NFTA_REDIR_FLAGS).unwrap_or(0),
+            family,
+            address: None,
+            port: pair(NFTA_REDIR_REG_PROTO_MIN, NFTA_REDIR_REG_PROTO_MAX),
+        },
+        _ => NatRegs {
+            kind: match f.be32(NFTA_NAT_TYPE)? {
+                NFT_NAT_SNAT => NatKind::Snat,
+                _ => NatKind::Dnat,
+            },
+            flags: f.be32(NFTA_NAT_FLAGS).unwrap_or(0),
+            family: u8::try_from(f.be32(NFTA_NAT_FAMILY)?).ok()?,
+            address: pair(NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_ADDR_MAX),
+            port: pair(NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_REG_PROTO_MAX),
+        },
+    })
+}
+
+/// The name, the revision and the data of a match or target of xtables.
+fn extension<'a>(f: &Attributes<'a>) -> Option<(&'a [u8], u8, &'a [u8])> {
+    Some((
+        f.name(NFTA_MATCH_NAME)?,
+        u8::try_from(f.be32(NFTA_MATCH_REV)?).ok()?,
+        f.bytes(NFTA_MATCH_INFO)?,
+    ))
+}
+
 pub(super) fn verdict(data: &[u8], names: &impl Names) -> Option<Verdict> {
     let v = Fields::<4>::read(data).ok()?;
-    let to = || names.chain(v.name(2)?);
-    Some(match v.be32(1)?.cast_signed() {
-        1 => Verdict::Accept,
-        -5 => Verdict::Return,
-        -3 => Verdict::Jump(to()?),
-        -4 => Verdict::Goto(to()?),
-        -1 | -2 => Verdict::Continue,
-        // NF_QUEUE with the number of the queue above it.
-        code if code & 0xff == 3 => Verdict::Queue(None),
-        _ => Verdict::Drop,
+    let to = || names.chain(v.name(NFTA_VERDICT_CHAIN)?);
+    let code = v.be32(NFTA_VERDICT_CODE)?;
+    Some(match code.cast_signed() {
+        NFT_RETURN => Verdict::Return,
+        NFT_JUMP => Verdict::Jump(to()?),
+        NFT_GOTO => Verdict::Goto(to()?),
+        NFT_CONTINUE | NFT_BREAK => Verdict::Continue,
+        _ => match code & NF_VERDICT_MASK {
+            NF_ACCEPT => Verdict::Accept,
+            NF_QUEUE => Verdict::Queue(None),
+            _ => Verdict::Drop,
+        },
     })
 }
 
 /// The queues of nft's `queue`; none if a register has the number.
-fn queue(f: &Fields<'_, 12>) -> Option<Queue> {
-    let first = f.be16(1)?;
-    let total = f.be16(2).unwrap_or(1);
-    let flags = f.be16(3).unwrap_or(0);
+fn queue(f: &Attributes<'_>) -> Option<Queue> {
+    let first = f.be16(NFTA_QUEUE_NUM)?;
+    let total = f.be16(NFTA_QUEUE_TOTAL).unwrap_or(1);
+    let flags = f.be16(NFTA_QUEUE_FLAGS).unwrap_or(0);
     Some(Queue {
         first,
         last: first.saturating_add(total.saturating_sub(1)),

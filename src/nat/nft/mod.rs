@@ -16,14 +16,13 @@ pub use ruleset::Ruleset;
 
 use crate::fault::Malformed;
 use crate::nat::rules::{Base, Hook, Reg};
+#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
+use crate::nat::uapi::*;
 use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
-/// `NFT_MSG_NEWGEN`: the announcement of a new generation.
-pub(crate) const NEWGEN: u16 = NFTABLES << 8 | 15;
-/// `NFNL_SUBSYS_IPSET`.
-const IPSET: u16 = 6;
+const NFTABLES: u16 = NFNL_SUBSYS_NFTABLES << 8;
+/// The announcement of a new generation.
+pub(crate) const NEWGEN: u16 = NFTABLES | NFT_MSG_NEWGEN;
 
 /// What to ask for: `NFT_MSG_GET*`, and the list of ipsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +56,16 @@ fn write(
 /// One request.
 pub fn request(w: &mut Writer, seq: u32, get: Get) {
     let (kind, flags) = match get {
-        Get::Tables => (NFTABLES << 8 | 1, NLM_F_DUMP),
-        Get::Chains => (NFTABLES << 8 | 4, NLM_F_DUMP),
-        Get::Rules => (NFTABLES << 8 | 7, NLM_F_DUMP),
-        Get::Sets => (NFTABLES << 8 | 0xa, NLM_F_DUMP),
-        Get::Generation => (NFTABLES << 8 | 16, 0),
+        Get::Tables => (NFTABLES | NFT_MSG_GETTABLE, NLM_F_DUMP),
+        Get::Chains => (NFTABLES | NFT_MSG_GETCHAIN, NLM_F_DUMP),
+        Get::Rules => (NFTABLES | NFT_MSG_GETRULE, NLM_F_DUMP),
+        Get::Sets => (NFTABLES | NFT_MSG_GETSET, NLM_F_DUMP),
+        Get::Generation => (NFTABLES | NFT_MSG_GETGEN, 0),
         Get::IpSets => {
-            // Protocol 7 is what makes the kernel (4.20) tell each set's number.
-            let head = (IPSET << 8 | 7, NLM_F_DUMP, seq);
-            return write(w, head, 2, |w| w.put(1, &[7]));
+            let head = (NFNL_SUBSYS_IPSET << 8 | IPSET_CMD_LIST, NLM_F_DUMP, seq);
+            return write(w, head, NFPROTO_IPV4, |w| {
+                w.put(IPSET_ATTR_PROTOCOL, &[IPSET_PROTOCOL]);
+            });
         }
     };
     write(w, (kind, flags, seq), 0, |_| {});
@@ -73,9 +73,10 @@ pub fn request(w: &mut Writer, seq: u32, get: Get) {
 
 /// The request for the elements of one set: its family, its table and its name.
 pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &[u8])) {
-    write(w, (NFTABLES << 8 | 0xd, NLM_F_DUMP, seq), family, |w| {
-        w.put_string(1, table);
-        w.put_string(2, set);
+    let head = (NFTABLES | NFT_MSG_GETSETELEM, NLM_F_DUMP, seq);
+    write(w, head, family, |w| {
+        w.put_string(NFTA_SET_ELEM_LIST_TABLE, table);
+        w.put_string(NFTA_SET_ELEM_LIST_SET, set);
     });
 }
 
@@ -108,43 +109,45 @@ impl<'a, const N: usize> Fields<'a, N> {
         Ok(Self(out))
     }
 
-    pub(super) fn bytes(&self, n: usize) -> Option<&'a [u8]> {
-        self.0.get(n).copied().flatten()
+    pub(super) fn bytes(&self, n: u16) -> Option<&'a [u8]> {
+        self.0.get(usize::from(n)).copied().flatten()
     }
 
     /// A string, with or without its NUL.
-    pub(super) fn name(&self, n: usize) -> Option<&'a [u8]> {
+    pub(super) fn name(&self, n: u16) -> Option<&'a [u8]> {
         let b = self.bytes(n)?;
         Some(&b[..b.iter().position(|&c| c == 0).unwrap_or(b.len())])
     }
 
-    pub(super) fn be32(&self, n: usize) -> Option<u32> {
+    pub(super) fn be32(&self, n: u16) -> Option<u32> {
         self.bytes(n).and_then(u32_ne).map(u32::from_be)
     }
 
-    pub(super) fn be16(&self, n: usize) -> Option<u16> {
+    pub(super) fn be16(&self, n: u16) -> Option<u16> {
         Some(u16::from_be_bytes(
             self.bytes(n)?.get(..2)?.try_into().ok()?,
         ))
     }
 
-    pub(super) fn byte(&self, n: usize) -> Option<u8> {
+    pub(super) fn byte(&self, n: u16) -> Option<u8> {
         self.bytes(n)?.first().copied()
     }
 
     /// A register as an offset into the register bytes.
-    pub(super) fn reg(&self, n: usize) -> Option<Reg> {
+    pub(super) fn reg(&self, n: u16) -> Option<Reg> {
         match self.be32(n)? {
-            r @ 1..=4 => u8::try_from((r - 1) * 16).ok(),
-            r @ 8..=23 => u8::try_from((r - 8) * 4).ok(),
+            r @ NFT_REG_1..=NFT_REG_4 => u8::try_from((r - NFT_REG_1) * NFT_REG_SIZE).ok(),
+            r @ NFT_REG32_00..=NFT_REG32_15 => {
+                u8::try_from((r - NFT_REG32_00) * NFT_REG32_SIZE).ok()
+            }
             _ => None,
         }
     }
 
     /// The value in a nested `NFTA_DATA_VALUE`.
-    pub(super) fn value(&self, n: usize) -> Option<Box<[u8]>> {
+    pub(super) fn value(&self, n: u16) -> Option<Box<[u8]>> {
         let inner = Fields::<3>::read(self.bytes(n)?).ok()?;
-        Some(inner.bytes(1)?.into())
+        Some(inner.bytes(NFTA_DATA_VALUE)?.into())
     }
 }
 
@@ -152,8 +155,9 @@ impl<'a, const N: usize> Fields<'a, N> {
 pub fn table(msg: &Message<'_>) -> Result<(u8, Box<[u8]>, bool), Malformed> {
     let (family, rest) = msg.body()?;
     let f = Fields::<8>::read(rest)?;
-    let name = f.name(1).ok_or(Malformed("table"))?;
-    Ok((family, name.into(), f.be32(2).is_some_and(|n| n & 1 != 0)))
+    let name = f.name(NFTA_TABLE_NAME).ok_or(Malformed("table"))?;
+    let flags = f.be32(NFTA_TABLE_FLAGS).unwrap_or(0);
+    Ok((family, name.into(), flags & NFT_TABLE_F_DORMANT != 0))
 }
 
 /// Which table something belongs to.
@@ -184,29 +188,28 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
     let (family, rest) = msg.body()?;
     let f = Fields::<13>::read(rest)?;
     let mut devices = Vec::new();
-    let base = match f.bytes(4) {
+    let base = match f.bytes(NFTA_CHAIN_HOOK) {
         None => None,
         Some(hook) => {
             let h = Fields::<5>::read(hook)?;
-            let hook = match (family, h.be32(1).ok_or(BAD)?) {
-                (1 | 2 | 10, n) => Hook::from_number(n),
-                // NFPROTO_NETDEV at NF_NETDEV_EGRESS.
-                (5, 1) => Hook::Egress,
+            let hook = match (family, h.be32(NFTA_HOOK_HOOKNUM).ok_or(BAD)?) {
+                (NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6, n) => Hook::from_number(n),
+                (NFPROTO_NETDEV, NF_NETDEV_EGRESS) => Hook::Egress,
                 _ => Hook::Other,
             };
             devices = hook_devices(&h)?;
             Some(Base {
                 hook,
-                priority: h.be32(2).ok_or(BAD)?.cast_signed(),
-                nat: f.name(7) == Some(b"nat"),
-                drops: f.be32(5) == Some(0),
+                priority: h.be32(NFTA_HOOK_PRIORITY).ok_or(BAD)?.cast_signed(),
+                nat: f.name(NFTA_CHAIN_TYPE) == Some(b"nat"),
+                drops: f.be32(NFTA_CHAIN_POLICY) == Some(NF_DROP),
             })
         }
     };
-    let name = f.name(1).ok_or(BAD)?.into();
+    let name = f.name(NFTA_CHAIN_TABLE).ok_or(BAD)?.into();
     Ok(ChainHead {
         key: TableKey { family, name },
-        name: f.name(3).ok_or(BAD)?.into(),
+        name: f.name(NFTA_CHAIN_NAME).ok_or(BAD)?.into(),
         base,
         devices: devices.into(),
     })
@@ -215,13 +218,12 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
 /// The devices of a hook: one name, or a list of names and of first parts of names.
 fn hook_devices(hook: &Fields<'_, 5>) -> Result<Vec<Box<[u8]>>, Malformed> {
     let whole = |name: &[u8]| [name, &[0]].concat().into();
-    let mut out: Vec<Box<[u8]>> = hook.name(3).map(whole).into_iter().collect();
-    for device in attrs(hook.bytes(4).unwrap_or(&[])) {
+    let mut out: Vec<Box<[u8]>> = hook.name(NFTA_HOOK_DEV).map(whole).into_iter().collect();
+    for device in attrs(hook.bytes(NFTA_HOOK_DEVS).unwrap_or(&[])) {
         let device = device?;
         let name = device.payload.split(|b| *b == 0).next().unwrap_or_default();
         out.push(match device.kind {
-            // NFTA_DEVICE_PREFIX
-            2 => name.into(),
+            NFTA_DEVICE_PREFIX => name.into(),
             _ => whole(name),
         });
     }
@@ -240,6 +242,6 @@ pub trait Names {
 pub fn generation(msg: &Message<'_>) -> Result<u32, Malformed> {
     let (_, rest) = msg.body()?;
     Fields::<4>::read(rest)?
-        .be32(1)
+        .be32(NFTA_GEN_ID)
         .ok_or(Malformed("generation"))
 }

@@ -8,30 +8,33 @@ use super::expr::verdict;
 use super::{Fields, Message, Names, TableKey, attrs};
 use crate::fault::Malformed;
 use crate::nat::rules::{Data, Element, IpSet, Member, Set};
+#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
+use crate::nat::uapi::*;
 
 /// A set without its elements, and the table it is in.
 pub fn set(msg: &Message<'_>) -> Result<(TableKey, Set), Malformed> {
     const BAD: Malformed = Malformed("set");
     let (family, body) = msg.body()?;
     let f = Fields::<20>::read(body)?;
-    let flags = f.be32(3).unwrap_or(0);
+    let flags = f.be32(NFTA_SET_FLAGS).unwrap_or(0);
     let mut fields = Vec::new();
-    if let Some(desc) = f.bytes(9) {
+    if let Some(desc) = f.bytes(NFTA_SET_DESC) {
         let d = Fields::<3>::read(desc)?;
-        for field in attrs(d.bytes(2).unwrap_or(&[])) {
+        for field in attrs(d.bytes(NFTA_SET_DESC_CONCAT).unwrap_or(&[])) {
             let field = Fields::<2>::read(field?.payload)?;
-            fields.push(field.be32(1).ok_or(BAD)?);
+            fields.push(field.be32(NFTA_SET_FIELD_LEN).ok_or(BAD)?);
         }
     }
-    let name = f.name(1).ok_or(BAD)?.into();
+    let name = f.name(NFTA_SET_TABLE).ok_or(BAD)?.into();
     Ok((
         TableKey { family, name },
         Set {
-            name: f.name(2).ok_or(BAD)?.into(),
-            anonymous: flags & 1 != 0,
-            interval: flags & 4 != 0,
-            dynamic: flags & 0x30 != 0 || conditional(f.bytes(17), f.bytes(18))?,
-            key_len: f.be32(5).ok_or(BAD)?,
+            name: f.name(NFTA_SET_NAME).ok_or(BAD)?.into(),
+            anonymous: flags & NFT_SET_ANONYMOUS != 0,
+            interval: flags & NFT_SET_INTERVAL != 0,
+            dynamic: flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) != 0
+                || conditional(f.bytes(NFTA_SET_EXPR), f.bytes(NFTA_SET_EXPRESSIONS))?,
+            key_len: f.be32(NFTA_SET_KEY_LEN).ok_or(BAD)?,
             fields: fields.into(),
             elements: None,
         },
@@ -46,13 +49,13 @@ pub fn elements(
 ) -> Result<(), Malformed> {
     let (_, body) = msg.body()?;
     let f = Fields::<5>::read(body)?;
-    for elem in attrs(f.bytes(3).unwrap_or(&[])) {
+    for elem in attrs(f.bytes(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(&[])) {
         let e = Fields::<12>::read(elem?.payload)?;
-        let data = match e.bytes(2) {
+        let data = match e.bytes(NFTA_SET_ELEM_DATA) {
             None => Data::Nothing,
             Some(d) => {
                 let d = Fields::<3>::read(d)?;
-                match (d.bytes(1), d.bytes(2)) {
+                match (d.bytes(NFTA_DATA_VALUE), d.bytes(NFTA_DATA_VERDICT)) {
                     (Some(v), _) => Data::Value(v.into()),
                     (None, Some(v)) => {
                         Data::Verdict(verdict(v, names).ok_or(Malformed("verdict of an element"))?)
@@ -62,10 +65,16 @@ pub fn elements(
             }
         };
         out.push(Element {
-            key: e.value(1).unwrap_or_default(),
-            key_end: e.value(10),
-            interval_end: e.be32(3).is_some_and(|n| n & 1 != 0),
-            uncertain: e.bytes(5).is_some() || conditional(e.bytes(7), e.bytes(11))?,
+            key: e.value(NFTA_SET_ELEM_KEY).unwrap_or_default(),
+            key_end: e.value(NFTA_SET_ELEM_KEY_END),
+            interval_end: e
+                .be32(NFTA_SET_ELEM_FLAGS)
+                .is_some_and(|n| n & NFT_SET_ELEM_INTERVAL_END != 0),
+            uncertain: e.bytes(NFTA_SET_ELEM_EXPIRATION).is_some()
+                || conditional(
+                    e.bytes(NFTA_SET_ELEM_EXPR),
+                    e.bytes(NFTA_SET_ELEM_EXPRESSIONS),
+                )?,
             data,
         });
     }
@@ -74,7 +83,7 @@ pub fn elements(
 
 /// Whether one expression, or one of a list, can make an element fail: a counter cannot.
 fn conditional(one: Option<&[u8]>, list: Option<&[u8]>) -> Result<bool, Malformed> {
-    let can = |e: &[u8]| Ok(Fields::<3>::read(e)?.name(1) != Some(b"counter"));
+    let can = |e: &[u8]| Ok(Fields::<3>::read(e)?.name(NFTA_EXPR_NAME) != Some(b"counter"));
     let mut out = one.map_or(Ok(false), can)?;
     for e in attrs(list.unwrap_or(&[])) {
         out |= can(e?.payload)?;
@@ -130,26 +139,35 @@ fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
     let (_, body) = msg.body()?;
     let f = Fields::<12>::read(body)?;
     // Options of the set, which have numbers of their own beside those of members.
-    let options = Fields::<21>::read(f.bytes(7).unwrap_or(&[]))?;
+    let options = Fields::<21>::read(f.bytes(IPSET_ATTR_DATA).unwrap_or(&[]))?;
     let mut set = IpSet {
         // An old kernel does not tell: then no rule finds this set and each counts as one that may match.
-        index: f.be16(11).unwrap_or(u16::MAX),
-        name: f.name(2).ok_or(BAD)?.into(),
-        kind: String::from_utf8_lossy(f.name(3).unwrap_or_default()).into(),
+        index: f.be16(IPSET_ATTR_INDEX).unwrap_or(u16::MAX),
+        name: f.name(IPSET_ATTR_SETNAME).ok_or(BAD)?.into(),
+        kind: String::from_utf8_lossy(f.name(IPSET_ATTR_TYPENAME).unwrap_or_default()).into(),
         // Addresses that are compared under a mask with holes are not followed.
-        dynamic: options.be32(6).is_some_and(|seconds| seconds != 0) || options.bytes(12).is_some(),
-        netmask: options.byte(20),
+        dynamic: options
+            .be32(IPSET_ATTR_TIMEOUT)
+            .is_some_and(|seconds| seconds != 0)
+            || options.bytes(IPSET_ATTR_BITMASK).is_some(),
+        netmask: options.byte(IPSET_ATTR_NETMASK),
         members: Vec::new(),
     };
-    for entry in attrs(f.bytes(8).unwrap_or(&[])) {
+    for entry in attrs(f.bytes(IPSET_ATTR_ADT).unwrap_or(&[])) {
         let e = Fields::<28>::read(entry?.payload)?;
         set.members.push(Member {
-            ip: range(&e, 1, 2, 3)?,
-            ip2: range(&e, 20, 22, 21)?,
-            port: e.be16(4).map(|low| (low, e.be16(5).unwrap_or(low))),
-            protocol: e.byte(7),
-            excluded: e.be32(8).is_some_and(|n| n & 4 != 0),
-            times_out: e.be32(6).is_some_and(|seconds| seconds != 0),
+            ip: range(&e, IPSET_ATTR_IP, IPSET_ATTR_IP_TO, IPSET_ATTR_CIDR)?,
+            ip2: range(&e, IPSET_ATTR_IP2, IPSET_ATTR_IP2_TO, IPSET_ATTR_CIDR2)?,
+            port: e
+                .be16(IPSET_ATTR_PORT)
+                .map(|low| (low, e.be16(IPSET_ATTR_PORT_TO).unwrap_or(low))),
+            protocol: e.byte(IPSET_ATTR_PROTO),
+            excluded: e
+                .be32(IPSET_ATTR_CADT_FLAGS)
+                .is_some_and(|n| n & IPSET_FLAG_NOMATCH != 0),
+            times_out: e
+                .be32(IPSET_ATTR_TIMEOUT)
+                .is_some_and(|seconds| seconds != 0),
         });
     }
     Ok(set)
@@ -159,18 +177,18 @@ fn address(bytes: &[u8]) -> Result<IpAddr, Malformed> {
     let a = Fields::<3>::read(bytes)?;
     let v4 = |b: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(b).ok()?).into());
     let v6 = |b: &[u8]| Some(Ipv6Addr::from(<[u8; 16]>::try_from(b).ok()?).into());
-    a.bytes(1)
+    a.bytes(IPSET_ATTR_IPADDR_IPV4)
         .and_then(v4)
-        .or_else(|| a.bytes(2).and_then(v6))
+        .or_else(|| a.bytes(IPSET_ATTR_IPADDR_IPV6).and_then(v6))
         .ok_or(Malformed("address of an ipset"))
 }
 
 /// First and last address of a member: with an end, with a prefix length, or alone.
 fn range(
     e: &Fields<'_, 28>,
-    from: usize,
-    to: usize,
-    cidr: usize,
+    from: u16,
+    to: u16,
+    cidr: u16,
 ) -> Result<Option<(IpAddr, IpAddr)>, Malformed> {
     let Some(low) = e.bytes(from) else {
         return Ok(None);

@@ -11,6 +11,9 @@ use super::{
 use crate::nat::rules::{
     Connmark, Expr, Family, Nat, NatRules, Op, Queue, Rule, Source, Table, Verdict,
 };
+use crate::nat::uapi::{
+    IPPROTO_TCP, IPPROTO_UDP, NFT_META_IIFNAME, NFT_META_L4PROTO, NFT_META_MARK, NFT_META_OIFNAME,
+};
 use crate::text::escape;
 
 /// Writes a rule with the words of iptables, as iptables-nft does for the native expressions that it uses.
@@ -142,18 +145,18 @@ impl<'a> Iptables<'a> {
         };
         let n = not(invert);
         Some(match source {
-            Source::Meta(3) => {
+            Source::Meta(NFT_META_MARK) => {
                 let mask = s.mask.as_deref().map_or(Some(u32::MAX), native)?;
                 format!(" -m mark{n} --mark {}", masked(native(data)?, mask))
             }
-            Source::Meta(key @ (6 | 7)) => {
-                let flag = if key == 6 { "-i" } else { "-o" };
+            Source::Meta(key @ (NFT_META_IIFNAME | NFT_META_OIFNAME)) => {
+                let flag = if key == NFT_META_IIFNAME { "-i" } else { "-o" };
                 format!("{n} {flag} {}", interface(data, "+"))
             }
-            Source::Meta(16) => {
+            Source::Meta(NFT_META_L4PROTO) => {
                 self.module = match data {
-                    [6] => "tcp",
-                    [17] => "udp",
+                    [IPPROTO_TCP] => "tcp",
+                    [IPPROTO_UDP] => "udp",
                     _ => "",
                 };
                 format!("{n} -p {}", protocol(*data.first()?))

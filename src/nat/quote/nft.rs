@@ -12,6 +12,8 @@ use crate::nat::rules::{
     Data, Element, Expr, Family, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
     NatRegs, NatRules, Op, Reg, Rule, Set, Source, Table, Verdict,
 };
+#[allow(clippy::wildcard_imports)] // The kernel's names.
+use crate::nat::uapi::*;
 use crate::text::escape;
 
 /// Writes a rule with the words of nft.
@@ -118,7 +120,9 @@ impl<'a> Nft<'a> {
                     Op::Ge => ">= ",
                 };
                 let (left, kind) = self.left(*from, data.len());
-                if let (Some(Source::Ct(0)), Op::Ne, Some(mask)) = (kind, op, self.mask(*from)) {
+                if let (Some(Source::Ct(NFT_CT_STATE)), Op::Ne, Some(mask)) =
+                    (kind, op, self.mask(*from))
+                {
                     return format!(
                         " ct state {}",
                         states(u16::try_from(mask).unwrap_or(0)).to_lowercase()
@@ -355,24 +359,24 @@ fn source_words(source: Source, family: Family) -> String {
     let v6 = family == Family::Ip6;
     match source {
         Source::Meta(key) => match key {
-            1 => "meta protocol".into(),
-            3 => "meta mark".into(),
-            4 => "iif".into(),
-            5 => "oif".into(),
-            6 => "iifname".into(),
-            7 => "oifname".into(),
-            10 => "meta skuid".into(),
-            11 => "meta skgid".into(),
-            15 => "meta nfproto".into(),
-            16 => "meta l4proto".into(),
-            21 => "meta pkttype".into(),
-            24 => "oifgroup".into(),
-            25 => "meta cgroup".into(),
+            NFT_META_PROTOCOL => "meta protocol".into(),
+            NFT_META_MARK => "meta mark".into(),
+            NFT_META_IIF => "iif".into(),
+            NFT_META_OIF => "oif".into(),
+            NFT_META_IIFNAME => "iifname".into(),
+            NFT_META_OIFNAME => "oifname".into(),
+            NFT_META_SKUID => "meta skuid".into(),
+            NFT_META_SKGID => "meta skgid".into(),
+            NFT_META_NFPROTO => "meta nfproto".into(),
+            NFT_META_L4PROTO => "meta l4proto".into(),
+            NFT_META_PKTTYPE => "meta pkttype".into(),
+            NFT_META_OIFGROUP => "oifgroup".into(),
+            NFT_META_CGROUP => "meta cgroup".into(),
             n => format!("meta [{n}]"),
         },
-        Source::Ct(0) => "ct state".into(),
-        Source::Ct(2) => "ct status".into(),
-        Source::Ct(3) => "ct mark".into(),
+        Source::Ct(NFT_CT_STATE) => "ct state".into(),
+        Source::Ct(NFT_CT_STATUS) => "ct status".into(),
+        Source::Ct(NFT_CT_MARK) => "ct mark".into(),
         Source::Ct(n) => format!("ct [{n}]"),
         Source::Network(9) if !v6 => "ip protocol".into(),
         Source::Network(12) if !v6 => "ip saddr".into(),
@@ -401,18 +405,20 @@ fn hex(data: &[u8]) -> String {
 fn value(kind: Option<Source>, data: &[u8]) -> String {
     let number = || native(data);
     match kind {
-        Some(Source::Meta(6 | 7)) => {
+        Some(Source::Meta(NFT_META_IIFNAME | NFT_META_OIFNAME)) => {
             format!("\"{}\"", interface(data, "*").replace('"', "\\\""))
         }
-        Some(Source::Meta(3) | Source::Ct(3)) => {
+        Some(Source::Meta(NFT_META_MARK) | Source::Ct(NFT_CT_MARK)) => {
             number().map_or_else(|| hex(data), |n| format!("{n:#010x}"))
         }
-        Some(Source::Meta(15)) => match data {
-            [2] => "ipv4".into(),
-            [10] => "ipv6".into(),
+        Some(Source::Meta(NFT_META_NFPROTO)) => match data {
+            [NFPROTO_IPV4] => "ipv4".into(),
+            [NFPROTO_IPV6] => "ipv6".into(),
             _ => hex(data),
         },
-        Some(Source::Meta(16) | Source::Network(6 | 9)) if data.len() == 1 => protocol(data[0]),
+        Some(Source::Meta(NFT_META_L4PROTO) | Source::Network(6 | 9)) if data.len() == 1 => {
+            protocol(data[0])
+        }
         Some(Source::Meta(_) | Source::Ct(_)) => {
             number().map_or_else(|| hex(data), |n| n.to_string())
         }
