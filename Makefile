@@ -22,7 +22,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
-	nat-delay.sh gso-csum.sh layers.sh)
+	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
@@ -87,6 +87,7 @@ test-vm: deb
 	tests/vm/prepare
 	tests/vm/smoke
 	tests/vm/matrix
+	tests/vm/upstream
 	tests/vm/units
 	tests/vm/original-report
 	tests/vm/lifecycle
