@@ -12,6 +12,9 @@
     reason = "a file is pure by default: the I/O that clippy.toml lists is for the files that allow it"
 )]
 
+#[macro_use]
+mod codes;
+
 pub mod cli;
 pub mod commands;
 pub mod docs;

@@ -12,9 +12,7 @@ use crate::kernel::Source;
 use crate::nat::exposure::Exposure;
 use crate::nat::kube_proxy::KubeProxy;
 use crate::offload::report::DeviceReport;
-use crate::output::{
-    GREEN, RED, YELLOW, feature, outer, paint, status_style, status_word, wrapped,
-};
+use crate::output::{GREEN, RED, YELLOW, feature, paint, status_style, status_word, wrapped};
 use crate::text::escape;
 
 /// The diagnosis.
@@ -58,7 +56,7 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
                 "{}: {}; outer checksum {}; {} ({})",
                 device.name,
                 feature(device.feature),
-                outer(device.outer_checksum),
+                device.outer_checksum.as_str(),
                 device.action.as_str(),
                 device.reason.code.as_str()
             ),

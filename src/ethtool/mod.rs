@@ -21,15 +21,14 @@ pub const SET_OFF: &str = "set tx-checksum-ip-generic off";
 /// The same, in the other direction.
 pub const SET_ON: &str = "set tx-checksum-ip-generic on";
 
-/// Which interface of the kernel is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum BackendName {
-    /// Generic netlink family `ethtool`, with features from 5.7 on.
-    #[serde(rename = "ethtool-netlink")]
-    Netlink,
-    /// `SIOCETHTOOL`, in every kernel.
-    #[serde(rename = "ethtool-ioctl")]
-    Ioctl,
+codes! {
+    /// Which interface of the kernel is used.
+    pub enum BackendName {
+        /// Generic netlink family `ethtool`, with features from 5.7 on.
+        Netlink = "ethtool-netlink",
+        /// `SIOCETHTOOL`, in every kernel.
+        Ioctl = "ethtool-ioctl",
+    }
 }
 
 /// The four feature sets of a device, as bits: bit n is the feature with index n in the kernel's `ETH_SS_FEATURES` strings.

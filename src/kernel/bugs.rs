@@ -4,7 +4,7 @@
 //! what was: where nobody looked, the row says so. Pure.
 
 use super::release::{Family, Kernel, Version};
-use super::{BugId, Mark, Status, Why};
+use super::{Basis, BugId, Status, Why};
 use crate::link::OuterChecksum;
 
 /// What the rest of the program needs to know of a bug. A new bug gets its row here.
@@ -48,7 +48,7 @@ impl BugId {
 
 /// What a row says of the kernels it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum RowStatus {
     /// They have the bug.
     Affected,
     /// They have the fix.
@@ -59,7 +59,7 @@ pub enum Says {
     Unknown,
 }
 
-impl Says {
+impl RowStatus {
     /// As a status.
     pub const fn status(self) -> Status {
         match self {
@@ -104,9 +104,9 @@ pub struct Row {
     /// The builder's numbers.
     pub build: Build,
     /// What is known.
-    pub says: Says,
+    pub says: RowStatus,
     /// How it is known.
-    pub mark: Mark,
+    pub mark: Basis,
     /// One sentence.
     pub text: &'static str,
     /// Where to read it.
@@ -132,14 +132,14 @@ impl Row {
     /// What the row is worth for this kernel: a fact about an upstream release is only inferred for a build of it by others.
     ///
     /// A measurement holds under any local suffix, which is a label, but not for another builder's patches.
-    pub fn mark_for(&self, kernel: &Kernel) -> Mark {
+    pub fn basis_for(&self, kernel: &Kernel) -> Basis {
         match self.mark {
-            Mark::SourceRead | Mark::ChangelogRead
+            Basis::SourceRead | Basis::ChangelogRead
                 if self.family == Family::Upstream && !kernel.plain =>
             {
-                Mark::Inferred
+                Basis::Inferred
             }
-            Mark::Measured if self.family != kernel.family => Mark::Inferred,
+            Basis::Measured if self.family != kernel.family => Basis::Inferred,
             mark => mark,
         }
     }
@@ -160,14 +160,14 @@ pub fn rows(bug: BugId, kernel: &Kernel) -> impl Iterator<Item = &'static Row> {
     })
 }
 
+use Basis::{ChangelogRead, Inferred, Measured, Reported, SourceRead};
 use BugId::{NatLcoCsum, NatZeroCsum};
 use Build::{Any, In, MainLineIn};
 use Family::{
     Amazon, Cos, Debian, DebianUnversioned, El7, El8, El9, El10, ElOther, Suse, Ubuntu,
     UbuntuFlavour, UbuntuFlavourSigned, Uek, Unreadable, Upstream, Vz7, Vz8,
 };
-use Mark::{ChangelogRead, Inferred, Measured, Reported, SourceRead};
-use Says::{Affected, Fixed, Predates, Unknown};
+use RowStatus::{Affected, Fixed, Predates, Unknown};
 
 type Range = (Version, Version);
 
@@ -645,7 +645,7 @@ mod tests {
         #[test]
         fn some_row_speaks_about_every_kernel(kernel in any_kernel()) {
             for bug in BugId::ALL {
-                let says: Vec<Says> = rows(bug, &kernel).map(|row| row.says).collect();
+                let says: Vec<RowStatus> = rows(bug, &kernel).map(|row| row.says).collect();
                 prop_assert!(!says.is_empty());
                 prop_assert!(says.iter().all(|s| *s == says[0]));
             }

@@ -34,90 +34,67 @@ pub struct OsRelease {
     pub version_id: String,
 }
 
-/// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BugId {
-    /// NAT updates an outer checksum of zero, which means "none": fixed by ea64d8d6c675 in 5.7 and backports.
-    NatZeroCsum,
-    /// NAT updates an outer checksum that local checksum offload filled in as if it were unfinished: not fixed.
-    NatLcoCsum,
-}
-
-impl BugId {
-    /// Every bug, in the order of every report.
-    pub const ALL: [Self; 2] = [Self::NatZeroCsum, Self::NatLcoCsum];
-
-    /// The stable code.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NatZeroCsum => "nat-zero-csum",
-            Self::NatLcoCsum => "nat-lco-csum",
-        }
+codes! {
+    /// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.
+    #[derive(PartialOrd, Ord, Deserialize)]
+    pub enum BugId {
+        /// NAT updates an outer checksum of zero, which means "none": fixed by ea64d8d6c675 in 5.7 and backports.
+        NatZeroCsum = "nat-zero-csum",
+        /// NAT updates an outer checksum that local checksum offload filled in as if it were unfinished: not fixed.
+        NatLcoCsum = "nat-lco-csum",
     }
 }
 
-/// Whether a kernel has a bug, or a device suffers from one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// It does.
-    Affected,
-    /// It does not: fixed, or older than the bug.
-    NotAffected,
-    /// Nobody has shown it either way.
-    Unknown,
-}
-
-impl Status {
-    /// The stable code.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Affected => "affected",
-            Self::NotAffected => "not-affected",
-            Self::Unknown => "unknown",
-        }
+codes! {
+    /// Whether a kernel has a bug, or a device suffers from one.
+    pub enum Status {
+        /// It does.
+        Affected = "affected",
+        /// It does not: fixed, or older than the bug.
+        NotAffected = "not-affected",
+        /// Nobody has shown it either way.
+        Unknown = "unknown",
     }
 }
 
-/// Why a kernel is not affected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Why {
-    /// A release carries the fix.
-    Fixed,
-    /// The kernel is older than the code that has the bug.
-    PredatesBug,
+codes! {
+    /// Why a kernel is not affected.
+    pub enum Why {
+        /// A release carries the fix.
+        Fixed = "fixed",
+        /// The kernel is older than the code that has the bug.
+        PredatesBug = "predates-bug",
+    }
 }
 
-/// What a piece of evidence is worth: how the fact was learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mark {
-    /// Packets were sent and looked at.
-    Measured,
-    /// The source of that kernel was read.
-    SourceRead,
-    /// The changelog or announcement of that kernel was read.
-    ChangelogRead,
-    /// Follows from facts that were read, not itself seen.
-    Inferred,
-    /// Somebody's claim that was read, not checked.
-    Reported,
-    /// The administrator says so, in a `[[kernel]]` entry.
-    Declared,
+codes! {
+    /// What a piece of evidence is worth: how the fact was learnt.
+    pub enum Basis {
+        /// Packets were sent and looked at.
+        Measured = "measured",
+        /// The source of that kernel was read.
+        SourceRead = "source-read",
+        /// The changelog or announcement of that kernel was read.
+        ChangelogRead = "changelog-read",
+        /// Follows from facts that were read, not itself seen.
+        Inferred = "inferred",
+        /// Somebody's claim that was read, not checked.
+        Reported = "reported",
+        /// The administrator says so, in a `[[kernel]]` entry.
+        Declared = "declared",
+    }
 }
 
-/// Where a piece of evidence comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// Packets that this kernel sent, on this boot.
-    Probe,
-    /// A `[[kernel]]` entry of the policy.
-    Policy,
-    /// The built-in table.
-    Table,
+codes! {
+    /// Where a piece of evidence comes from.
+    pub enum Source {
+        /// Packets that this kernel sent, on this boot.
+        Probe = "probe",
+        /// A `[[kernel]]` entry of the policy.
+        Policy = "policy",
+        /// The built-in table.
+        Table = "table",
+    }
 }
 
 /// One reason for a kernel's status.
@@ -126,7 +103,7 @@ pub struct Evidence {
     /// Who says so.
     pub source: Source,
     /// How it was learnt.
-    pub mark: Mark,
+    pub mark: Basis,
     /// One sentence.
     pub text: String,
     /// Where to read it.

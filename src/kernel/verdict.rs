@@ -4,7 +4,7 @@
 
 use super::release::Kernel;
 use super::{
-    BugId, BugVerdict, Evidence, KernelFacts, KernelOverride, KernelVerdict, Mark, Source, Status,
+    Basis, BugId, BugVerdict, Evidence, KernelFacts, KernelOverride, KernelVerdict, Source, Status,
     Why, bugs,
 };
 
@@ -55,7 +55,7 @@ fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
     };
     let evidence = Evidence {
         source: Source::Probe,
-        mark: Mark::Measured,
+        mark: Basis::Measured,
         text: text.to_owned(),
         url: None,
     };
@@ -71,12 +71,12 @@ fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
     let says = bugs::rows(id, kernel).next().map(|row| row.says);
     BugVerdict {
         id,
-        status: says.map_or(Status::Unknown, bugs::Says::status),
-        why: says.and_then(bugs::Says::why),
+        status: says.map_or(Status::Unknown, bugs::RowStatus::status),
+        why: says.and_then(bugs::RowStatus::why),
         evidence: bugs::rows(id, kernel)
             .map(|row| Evidence {
                 source: Source::Table,
-                mark: row.mark_for(kernel),
+                mark: row.basis_for(kernel),
                 text: row.text.to_owned(),
                 url: row.url.map(str::to_owned),
             })
@@ -87,7 +87,7 @@ fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
 fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
     let evidence = Evidence {
         source: Source::Policy,
-        mark: Mark::Declared,
+        mark: Basis::Declared,
         text: format!(
             "the [[kernel]] entry for {} in {} says so",
             entry.release.as_str(),
@@ -152,7 +152,7 @@ mod tests {
             bug.evidence[0],
             Evidence {
                 source: Source::Policy,
-                mark: Mark::Declared,
+                mark: Basis::Declared,
                 text:
                     "the [[kernel]] entry for 5.3.18-150300.* in /etc/vxcsum/policy.toml:5 says so"
                         .to_owned(),
@@ -199,7 +199,7 @@ mod tests {
                 [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| (&verdict[id], &weaker[id]))
             {
                 assert_eq!(bug.evidence[0].source, Source::Probe);
-                assert_eq!(bug.evidence[0].mark, Mark::Measured);
+                assert_eq!(bug.evidence[0].mark, Basis::Measured);
                 assert_eq!(bug.evidence[1..], weaker.evidence[..]);
             }
         }

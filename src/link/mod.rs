@@ -72,16 +72,17 @@ pub struct Underlay {
     pub driver: Option<String>,
 }
 
-/// The outer UDP checksum that a VXLAN device gives its packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OuterChecksum {
-    /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.
-    Present,
-    /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
-    Zero,
-    /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
-    External,
-    /// The kernel did not say.
-    Unknown,
+codes! {
+    /// The outer UDP checksum that a VXLAN device gives its packets.
+    #[derive(Deserialize)]
+    pub enum OuterChecksum {
+        /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.
+        Present = "present",
+        /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
+        Zero = "zero",
+        /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
+        External = "external",
+        /// The kernel did not say.
+        Unknown = "unknown",
+    }
 }

@@ -13,100 +13,61 @@ use crate::link::OuterChecksum;
 use crate::policy::{Assume, AssumeExposure, Policy, Rule, Subject, When};
 use crate::text::IfName;
 
-/// What to do with a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Turn the feature off.
-    TurnOff,
-    /// Give the feature back: vxcsum turned it off, and it is not needed any more, or `revert` asks for it.
-    TurnOn,
-    /// Nothing.
-    Leave,
-}
-
-impl Action {
-    /// The stable code.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TurnOff => "turn-off",
-            Self::TurnOn => "turn-on",
-            Self::Leave => "leave",
-        }
+codes! {
+    /// What to do with a device.
+    pub enum Action {
+        /// Turn the feature off.
+        TurnOff = "turn-off",
+        /// Give the feature back: vxcsum turned it off, and it is not needed any more, or `revert` asks for it.
+        TurnOn = "turn-on",
+        /// Nothing.
+        Leave = "leave",
     }
 }
 
-/// Why. The codes are stable; the README lists them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReasonCode {
-    /// The kernel has the bug, and the policy asks for no more.
-    KernelAffected,
-    /// It is not known whether the kernel has the bug, and the policy counts that as affected.
-    KernelUnknown,
-    /// As one of the above, and NAT on this node can rewrite the outer packets.
-    Exposed,
-    /// The kernel has or may have the bug, and NAT on this node cannot rewrite the outer packets: it is latent.
-    NotExposed,
-    /// As one of the first two, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
-    ExposureUnknown,
-    /// As one of the first two, and the device has no peers yet: no packet leaves, so the offload stays as it is.
-    NoPeersYet,
-    /// A rule says `always`.
-    RuleAlways,
-    /// A rule says `never`.
-    RuleNever,
-    /// `[bugs]` says `never`.
-    BugNever,
-    /// The kernel does not have the bug.
-    KernelNotAffected,
-    /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
-    KernelUnknownFixed,
-    /// It is not known whether NAT on this node can rewrite the outer packets, and the policy counts that as no.
-    ExposureUnknownNotExposed,
-    /// It should be off, and is.
-    AlreadyOff,
-    /// It should be off, and the kernel does not let anybody change it on this device.
-    Fixed,
-    /// It should be off, and this kernel has no feature of this name.
-    NoSuchFeature,
-    /// It should be off, and its state could not be read.
-    NotReadable,
-    /// It should be off, and another program keeps turning it back on.
-    Contested,
-    /// `revert`: vxcsum turned it off since boot.
-    TurnedOffByVxcsum,
-    /// `revert`: vxcsum turned it off since boot, and it is on again.
-    AlreadyOn,
-    /// `revert`: vxcsum did not turn it off since boot.
-    NotTurnedOffByVxcsum,
-}
-
-impl ReasonCode {
-    /// The stable code.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::KernelAffected => "kernel-affected",
-            Self::KernelUnknown => "kernel-unknown",
-            Self::Exposed => "exposed",
-            Self::NotExposed => "not-exposed",
-            Self::ExposureUnknown => "exposure-unknown",
-            Self::NoPeersYet => "no-peers-yet",
-            Self::RuleAlways => "rule-always",
-            Self::RuleNever => "rule-never",
-            Self::BugNever => "bug-never",
-            Self::KernelNotAffected => "kernel-not-affected",
-            Self::KernelUnknownFixed => "kernel-unknown-fixed",
-            Self::ExposureUnknownNotExposed => "exposure-unknown-not-exposed",
-            Self::AlreadyOff => "already-off",
-            Self::Fixed => "fixed",
-            Self::NoSuchFeature => "no-such-feature",
-            Self::NotReadable => "not-readable",
-            Self::Contested => "contested",
-            Self::TurnedOffByVxcsum => "turned-off-by-vxcsum",
-            Self::AlreadyOn => "already-on",
-            Self::NotTurnedOffByVxcsum => "not-turned-off-by-vxcsum",
-        }
+codes! {
+    /// Why. The codes are stable; the README lists them.
+    pub enum ReasonCode {
+        /// The kernel has the bug, and the policy asks for no more.
+        KernelAffected = "kernel-affected",
+        /// It is not known whether the kernel has the bug, and the policy counts that as affected.
+        KernelUnknown = "kernel-unknown",
+        /// As one of the above, and NAT on this node can rewrite the outer packets.
+        Exposed = "exposed",
+        /// The kernel has or may have the bug, and NAT on this node cannot rewrite the outer packets: it is latent.
+        NotExposed = "not-exposed",
+        /// As one of the first two, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
+        ExposureUnknown = "exposure-unknown",
+        /// As one of the first two, and the device has no peers yet: no packet leaves, so the offload stays as it is.
+        NoPeersYet = "no-peers-yet",
+        /// A rule says `always`.
+        RuleAlways = "rule-always",
+        /// A rule says `never`.
+        RuleNever = "rule-never",
+        /// `[bugs]` says `never`.
+        BugNever = "bug-never",
+        /// The kernel does not have the bug.
+        KernelNotAffected = "kernel-not-affected",
+        /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
+        KernelUnknownFixed = "kernel-unknown-fixed",
+        /// It is not known whether NAT on this node can rewrite the outer packets, and the policy counts that as no.
+        ExposureUnknownNotExposed = "exposure-unknown-not-exposed",
+        /// It should be off, and is.
+        AlreadyOff = "already-off",
+        /// It should be off, and the kernel does not let anybody change it on this device.
+        Fixed = "fixed",
+        /// It should be off, and this kernel has no feature of this name.
+        NoSuchFeature = "no-such-feature",
+        /// It should be off, and its state could not be read.
+        NotReadable = "not-readable",
+        /// It should be off, and another program keeps turning it back on.
+        Contested = "contested",
+        /// `revert`: vxcsum turned it off since boot.
+        TurnedOffByVxcsum = "turned-off-by-vxcsum",
+        /// `revert`: vxcsum turned it off since boot, and it is on again.
+        AlreadyOn = "already-on",
+        /// `revert`: vxcsum did not turn it off since boot.
+        NotTurnedOffByVxcsum = "not-turned-off-by-vxcsum",
     }
 }
 

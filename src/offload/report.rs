@@ -18,35 +18,21 @@ use crate::text::IfName;
 /// Increased when a field changes its meaning or goes away; new fields may come at any time.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What became of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// It would be changed.
-    Planned,
-    /// It was changed, and reads back as changed.
-    Changed,
-    /// There was nothing to do.
-    Unchanged,
-    /// The kernel does not do it: `[fixed]`, or accepted and not done.
-    Refused,
-    /// The device was deleted, renamed or replaced in the meantime.
-    Gone,
-    /// Reading or setting failed.
-    Failed,
-}
-
-impl Outcome {
-    /// The stable code.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Changed => "changed",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-            Self::Gone => "gone",
-            Self::Failed => "failed",
-        }
+codes! {
+    /// What became of a device.
+    pub enum Outcome {
+        /// It would be changed.
+        Planned = "planned",
+        /// It was changed, and reads back as changed.
+        Changed = "changed",
+        /// There was nothing to do.
+        Unchanged = "unchanged",
+        /// The kernel does not do it: `[fixed]`, or accepted and not done.
+        Refused = "refused",
+        /// The device was deleted, renamed or replaced in the meantime.
+        Gone = "gone",
+        /// Reading or setting failed.
+        Failed = "failed",
     }
 }
 

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{action, feature, head, kernel_line, outer, status_word, wrapped};
-use crate::kernel::{BugVerdict, Mark, Source, Status};
+use super::{action, feature, head, kernel_line, status_word, wrapped};
+use crate::kernel::{Basis, BugVerdict, Source, Status};
 use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
 use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
@@ -72,7 +72,7 @@ pub fn explain_device(
     writeln!(
         out,
         "  with the outer checksum {} the device can meet:",
-        outer(device.outer_checksum)
+        device.outer_checksum.as_str()
     )?;
     for bug in susceptible(device.outer_checksum) {
         evidence(out, &report.kernel.bugs[bug])?;
@@ -144,7 +144,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         ),
         ("underlay", underlay),
         ("destinations", destinations(&facts.remotes)),
-        ("outer checksum", outer(device.outer_checksum).to_owned()),
+        ("outer checksum", device.outer_checksum.as_str().to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
         (crate::ethtool::FEATURE, sets),
         ("exposure to NAT", exposure),
@@ -174,12 +174,12 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
         let mark = match (evidence.source, evidence.mark) {
             (Source::Probe, _) => "probe",
             (Source::Policy, _) => "policy",
-            (_, Mark::Measured) => "measured",
-            (_, Mark::SourceRead) => "source read",
-            (_, Mark::ChangelogRead) => "changelog read",
-            (_, Mark::Inferred) => "inferred",
-            (_, Mark::Reported) => "reported",
-            (_, Mark::Declared) => "declared",
+            (_, Basis::Measured) => "measured",
+            (_, Basis::SourceRead) => "source read",
+            (_, Basis::ChangelogRead) => "changelog read",
+            (_, Basis::Inferred) => "inferred",
+            (_, Basis::Reported) => "reported",
+            (_, Basis::Declared) => "declared",
         };
         wrapped(
             out,

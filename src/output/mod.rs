@@ -18,9 +18,8 @@ pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
 use table::{Cell, Table};
 
 use crate::error::Error;
-use crate::ethtool::{BackendName, FEATURE, FeatureState};
+use crate::ethtool::{FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
-use crate::link::OuterChecksum;
 use crate::nat::exposure::Exposure;
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
@@ -130,7 +129,7 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
 fn head(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     kernel_line(out, &report.kernel, color)?;
     if let Some(backend) = report.backend {
-        writeln!(out, "interface: {}", backend_name(backend))?;
+        writeln!(out, "interface: {}", backend.as_str())?;
     }
     Ok(())
 }
@@ -160,13 +159,6 @@ pub(crate) fn status_word(bug: &BugVerdict) -> String {
         None => "",
     };
     format!("{}{why}", bug.status.as_str())
-}
-
-fn backend_name(backend: BackendName) -> &'static str {
-    match backend {
-        BackendName::Netlink => "ethtool-netlink",
-        BackendName::Ioctl => "ethtool-ioctl",
-    }
 }
 
 pub(crate) fn status_style(status: Status) -> Style {
@@ -205,7 +197,7 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
                     .as_ref()
                     .map_or(Cow::Borrowed("-"), |u| Cow::Owned(u.name.to_string())),
             ),
-            Cell::plain(outer(device.outer_checksum)),
+            Cell::plain(device.outer_checksum.as_str()),
             Cell::plain(feature(device.feature)),
             verdict(device),
             Cell::styled(action(device), action_style(device)),
@@ -222,16 +214,6 @@ fn verdict(device: &DeviceReport<'_>) -> Cell {
         Cell::styled("latent", YELLOW)
     } else {
         Cell::styled(status.as_str(), status_style(status))
-    }
-}
-
-/// The outer checksum in one word.
-pub(crate) fn outer(outer_checksum: OuterChecksum) -> &'static str {
-    match outer_checksum {
-        OuterChecksum::Present => "present",
-        OuterChecksum::Zero => "zero",
-        OuterChecksum::External => "external",
-        OuterChecksum::Unknown => "unknown",
     }
 }
 

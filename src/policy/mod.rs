@@ -26,69 +26,37 @@ pub use parse::{Kind, TABLES, parse};
 /// The origin of a value that no file gave.
 pub const BUILT_IN: &str = "built-in";
 
-/// When the feature is turned off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum When {
-    /// Whatever the kernel.
-    Always,
-    /// On a kernel with the bug.
-    Affected,
-    /// On a kernel with the bug, where NAT can rewrite the outer packets or that cannot be known.
-    Exposed,
-    /// Whatever the kernel, leave it.
-    Never,
-}
-
-impl When {
-    /// As written in a policy.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::Affected => "affected",
-            Self::Exposed => "exposed",
-            Self::Never => "never",
-        }
+codes! {
+    /// When the feature is turned off.
+    pub enum When {
+        /// Whatever the kernel.
+        Always = "always",
+        /// On a kernel with the bug.
+        Affected = "affected",
+        /// On a kernel with the bug, where NAT can rewrite the outer packets or that cannot be known.
+        Exposed = "exposed",
+        /// Whatever the kernel, leave it.
+        Never = "never",
     }
 }
 
-/// What a kernel counts as of which nobody knows whether it has a bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Assume {
-    /// It has the bug: safe.
-    Affected,
-    /// It has not: fast.
-    Fixed,
-}
-
-impl Assume {
-    /// As written in a policy.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Affected => "affected",
-            Self::Fixed => "fixed",
-        }
+codes! {
+    /// What a kernel counts as of which nobody knows whether it has a bug.
+    pub enum Assume {
+        /// It has the bug: safe.
+        Affected = "affected",
+        /// It has not: fast.
+        Fixed = "fixed",
     }
 }
 
-/// What an exposure that is not known counts as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AssumeExposure {
-    /// NAT can rewrite the outer packets: safe.
-    Exposed,
-    /// It cannot: for underlays whose owner knows.
-    NotExposed,
-}
-
-impl AssumeExposure {
-    /// As written in a policy.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exposed => "exposed",
-            Self::NotExposed => "not-exposed",
-        }
+codes! {
+    /// What an exposure that is not known counts as.
+    pub enum AssumeExposure {
+        /// NAT can rewrite the outer packets: safe.
+        Exposed = "exposed",
+        /// It cannot: for underlays whose owner knows.
+        NotExposed = "not-exposed",
     }
 }
 
@@ -392,10 +360,8 @@ impl Rule {
             },
             Key::OuterChecksum => Miss {
                 key: "outer-checksum",
-                wanted: list(self.outer_checksum.as_ref(), |c| {
-                    checksum_text(*c).to_owned()
-                }),
-                found: checksum_text(subject.outer_checksum).to_owned(),
+                wanted: list(self.outer_checksum.as_ref(), |c| c.as_str().to_owned()),
+                found: subject.outer_checksum.as_str().to_owned(),
             },
         }
     }
@@ -413,15 +379,6 @@ fn range_text<T: fmt::Display + PartialEq>(range: &RangeInclusive<T>) -> String 
         range.start().to_string()
     } else {
         format!("{}-{}", range.start(), range.end())
-    }
-}
-
-const fn checksum_text(checksum: OuterChecksum) -> &'static str {
-    match checksum {
-        OuterChecksum::Present => "present",
-        OuterChecksum::Zero => "zero",
-        OuterChecksum::External => "external",
-        OuterChecksum::Unknown => "unknown",
     }
 }
 

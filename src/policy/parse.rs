@@ -57,22 +57,11 @@ pub const TABLES: [(&str, &[&str]); 4] = [
     ("[[kernel]]", &KERNEL),
 ];
 
-const WHENS: [(&str, When); 4] = [
-    ("always", When::Always),
-    ("affected", When::Affected),
-    ("exposed", When::Exposed),
-    ("never", When::Never),
-];
-const BUG_WHENS: [(&str, When); 3] = [
-    ("affected", When::Affected),
-    ("exposed", When::Exposed),
-    ("never", When::Never),
-];
-const ASSUMES: [(&str, Assume); 2] = [("affected", Assume::Affected), ("fixed", Assume::Fixed)];
-const EXPOSURES: [(&str, AssumeExposure); 2] = [
-    ("exposed", AssumeExposure::Exposed),
-    ("not-exposed", AssumeExposure::NotExposed),
-];
+/// `[bugs]` knows no `always`: that is for the devices of a rule.
+const BUG_WHENS: [(&str, When); 3] = {
+    let [_always, rest @ ..] = When::WORDS;
+    rest
+};
 const STATUSES: [(&str, Status); 2] = [
     ("affected", Status::Affected),
     ("fixed", Status::NotAffected),
@@ -209,10 +198,10 @@ impl Parser<'_> {
         self.keys(document, TABLES[0]);
         let unknown_kernel = document
             .get("unknown-kernel")
-            .and_then(|value| self.sourced("unknown-kernel", value, &ASSUMES));
+            .and_then(|value| self.sourced("unknown-kernel", value, &Assume::WORDS));
         let unknown_exposure = document
             .get("unknown-exposure")
-            .and_then(|value| self.sourced("unknown-exposure", value, &EXPOSURES));
+            .and_then(|value| self.sourced("unknown-exposure", value, &AssumeExposure::WORDS));
         let give_back_after = document
             .get("give-back-after")
             .and_then(|value| self.duration("give-back-after", value));
@@ -270,10 +259,10 @@ impl Parser<'_> {
         });
         let unknown_exposure = table
             .get("unknown-exposure")
-            .and_then(|value| self.word("unknown-exposure", value, &EXPOSURES));
+            .and_then(|value| self.word("unknown-exposure", value, &AssumeExposure::WORDS));
         let when = match table.get("when") {
-            Some(value) => self.word("when", value, &WHENS),
-            None => self.missing("when", "[[rule]]", &at, accepted(&WHENS), complete),
+            Some(value) => self.word("when", value, &When::WORDS),
+            None => self.missing("when", "[[rule]]", &at, accepted(&When::WORDS), complete),
         };
         let rule = Rule {
             name: String::new(),
@@ -301,14 +290,8 @@ impl Parser<'_> {
             None => self.missing("release", "[[kernel]]", &at, globs, complete),
         };
         let bug = match table.get("bug") {
-            Some(value) => self.word("bug", value, &BugId::ALL.map(|id| (id.as_str(), id))),
-            None => self.missing(
-                "bug",
-                "[[kernel]]",
-                &at,
-                accepted(&BugId::ALL.map(|id| (id.as_str(), id))),
-                complete,
-            ),
+            Some(value) => self.word("bug", value, &BugId::WORDS),
+            None => self.missing("bug", "[[kernel]]", &at, accepted(&BugId::WORDS), complete),
         };
         let status = match table.get("status") {
             Some(value) => self.word("status", value, &STATUSES),

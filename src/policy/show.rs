@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Assume, Policy, Rule, Sourced, When, checksum_text, duration_text, range_text};
+use super::{Assume, Policy, Rule, Sourced, When, duration_text, range_text};
 use crate::glob::Glob;
 use crate::kernel::{BugId, Status};
 use crate::text::escape;
@@ -95,7 +95,7 @@ impl Rule {
         })?;
         list(out, "underlay-driver", self.underlay_driver.as_ref(), glob)?;
         list(out, "outer-checksum", self.outer_checksum.as_ref(), |c| {
-            quoted(checksum_text(*c))
+            quoted(c.as_str())
         })?;
         if let Some(assume) = self.unknown_exposure {
             writeln!(out, "unknown-exposure = \"{}\"", assume.as_str())?;

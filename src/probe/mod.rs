@@ -72,36 +72,39 @@ impl Default for Limits {
     }
 }
 
-/// The family of the outer packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Family {
-    /// VXLAN over IPv4.
-    Ipv4,
-    /// VXLAN over IPv6.
-    Ipv6,
+codes! {
+    /// The family of the outer packets.
+    #[derive(Deserialize)]
+    pub enum Family {
+        /// VXLAN over IPv4.
+        Ipv4 = "ipv4",
+        /// VXLAN over IPv6.
+        Ipv6 = "ipv6",
+    }
 }
 
-/// What NAT does to the outer packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NatKind {
-    /// Nothing: the control, which shows that the capture is to be trusted.
-    None,
-    /// Another source address.
-    Address,
-    /// Another source port, drawn as `random-fully` does.
-    Port,
+codes! {
+    /// What NAT does to the outer packet.
+    #[derive(Deserialize)]
+    pub enum NatKind {
+        /// Nothing: the control, which shows that the capture is to be trusted.
+        None = "none",
+        /// Another source address.
+        Address = "address",
+        /// Another source port, drawn as `random-fully` does.
+        Port = "port",
+    }
 }
 
-/// The packet inside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InnerProtocol {
-    /// One datagram.
-    Udp,
-    /// One SYN.
-    Tcp,
+codes! {
+    /// The packet inside.
+    #[derive(Deserialize)]
+    pub enum InnerProtocol {
+        /// One datagram.
+        Udp = "udp",
+        /// One SYN.
+        Tcp = "tcp",
+    }
 }
 
 /// One packet of the matrix.
@@ -158,7 +161,6 @@ pub enum Outcome {
 #[serde(deny_unknown_fields)]
 pub struct BugResult {
     /// Which bug.
-    #[serde(with = "stored::bug_id")]
     pub id: BugId,
     /// Whether the kernel has it.
     pub outcome: Outcome,
@@ -209,44 +211,45 @@ pub struct Inconclusive {
     pub text: String,
 }
 
-/// Why there is no answer, as a stable code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// A capability is missing, or a sandbox forbids it.
-    NoPermission,
-    /// The kernel has no network namespaces.
-    NoNetworkNamespace,
-    /// The kernel has no veth devices, or their module is missing.
-    NoVeth,
-    /// The kernel has no VXLAN devices, or their module is missing.
-    NoVxlan,
-    /// The kernel has no `nf_tables` NAT, or a module of it is missing.
-    NoNfTables,
-    /// The kernel has no packet sockets, or their module is missing.
-    NoPacketSocket,
-    /// An IPv6 underlay cannot be had.
-    NoIpv6,
-    /// A checksum feature could not be turned on or off.
-    FeatureStuck,
-    /// Another step failed.
-    SetupFailed,
-    /// The time was up.
-    Timeout,
-    /// A packet was sent and none captured.
-    NoPacket,
-    /// A packet was captured before its checksums were finished.
-    Unfinished,
-    /// NAT left a packet alone that it should have rewritten.
-    NotRewritten,
-    /// A packet was rewritten that no rule is for.
-    RewrittenWithoutNat,
-    /// A device told to send no outer checksum sent one, or the other way round.
-    ModeNotKept,
-    /// An outer checksum was wrong without any NAT: something else than these bugs.
-    WrongWithoutNat,
-    /// An outer checksum was wrong with the feature off and right with it on: something else than these bugs.
-    WrongWithFeatureOff,
+codes! {
+    /// Why there is no answer, as a stable code.
+    #[derive(Deserialize)]
+    pub enum Cause {
+        /// A capability is missing, or a sandbox forbids it.
+        NoPermission = "no-permission",
+        /// The kernel has no network namespaces.
+        NoNetworkNamespace = "no-network-namespace",
+        /// The kernel has no veth devices, or their module is missing.
+        NoVeth = "no-veth",
+        /// The kernel has no VXLAN devices, or their module is missing.
+        NoVxlan = "no-vxlan",
+        /// The kernel has no `nf_tables` NAT, or a module of it is missing.
+        NoNfTables = "no-nf-tables",
+        /// The kernel has no packet sockets, or their module is missing.
+        NoPacketSocket = "no-packet-socket",
+        /// An IPv6 underlay cannot be had.
+        NoIpv6 = "no-ipv6",
+        /// A checksum feature could not be turned on or off.
+        FeatureStuck = "feature-stuck",
+        /// Another step failed.
+        SetupFailed = "setup-failed",
+        /// The time was up.
+        Timeout = "timeout",
+        /// A packet was sent and none captured.
+        NoPacket = "no-packet",
+        /// A packet was captured before its checksums were finished.
+        Unfinished = "unfinished",
+        /// NAT left a packet alone that it should have rewritten.
+        NotRewritten = "not-rewritten",
+        /// A packet was rewritten that no rule is for.
+        RewrittenWithoutNat = "rewritten-without-nat",
+        /// A device told to send no outer checksum sent one, or the other way round.
+        ModeNotKept = "mode-not-kept",
+        /// An outer checksum was wrong without any NAT: something else than these bugs.
+        WrongWithoutNat = "wrong-without-nat",
+        /// An outer checksum was wrong with the feature off and right with it on: something else than these bugs.
+        WrongWithFeatureOff = "wrong-with-feature-off",
+    }
 }
 
 /// One run of the probe.

@@ -109,29 +109,6 @@ impl<'de> Deserialize<'de> for Hex {
     }
 }
 
-/// `BugId` by its stable code.
-pub mod bug_id {
-    use super::{Deserialize, Deserializer, Serializer};
-    use crate::kernel::BugId;
-    use serde::de::Error as _;
-
-    #[allow(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "the signature that serde(with) asks for"
-    )]
-    pub fn serialize<S: Serializer>(id: &BugId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(id.as_str())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BugId, D::Error> {
-        let code = String::deserialize(deserializer)?;
-        BugId::ALL
-            .into_iter()
-            .find(|id| id.as_str() == code)
-            .ok_or_else(|| D::Error::custom(format!("no such bug: {code:?}")))
-    }
-}
-
 /// A duration in whole microseconds.
 pub mod micros {
     use core::time::Duration;
@@ -242,7 +219,7 @@ mod tests {
             (
                 "unknown bug",
                 swap("\"id\":\"nat-zero-csum\"", "\"id\":\"nat-more-csum\""),
-                "no such bug",
+                "unknown variant `nat-more-csum`",
             ),
             (
                 "bugs out of order",

@@ -1,4 +1,4 @@
-//! For tests that hold documents together with the source: files of the checkout, and the codes of its enums.
+//! For tests that hold documents together with the source: files of the checkout.
 
 #![allow(
     dead_code,
@@ -37,35 +37,5 @@ pub fn sources() -> Vec<(String, String)> {
         }
     }
     out.sort();
-    out
-}
-
-/// The variants of an enum of the source, in kebab case, in their order. serde names them so.
-pub fn codes(path: &str, name: &str) -> Vec<String> {
-    let text = read(path);
-    let (_, body) = text
-        .split_once(&format!("pub enum {name} {{\n"))
-        .unwrap_or_else(|| panic!("no enum {name} in {path}"));
-    let body = body.split("\n}").next().unwrap_or_default();
-    let variants = body.lines().filter_map(|line| {
-        // What stands deeper are fields, what begins otherwise comments and attributes.
-        let variant = line.strip_prefix("    ")?;
-        let word = variant.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
-        word.starts_with(|c: char| c.is_ascii_uppercase())
-            .then_some(word)
-    });
-    let codes: Vec<String> = variants.map(kebab).collect();
-    assert!(!codes.is_empty(), "no variants of {name} in {path}");
-    codes
-}
-
-fn kebab(name: &str) -> String {
-    let mut out = String::new();
-    for (n, c) in name.chars().enumerate() {
-        if c.is_ascii_uppercase() && n > 0 {
-            out.push('-');
-        }
-        out.push(c.to_ascii_lowercase());
-    }
     out
 }
