@@ -9,13 +9,15 @@ use std::net::IpAddr;
 use common::{Netns, run};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Elsewhere, OuterFlow};
-use vxcsum::offload::discover_io::{Discovery, Which};
+use vxcsum::offload::discover_io::{Discovery, Selection};
 use vxcsum::text::IfName;
 
 /// With `only` the kernel is asked for the entries of one device, else for those of all.
 fn flows(netns: &Netns, only: Option<&str>) -> BTreeMap<String, OuterFlow> {
     let names = only.map(|name| [IfName::new(name.as_bytes()).unwrap()]);
-    let which = names.as_ref().map_or(Which::All, |n| Which::Named(n));
+    let which = names
+        .as_ref()
+        .map_or(Selection::All, |n| Selection::Named(n));
     let flows = netns.enter(|| {
         let mut backend = Backend::open(Choice::Auto).expect("open ethtool");
         let mut discovery = Discovery::open().expect("open rtnetlink");

@@ -24,7 +24,7 @@ use dice::Dice;
 use vxcsum::ethtool::backend_io::{Backend, Choice};
 use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
 use vxcsum::nat::read_io;
-use vxcsum::offload::discover_io::{Discovery, Which};
+use vxcsum::offload::discover_io::{Discovery, Selection};
 
 /// Two nodes and a pod on each.
 struct Lab {
@@ -222,7 +222,7 @@ fn device(lab: &Lab, driver: &str) -> OuterFlow {
     let found = lab.within("a", || {
         let mut backend = Backend::open(Choice::Auto).unwrap();
         let mut discovery = Discovery::open().unwrap();
-        let (_, devices) = discovery.devices(&mut backend, Which::All).unwrap();
+        let (_, devices) = discovery.devices(&mut backend, Selection::All).unwrap();
         discovery.outer_flows(&devices).unwrap()
     });
     let [found] = found.try_into().unwrap();

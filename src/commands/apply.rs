@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{print, selection};
 use crate::cli::{Apply, Common, Revert};
 use crate::error::{Error, ExitCode};
-use crate::offload::discover_io::Which;
+use crate::offload::discover_io::Selection;
 use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{Node, require_net_admin};
 use crate::offload::plan::{self, Action, Plan};
@@ -18,9 +18,9 @@ const MAX_ROUNDS: usize = 10;
 /// `apply`. Without the right to change devices it is an error only if there is something to change.
 pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let which = if let Some(ifindex) = &args.uevent {
-        Which::Ifindexes(std::slice::from_ref(ifindex))
+        Selection::ByIfindex(std::slice::from_ref(ifindex))
     } else if args.if_exists {
-        Which::IfExists(&args.devices)
+        Selection::NamedIfPresent(&args.devices)
     } else {
         selection(&args.devices)
     };
@@ -70,7 +70,7 @@ fn show_planned(
 fn change(
     common: &Common,
     node: &mut Node,
-    which: Which<'_>,
+    which: Selection<'_>,
     planner: impl for<'f> Fn(&Node, &'f Facts) -> Plan<'f>,
 ) -> Result<ExitCode, Error> {
     let backend = node.backend();
@@ -80,11 +80,11 @@ fn change(
     let mut done: HashMap<u32, (Device, Change)> = HashMap::new();
     let mut round = 1;
     loop {
-        let mut turn = node.turn()?;
-        let mut facts = node.look_in_turn(which, &turn)?;
+        let mut locked = node.lock()?;
+        let mut facts = node.look_locked(which, &locked)?;
         let plan = planner(node, &facts);
-        let mut applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
-        drop(turn);
+        let mut applied = node.carry_out(&plan, &mut locked, matches!(which, Selection::All));
+        drop(locked);
         journal_io::conflicts(&plan, &applied.conflicts);
         if common.log {
             let changes = applied.changes.clone();
@@ -92,7 +92,7 @@ fn change(
             journal_io::changes(&report);
         }
         // A device may have been created again under this name meanwhile, by an event that found this run at work.
-        if matches!(which, Which::IfExists(_))
+        if matches!(which, Selection::NamedIfPresent(_))
             && round < MAX_ROUNDS
             && ifindexes(&node.look(which)?) != ifindexes(&facts)
         {

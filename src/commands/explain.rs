@@ -9,7 +9,7 @@ use crate::ethtool::FeatureTable;
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts};
-use crate::offload::discover_io::Which;
+use crate::offload::discover_io::Selection;
 use crate::offload::node_io::{Node, load_policy, load_probe, measurements};
 use crate::offload::plan::{self, Plan};
 use crate::offload::report::{KernelReport, Report};
@@ -59,7 +59,7 @@ fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
 
 fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
-    let all = node.look(Which::Named(std::slice::from_ref(device)))?;
+    let all = node.look(Selection::Named(std::slice::from_ref(device)))?;
     let plan = node.plan(&all);
     let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
     let code = report.exit_code(false);

@@ -24,7 +24,7 @@ use log::error;
 
 use crate::cli::{Cli, Command, Common, PolicyCommand};
 use crate::error::{Error, ExitCode};
-use crate::offload::discover_io::Which;
+use crate::offload::discover_io::Selection;
 use crate::offload::node_io::Options;
 use crate::output::{self, journal_io};
 use crate::text::IfName;
@@ -111,11 +111,11 @@ impl From<&Common> for Options {
     }
 }
 
-fn selection(names: &[IfName]) -> Which<'_> {
+fn selection(names: &[IfName]) -> Selection<'_> {
     if names.is_empty() {
-        Which::All
+        Selection::All
     } else {
-        Which::Named(names)
+        Selection::Named(names)
     }
 }
 

@@ -29,9 +29,9 @@ pub struct LinkEvents {
     buffer: Vec<u8>,
 }
 
-/// What was heard.
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Event {
     /// Something about the device with this ifindex.
     Link(u32),
     /// Events were lost.
@@ -47,7 +47,7 @@ impl LinkEvents {
         let to_errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
         let socket = NlSocket::new(NlFamily::Route).map_err(to_errno)?;
         // Before the group is joined, so that nothing else is ever heard. A node can have thousands of veth changes a
-        // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `hear` does its work.
+        // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `next_event` does its work.
         let _ = attach_filter(borrow(&socket), &filter::vxlan_events());
         let _ = socket.set_recv_buffer_size(1 << 20);
         socket
@@ -63,7 +63,7 @@ impl LinkEvents {
     ///
     /// # Errors
     /// The errno of the socket.
-    pub fn hear(&mut self) -> Result<Heard, Errno> {
+    pub fn next_event(&mut self) -> Result<Event, Errno> {
         loop {
             let received = self
                 .socket
@@ -71,19 +71,19 @@ impl LinkEvents {
             let len = match received.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
                 Ok((len, _)) => len,
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return Ok(Heard::Nothing),
-                Err(Errno::NOBUFS) => return Ok(Heard::Overrun),
+                Err(Errno::AGAIN) => return Ok(Event::Nothing),
+                Err(Errno::NOBUFS) => return Ok(Event::Overrun),
                 Err(e) => return Err(e),
             };
             let Some(datagram) = self.buffer.get(..len) else {
-                return Ok(Heard::Overrun);
+                return Ok(Event::Overrun);
             };
             // One message a datagram; one that cannot be read may be about any device.
             for message in netlink::messages(datagram) {
                 match message.and_then(|message| rtnl::link(&message)) {
-                    Ok(Some(link)) if link.vxlan.is_some() => return Ok(Heard::Link(link.ifindex)),
+                    Ok(Some(link)) if link.vxlan.is_some() => return Ok(Event::Link(link.ifindex)),
                     Ok(_) => {}
-                    Err(_) => return Ok(Heard::Overrun),
+                    Err(_) => return Ok(Event::Overrun),
                 }
             }
         }

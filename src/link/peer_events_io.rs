@@ -1,6 +1,12 @@
 //! New forwarding entries of devices that have none yet.
 //!
 //! Owns the multicast socket and its filter. Tells which device to look at, never where it sends.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -33,15 +33,15 @@ const UNREACHABLE: [i32; 2] = [101, 113];
 
 /// Which devices to look at.
 #[derive(Clone, Copy, Debug)]
-pub enum Which<'a> {
+pub enum Selection<'a> {
     /// Every VXLAN device.
     All,
     /// These: each must be a VXLAN device.
     Named(&'a [IfName]),
-    /// Those of these that are there and are VXLAN devices.
-    IfExists(&'a [IfName]),
-    /// Those with these ifindexes that are there and are VXLAN devices.
-    Ifindexes(&'a [u32]),
+    /// These, skipping missing ones and those that are not VXLAN.
+    NamedIfPresent(&'a [IfName]),
+    /// Those with these ifindexes, skipping missing ones and those that are not VXLAN.
+    ByIfindex(&'a [u32]),
 }
 
 /// The sockets that discovery asks.
@@ -68,19 +68,19 @@ impl Discovery {
     pub fn devices(
         &mut self,
         backend: &mut Backend,
-        which: Which<'_>,
+        which: Selection<'_>,
     ) -> Result<(FeatureTable, Vec<Device>), Error> {
         let links = match which {
-            Which::All => all(&mut self.route)?,
-            Which::Named(names) => self.named(names)?,
-            Which::IfExists(names) => {
-                let found = self.some(names.len(), |w, seq, n| {
+            Selection::All => dump_vxlan(&mut self.route)?,
+            Selection::Named(names) => self.get_named(names)?,
+            Selection::NamedIfPresent(names) => {
+                let found = self.get_links(names.len(), |w, seq, n| {
                     rtnl::get_by_name(w, seq, &names[n]);
                 })?;
                 present(found)?
             }
-            Which::Ifindexes(ifindexes) => {
-                let found = self.some(ifindexes.len(), |w, seq, n| {
+            Selection::ByIfindex(ifindexes) => {
+                let found = self.get_links(ifindexes.len(), |w, seq, n| {
                     rtnl::get_by_index(w, seq, ifindexes[n]);
                 })?;
                 present(found)?
@@ -266,7 +266,7 @@ impl Discovery {
     }
 
     /// One answer a request: a link of any kind, or why there is none.
-    fn some(
+    fn get_links(
         &mut self,
         count: usize,
         mut write: impl FnMut(&mut Writer, u32, usize),
@@ -282,9 +282,9 @@ impl Discovery {
         Ok(answers.into_iter().map(link).collect())
     }
 
-    fn named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
+    fn get_named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
         let mut found = BTreeMap::new();
-        let links = self.some(names.len(), |w, seq, n| {
+        let links = self.get_links(names.len(), |w, seq, n| {
             rtnl::get_by_name(w, seq, &names[n]);
         })?;
         for (name, link) in names.iter().zip(links) {
@@ -417,7 +417,7 @@ pub fn read_features<'a>(
     backend.read(&refs, u32::try_from(table.names.len()).unwrap_or(u32::MAX))
 }
 
-fn all(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
+fn dump_vxlan(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
     // The kind is checked again: old kernels, and any kernel without the vxlan module loaded, answer with every link.
     let mut found = route.dump(LIST, rtnl::dump_vxlan, |m| {
         Ok(rtnl::link(m)?.and_then(|link| link.vxlan))

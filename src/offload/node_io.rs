@@ -17,7 +17,7 @@ use std::rc::Rc;
 use log::warn;
 
 use super::apply_io::apply;
-use super::discover_io::{Discovery, Which};
+use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::plan::{Action, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
 use super::record::{Identity, Netns, NewEntry, State};
@@ -65,7 +65,7 @@ pub struct Node {
     /// The NAT rules, once they were read for a decision.
     pub rules: Option<NatRules>,
     /// What the decisions of the last looks depend on.
-    pub matter: Matter,
+    pub depends_on: Dependencies,
     keep_rules: bool,
     ignore_rules: bool,
     backend: Backend,
@@ -76,7 +76,7 @@ pub struct Node {
 
 /// What decisions depend on beside the devices themselves.
 #[derive(Clone, Debug, Default)]
-pub struct Matter {
+pub struct Dependencies {
     /// The NAT rules.
     pub rules: bool,
     /// Where outer packets go: a device that is not exposed can become so with a new destination.
@@ -94,7 +94,7 @@ pub struct Applied {
 }
 
 /// The right to change devices and their record.
-pub struct Turn {
+pub struct Locked {
     lock: Lock,
     state: State,
 }
@@ -109,7 +109,7 @@ impl Node {
         Self::with_policy(options, policy)
     }
 
-    /// For `revert`, of which neither the policy nor the NAT rules decide anything: giving back must work, above all when the
+    /// For `revert`: neither the policy nor the NAT rules decide anything there. Giving back must work, above all when the
     /// package is removed, whatever state the policy is in.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl Node {
             verdict,
             probe,
             rules: None,
-            matter: Matter::default(),
+            depends_on: Dependencies::default(),
             keep_rules: false,
             ignore_rules: false,
             backend,
@@ -196,9 +196,9 @@ impl Node {
     ///
     /// # Errors
     /// The kernel cannot be asked, or a named device is not a VXLAN device.
-    pub fn look(&mut self, which: Which<'_>) -> Result<Facts, Error> {
+    pub fn look(&mut self, selection: Selection<'_>) -> Result<Facts, Error> {
         let state = self.record.load(None);
-        self.facts(which, &state, false)
+        self.facts(selection, &state, false)
     }
 
     /// Looks at everything, also at what no decision depends on.
@@ -207,25 +207,29 @@ impl Node {
     /// As [`Self::look`].
     pub fn look_at_all(&mut self) -> Result<Facts, Error> {
         let state = self.record.load(None);
-        self.facts(Which::All, &state, true)
+        self.facts(Selection::All, &state, true)
     }
 
     /// Waits until no other vxcsum process changes anything.
     ///
     /// # Errors
     /// Another one does not come to an end.
-    pub fn turn(&self) -> Result<Turn, Error> {
+    pub fn lock(&self) -> Result<Locked, Error> {
         let lock = self.record.lock().map_err(Error::Io)?;
         let state = self.record.load(Some(&lock));
-        Ok(Turn { lock, state })
+        Ok(Locked { lock, state })
     }
 
     /// Looks, to change something.
     ///
     /// # Errors
     /// As [`Self::look`].
-    pub fn look_in_turn(&mut self, which: Which<'_>, turn: &Turn) -> Result<Facts, Error> {
-        self.facts(which, &turn.state, false)
+    pub fn look_locked(
+        &mut self,
+        selection: Selection<'_>,
+        locked: &Locked,
+    ) -> Result<Facts, Error> {
+        self.facts(selection, &locked.state, false)
     }
 
     /// The decision of every run but `revert`.
@@ -233,8 +237,13 @@ impl Node {
         decide(&self.policy, facts, &self.verdict)
     }
 
-    fn facts(&mut self, which: Which<'_>, state: &State, rules: bool) -> Result<Facts, Error> {
-        let (table, mut devices) = self.discovery.devices(&mut self.backend, which)?;
+    fn facts(
+        &mut self,
+        selection: Selection<'_>,
+        state: &State,
+        rules: bool,
+    ) -> Result<Facts, Error> {
+        let (table, mut devices) = self.discovery.devices(&mut self.backend, selection)?;
         let now = record_io::now();
         for device in &mut devices {
             device.history = state.history(&self.identity(device), now);
@@ -245,16 +254,18 @@ impl Node {
         if matter || rules {
             self.expose(&mut devices)?;
         }
-        match which {
-            Which::All => self.matter = Matter::default(),
-            Which::Ifindexes(gone) => self.matter.waiting.retain(|i| !gone.contains(i)),
-            Which::Named(_) | Which::IfExists(_) => {}
+        match selection {
+            Selection::All => self.depends_on = Dependencies::default(),
+            Selection::ByIfindex(gone) => self.depends_on.waiting.retain(|i| !gone.contains(i)),
+            Selection::Named(_) | Selection::NamedIfPresent(_) => {}
         }
         let waiting = devices.iter().filter(|d| d.no_peers && matter);
-        self.matter.waiting.extend(waiting.map(|d| d.link.ifindex));
+        self.depends_on
+            .waiting
+            .extend(waiting.map(|d| d.link.ifindex));
         let harmless = |d: &Device| d.no_peers || matches!(*d.exposure, Exposure::NotExposed(_));
-        self.matter.rules |= matter;
-        self.matter.destinations |= matter && devices.iter().any(harmless);
+        self.depends_on.rules |= matter;
+        self.depends_on.destinations |= matter && devices.iter().any(harmless);
         Ok(Facts {
             kernel: self.kernel.clone(),
             table,
@@ -287,14 +298,14 @@ impl Node {
 
     /// Carries out a plan and keeps the record true: what is about to be turned off is written down before it is, so that
     /// a process killed in between leaves a record of too much, which `revert` sees, and never of too little.
-    pub fn carry_out(&mut self, plan: &Plan<'_>, turn: &mut Turn, complete: bool) -> Applied {
+    pub fn carry_out(&mut self, plan: &Plan<'_>, locked: &mut Locked, complete: bool) -> Applied {
         let mut conflicts = HashSet::new();
-        if self.write_down(plan, turn, complete, &mut conflicts) {
-            self.record.save(&turn.state, &turn.lock);
+        if self.write_down(plan, locked, complete, &mut conflicts) {
+            self.record.save(&locked.state, &locked.lock);
         }
         let changes = apply(plan, &mut self.backend);
-        if self.correct(plan, turn, &changes) {
-            self.record.save(&turn.state, &turn.lock);
+        if self.correct(plan, locked, &changes) {
+            self.record.save(&locked.state, &locked.lock);
         }
         Applied { changes, conflicts }
     }
@@ -303,7 +314,7 @@ impl Node {
     fn write_down(
         &self,
         plan: &Plan<'_>,
-        turn: &mut Turn,
+        locked: &mut Locked,
         complete: bool,
         conflicts: &mut HashSet<u32>,
     ) -> bool {
@@ -324,24 +335,24 @@ impl Node {
                     also_off: Rc::clone(&names.1),
                 });
             } else if device.reason.code == ReasonCode::Contested {
-                if turn.state.start_backoff(&identity, now) {
+                if locked.state.start_backoff(&identity, now) {
                     conflicts.insert(device.device.link.ifindex);
                     dirty = true;
                 }
             } else if device.device.history.owned && is_off(device.device, plan.table) {
-                dirty |= turn.state.end_backoff(&identity, now);
+                dirty |= locked.state.end_backoff(&identity, now);
             }
             let Some(note) = device.note else { continue };
             let identity = self.identity(device.device);
             match note {
-                Note::NotExposed => turn.state.set_not_exposed(&identity, Some(now)),
-                Note::MayBeExposed => turn.state.set_not_exposed(&identity, None),
-                Note::NotOwned => turn.state.remove(&identity),
+                Note::NotExposed => locked.state.set_not_exposed(&identity, Some(now)),
+                Note::MayBeExposed => locked.state.set_not_exposed(&identity, None),
+                Note::NotOwned => locked.state.remove(&identity),
             }
             dirty = true;
         }
         if !new.is_empty() {
-            turn.state.record_off(new, now);
+            locked.state.record_off(new, now);
             dirty = true;
         }
         let waiting: Vec<(Identity, bool)> = plan
@@ -352,40 +363,48 @@ impl Node {
                 (self.identity(device.device), waits)
             })
             .collect();
-        dirty |= turn.state.set_waiting(self.netns, &waiting, complete, now);
-        self.record.ask_for_follow_up(turn.state.follow_up(now));
-        if complete && !turn.state.is_empty() {
+        dirty |= locked
+            .state
+            .set_waiting(self.netns, &waiting, complete, now);
+        self.record.ask_for_follow_up(locked.state.follow_up(now));
+        if complete && !locked.state.is_empty() {
             let there: Vec<Identity> = plan
                 .devices
                 .iter()
                 .map(|device| self.identity(device.device))
                 .collect();
-            dirty |= turn.state.prune(self.netns, &there);
+            dirty |= locked.state.prune(self.netns, &there);
         }
         dirty
     }
 
     /// After: what has become of it. True if there is something new.
-    fn correct(&self, plan: &Plan<'_>, turn: &mut Turn, changes: &HashMap<u32, Change>) -> bool {
+    fn correct(
+        &self,
+        plan: &Plan<'_>,
+        locked: &mut Locked,
+        changes: &HashMap<u32, Change>,
+    ) -> bool {
         let mut dirty = false;
         for device in &plan.devices {
             let identity = self.identity(device.device);
             let Some(change) = changes.get(&device.device.link.ifindex) else {
                 // Only `revert` gives this reason: there is nothing left to give back.
                 if device.reason.code == ReasonCode::AlreadyOn {
-                    turn.state.remove(&identity);
+                    locked.state.remove(&identity);
                     dirty = true;
                 }
                 continue;
             };
             match (device.action, change.outcome) {
                 (Action::TurnOff, Outcome::Changed) => {
-                    turn.state.confirm(&identity);
-                    turn.state
+                    locked.state.confirm(&identity);
+                    locked
+                        .state
                         .set_also_off(&identity, &plan.table.named(change.also));
                 }
                 // Somebody turned it on again at once: that counts too, or the conflict would never end.
-                (Action::TurnOff, Outcome::Refused) => turn.state.confirm(&identity),
+                (Action::TurnOff, Outcome::Refused) => locked.state.confirm(&identity),
                 // What could not be given back is still ours, unless somebody turned it off again at once: `revert` says what
                 // is to be, everything else would go on for ever.
                 (Action::TurnOn, Outcome::Failed) => continue,
@@ -396,7 +415,7 @@ impl Node {
                 }
                 // It is not known whether the kernel did it: `revert` must ask.
                 (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => continue,
-                _ => turn.state.remove(&identity),
+                _ => locked.state.remove(&identity),
             }
             dirty = true;
         }

@@ -188,7 +188,7 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
         } else if is_owned_and_off(device, table) && why.code != ReasonCode::NoPeersYet {
             let wait = wait_before_give_back(policy, device, why.code);
             give_back_in = wait.seconds();
-            give_back(why, &wait)
+            give_back(&why, &wait)
         } else {
             (Action::Leave, why)
         };
@@ -279,7 +279,7 @@ fn wait_before_give_back(policy: &Policy, device: &Device, why: ReasonCode) -> W
     }
 }
 
-fn give_back(why: Reason, wait: &Wait) -> (Action, Reason) {
+fn give_back(why: &Reason, wait: &Wait) -> (Action, Reason) {
     let (action, ours) = match wait {
         Wait::Over => (
             Action::TurnOn,
@@ -298,7 +298,8 @@ fn give_back(why: Reason, wait: &Wait) -> (Action, Reason) {
         ),
     };
     let text = format!("{ours}: {}", why.text).into();
-    (action, Reason { text, ..why })
+    let code = why.code;
+    (action, Reason { code, text })
 }
 
 fn duration(seconds: u64) -> String {

@@ -26,8 +26,8 @@ use crate::ethtool::ioctl_io::get_option;
 use crate::kernel::read_io::boot_id;
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 
-/// A run takes milliseconds: whoever holds the lock longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A run takes milliseconds: a process that holds the lock longer is stuck.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NAME: &str = "state.json";
 const FOLLOW_UP: &str = "no-peers";
@@ -74,7 +74,7 @@ impl StateFile {
                 return Ok(Lock(None));
             }
         };
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LOCK_TIMEOUT;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock(Some(file))),
@@ -85,7 +85,7 @@ impl StateFile {
                     return Err(format!(
                         "lock {}: {e}; another vxcsum has been at work for more than {} seconds",
                         path.display(),
-                        PATIENCE.as_secs()
+                        LOCK_TIMEOUT.as_secs()
                     ));
                 }
             }

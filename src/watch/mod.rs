@@ -1,7 +1,6 @@
-//! `vxcsum watch`: staying, and treating each VXLAN device as it appears or changes.
+//! `vxcsum watch`: runs continuously and handles each VXLAN device as it appears or changes.
 //!
-//! Owns the event loop, and what the service manager is told. An event is a hint, never data: whatever it says, the device
-//! is looked at anew, on the path of every other verb.
+//! Owns the event loop. An event is a hint, never data: the device is looked at anew, on the path of every other verb.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -9,27 +8,26 @@
     reason = "this file does I/O"
 )]
 
+mod manager;
+mod signals;
+
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::manager::{Watchdog, notify, tell};
+use self::signals::{Signal, Signals};
 use crate::error::{Error, ExitCode};
 use crate::fault::Fault;
-use crate::link::events_io::{Heard, LinkEvents};
+use crate::link::events_io::{Event, LinkEvents};
 use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
-use crate::offload::discover_io::Which;
+use crate::offload::discover_io::Selection;
 use crate::offload::node_io::{Node, Options, require_net_admin};
 use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::record::BACKOFF_SECS;
@@ -40,13 +38,13 @@ use crate::output::journal_io;
 const FEW: usize = 64;
 /// After so many changes all devices are looked at, so that those that are gone leave the record.
 const MANY: usize = 256;
-/// What was in the way (the lock, a list that kept changing) is gone by then, and it is too seldom to be a load.
+/// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 /// NAT rules that change all the time are read again no more often than this.
 const RULES_APART: Duration = Duration::from_secs(10);
 /// How long a change of rules may take to be complete: an agent commits several times.
 const RULES_SETTLE: Duration = Duration::from_millis(500);
-/// How often is looked for what nobody announces: changes of iptables-legacy and ipsets, and new destinations of outer packets.
+/// Poll interval for changes the kernel does not announce: iptables-legacy, ipsets, new destinations of outer packets.
 const UNANNOUNCED: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
@@ -61,19 +59,24 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
     let mut node = Node::open(options)?;
-    let mut handled = Handled::default();
-    handled.look_at_all(&mut node);
+    let mut progress = Progress::default();
+    progress.look_at_all(&mut node);
     let mut rules = Rules::default();
     rules.follow(&mut node);
     let mut peers = Peers::default();
     peers.follow(&node);
     let mut watchdog = Watchdog::new();
-    notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
     loop {
-        let timeout = [watchdog.left(), handled.left(), rules.left(), peers.left()]
-            .into_iter()
-            .flatten()
-            .min();
+        let timeout = [
+            watchdog.time_left(),
+            progress.time_left(),
+            rules.time_left(),
+            peers.time_left(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         match wait(
             &events,
             rules.listening(),
@@ -81,10 +84,10 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
             &signals,
             timeout,
         ) {
-            Ok(woken) => {
-                if woken.signal {
+            Ok(ready) => {
+                if ready.signal {
                     match signals.take() {
-                        Signal::Reload => reload(&mut node, &mut handled),
+                        Signal::Reload => reload(&mut node, &mut progress),
                         Signal::Stop => {
                             notify(&[NotifyState::Stopping]);
                             return Ok(ExitCode::Ok);
@@ -92,45 +95,45 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                         Signal::None => {}
                     }
                 }
-                if woken.event {
-                    react(&mut node, &mut events, &mut handled);
+                if ready.event {
+                    react(&mut node, &mut events, &mut progress);
                 }
-                if woken.rules {
+                if ready.rules {
                     rules.heard();
                 }
-                let heard_of = peers.take(woken.peers);
+                let heard_of = peers.take(ready.peers);
                 if !heard_of.is_empty() {
-                    look_at(&mut node, heard_of, &mut handled);
+                    look_at(&mut node, heard_of, &mut progress);
                 }
                 let rules_due = rules.due();
                 if rules_due && rules.read_again() {
                     node.forget_rules();
                 }
-                if rules_due || handled.left().is_some_and(|left| left.is_zero()) {
-                    handled.look_at_all(&mut node);
-                    tell(&handled.status());
+                if rules_due || progress.time_left().is_some_and(|left| left.is_zero()) {
+                    progress.look_at_all(&mut node);
+                    tell(&progress.status());
                 }
                 rules.follow(&mut node);
                 peers.follow(&node);
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
         }
-        watchdog.pat();
+        watchdog.ping();
     }
 }
 
 /// All that has been heard by now, each device once.
-fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
+fn react(node: &mut Node, events: &mut LinkEvents, progress: &mut Progress) {
     let mut ifindexes = BTreeSet::new();
     let mut all = false;
     loop {
-        match events.hear() {
-            Ok(Heard::Link(ifindex)) => {
+        match events.next_event() {
+            Ok(Event::Link(ifindex)) => {
                 ifindexes.insert(ifindex);
             }
-            Ok(Heard::Nothing) => break,
-            // Events were lost: nobody knows which.
-            Ok(Heard::Overrun) => {
+            Ok(Event::Nothing) => break,
+            // Events were lost, of any device.
+            Ok(Event::Overrun) => {
                 journal_io::resync();
                 all = true;
             }
@@ -145,60 +148,60 @@ fn react(node: &mut Node, events: &mut LinkEvents, handled: &mut Handled) {
         }
     }
     if all {
-        handled.look_at_all(node);
-        tell(&handled.status());
+        progress.look_at_all(node);
+        tell(&progress.status());
     } else {
-        look_at(node, ifindexes, handled);
+        look_at(node, ifindexes, progress);
     }
 }
 
-fn look_at(node: &mut Node, ifindexes: BTreeSet<u32>, handled: &mut Handled) {
+fn look_at(node: &mut Node, ifindexes: BTreeSet<u32>, progress: &mut Progress) {
     if ifindexes.len() > FEW {
-        handled.look_at_all(node);
-        tell(&handled.status());
+        progress.look_at_all(node);
+        tell(&progress.status());
     } else if !ifindexes.is_empty() {
         let ifindexes: Vec<u32> = ifindexes.into_iter().collect();
-        let before = handled.status();
-        handled.look_at(node, &ifindexes);
-        let now = handled.status();
+        let before = progress.status();
+        progress.look_at(node, &ifindexes);
+        let now = progress.status();
         if now != before {
             tell(&now);
         }
     }
 }
 
-fn reload(node: &mut Node, handled: &mut Handled) {
+fn reload(node: &mut Node, progress: &mut Progress) {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
     notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
     match node.reload() {
         Ok(()) => {
             info!("policy reloaded");
-            handled.look_at_all(node);
+            progress.look_at_all(node);
         }
         Err(e) => journal_io::policy_rejected(
             &e,
             "the new policy is refused and the old one stays in force",
         ),
     }
-    notify(&[NotifyState::Ready, NotifyState::Status(&handled.status())]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
 }
 
 /// The NAT rules, as long as a decision depends on them: when to read them again.
 #[derive(Default)]
 struct Rules {
     events: Option<NftEvents>,
-    /// Whether there are no such events to be had.
-    deaf: bool,
-    /// Whether the last decisions depend on the rules.
-    matter: bool,
+    /// The kernel has no nf_tables notifications.
+    unsupported: bool,
+    /// The last decisions depend on the rules.
+    relevant: bool,
     /// What of that changes unannounced.
     unannounced: Option<Unannounced>,
     due: Option<Instant>,
     last: Option<Instant>,
 }
 
-/// What nobody announces.
+/// What the kernel does not announce.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unannounced {
     /// New destinations of outer packets; to listen for them is to be woken by every neighbour of every device.
@@ -211,8 +214,8 @@ impl Rules {
     /// After each look: listens from when the rules matter on, and reads them once more then, for they may have changed
     /// before there was somebody to hear it.
     fn follow(&mut self, node: &mut Node) {
-        self.matter = node.matter.rules;
-        if self.matter && self.events.is_none() && !self.deaf {
+        self.relevant = node.depends_on.rules;
+        if self.relevant && self.events.is_none() && !self.unsupported {
             self.last = Some(Instant::now());
             match NftEvents::open() {
                 Ok(events) => {
@@ -221,7 +224,7 @@ impl Rules {
                     node.keep_rules();
                 }
                 Err(e) => {
-                    self.deaf = true;
+                    self.unsupported = true;
                     let fault = Fault::kernel("listen for changes of nf_tables", e, None);
                     warn!("{fault}; they are seen only when something else makes it look");
                 }
@@ -230,7 +233,7 @@ impl Rules {
         self.unannounced = if node.rules_change_unannounced() {
             Some(Unannounced::Rules)
         } else {
-            node.matter
+            node.depends_on
                 .destinations
                 .then_some(Unannounced::Destinations)
         };
@@ -240,7 +243,7 @@ impl Rules {
     fn listening(&self) -> Option<&NftEvents> {
         self.events
             .as_ref()
-            .filter(|_| self.matter && self.due.is_none())
+            .filter(|_| self.relevant && self.due.is_none())
     }
 
     fn heard(&mut self) {
@@ -256,10 +259,10 @@ impl Rules {
             .into_iter()
             .flatten()
             .min()
-            .filter(|_| self.matter)
+            .filter(|_| self.relevant)
     }
 
-    fn left(&self) -> Option<Duration> {
+    fn time_left(&self) -> Option<Duration> {
         self.next()
             .map(|at| at.saturating_duration_since(Instant::now()))
     }
@@ -295,7 +298,7 @@ struct Peers {
 impl Peers {
     /// After each look: listens as long as there are such devices.
     fn follow(&mut self, node: &Node) {
-        let waiting = &node.matter.waiting;
+        let waiting = &node.depends_on.waiting;
         if *waiting == self.waiting || self.unsupported {
             return;
         }
@@ -325,14 +328,14 @@ impl Peers {
         out
     }
 
-    fn left(&self) -> Option<Duration> {
+    fn time_left(&self) -> Option<Duration> {
         (!self.due.is_empty()).then_some(Duration::ZERO)
     }
 }
 
-/// What has come of the devices so far.
+/// Running totals for the status line.
 #[derive(Debug, Default)]
-struct Handled {
+struct Progress {
     /// How often the feature was turned off.
     changed: usize,
     /// How often it was turned on again.
@@ -345,11 +348,11 @@ struct Handled {
     again: Option<Instant>,
 }
 
-impl Handled {
+impl Progress {
     fn look_at_all(&mut self, node: &mut Node) {
         self.failed.clear();
         self.again = None;
-        self.look(node, Which::All);
+        self.look(node, Selection::All);
         self.changed_by_then = self.changed;
     }
 
@@ -357,16 +360,16 @@ impl Handled {
         for ifindex in ifindexes {
             self.failed.remove(ifindex);
         }
-        self.look(node, Which::Ifindexes(ifindexes));
+        self.look(node, Selection::ByIfindex(ifindexes));
         if self.changed >= self.changed_by_then + MANY {
             self.look_at_all(node);
         }
     }
 
     /// A failure is logged and tried again: a watcher that dies watches nothing.
-    fn look(&mut self, node: &mut Node, which: Which<'_>) {
-        let again = match pass(node, which, self) {
-            // Whoever turned it back on has no reason to do it again: no event will tell that the time is over.
+    fn look(&mut self, node: &mut Node, selection: Selection<'_>) {
+        let again = match pass(node, selection, self) {
+            // No event tells that the backoff, or the wait before giving back, is over.
             Ok(Some(seconds)) => Duration::from_secs(seconds),
             Ok(None) => return,
             Err(e) => {
@@ -378,7 +381,7 @@ impl Handled {
         self.again = Some(self.again.map_or(again, |earlier| earlier.min(again)));
     }
 
-    fn left(&self) -> Option<Duration> {
+    fn time_left(&self) -> Option<Duration> {
         self.again
             .map(|again| again.saturating_duration_since(Instant::now()))
     }
@@ -398,24 +401,28 @@ impl Handled {
 }
 
 /// One pass; in how many seconds there is something to do though no event tells of it.
-fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<Option<u64>, Error> {
+fn pass(
+    node: &mut Node,
+    selection: Selection<'_>,
+    progress: &mut Progress,
+) -> Result<Option<u64>, Error> {
     // Most events ask for nothing: the lock and the record are not touched for those.
-    let facts = node.look(which)?;
-    if !matches!(which, Which::All) && !node.plan(&facts).asks_for_anything() {
+    let facts = node.look(selection)?;
+    if !matches!(selection, Selection::All) && !node.plan(&facts).asks_for_anything() {
         return Ok(None);
     }
-    let mut turn = node.turn()?;
-    let facts = node.look_in_turn(which, &turn)?;
+    let mut locked = node.lock()?;
+    let facts = node.look_locked(selection, &locked)?;
     let plan = node.plan(&facts);
-    let applied = node.carry_out(&plan, &mut turn, matches!(which, Which::All));
-    drop(turn);
+    let applied = node.carry_out(&plan, &mut locked, matches!(selection, Selection::All));
+    drop(locked);
     journal_io::conflicts(&plan, &applied.conflicts);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
     journal_io::changes(&report);
     for device in &report.devices {
         match (device.outcome, device.action) {
-            (Outcome::Changed, Action::TurnOff) => handled.changed += 1,
-            (Outcome::Changed, Action::TurnOn) => handled.given_back += 1,
+            (Outcome::Changed, Action::TurnOff) => progress.changed += 1,
+            (Outcome::Changed, Action::TurnOn) => progress.given_back += 1,
             _ => {}
         }
     }
@@ -423,7 +430,7 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<Opti
         .devices
         .iter()
         .filter(|device| matches!(device.outcome, Outcome::Failed | Outcome::Refused));
-    handled.failed.extend(failed.map(|device| device.ifindex));
+    progress.failed.extend(failed.map(|device| device.ifindex));
     let contested = |device: &DeviceReport<'_>| device.reason.code == ReasonCode::Contested;
     let backoff = report
         .devices
@@ -433,7 +440,12 @@ fn pass(node: &mut Node, which: Which<'_>, handled: &mut Handled) -> Result<Opti
     Ok([backoff, plan.next_give_back()].into_iter().flatten().min())
 }
 
-struct Woken {
+/// What there is to do.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "one for each descriptor that is waited for"
+)]
+struct Ready {
     event: bool,
     rules: bool,
     peers: bool,
@@ -446,7 +458,7 @@ fn wait(
     peers: Option<&PeerEvents>,
     signals: &Signals,
     timeout: Option<Duration>,
-) -> Result<Woken, Errno> {
+) -> Result<Ready, Errno> {
     let mut fds = vec![
         PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(signals.receiver.as_fd(), PollFlags::IN),
@@ -461,7 +473,7 @@ fn wait(
             // An overrun shows as an error on the socket.
             let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
             let mut next = |there: bool| there && ready.next().unwrap_or(false);
-            Ok(Woken {
+            Ok(Ready {
                 event: next(true),
                 signal: next(true),
                 rules: next(rules.is_some()),
@@ -469,112 +481,5 @@ fn wait(
             })
         }
         Err(e) => Err(e),
-    }
-}
-
-/// SIGHUP, SIGTERM and SIGINT, as bytes of a socket that poll can wait for.
-struct Signals {
-    receiver: UnixStream,
-    reload: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-enum Signal {
-    None,
-    Reload,
-    Stop,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let (receiver, sender) = UnixStream::pair()?;
-        receiver.set_nonblocking(true)?;
-        let signals = Self {
-            receiver,
-            reload: std::sync::Arc::default(),
-            stop: std::sync::Arc::default(),
-        };
-        for (signal, flag) in [
-            (SIGHUP, &signals.reload),
-            (SIGTERM, &signals.stop),
-            (SIGINT, &signals.stop),
-        ] {
-            // In this order: whoever is woken by the byte must see the flag.
-            signal_hook::flag::register(signal, std::sync::Arc::clone(flag))?;
-            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-        }
-        Ok(signals)
-    }
-
-    fn take(&self) -> Signal {
-        use std::sync::atomic::Ordering::SeqCst;
-        let mut bytes = [0; 64];
-        while (&self.receiver).read(&mut bytes).is_ok_and(|n| n > 0) {}
-        if self.stop.load(SeqCst) {
-            Signal::Stop
-        } else if self.reload.swap(false, SeqCst) {
-            Signal::Reload
-        } else {
-            Signal::None
-        }
-    }
-}
-
-/// The service manager's watchdog, if it asks for one: the only reason ever to wake up while nothing happens.
-struct Watchdog {
-    interval: Option<Duration>,
-    last: Instant,
-}
-
-impl Watchdog {
-    fn new() -> Self {
-        Self {
-            interval: sd_notify::watchdog_enabled().map(|timeout| timeout / 2),
-            last: Instant::now(),
-        }
-    }
-
-    fn left(&self) -> Option<Duration> {
-        self.interval
-            .map(|interval| interval.saturating_sub(self.last.elapsed()))
-    }
-
-    fn pat(&mut self) {
-        if self
-            .interval
-            .is_some_and(|interval| self.last.elapsed() >= interval)
-        {
-            notify(&[NotifyState::Watchdog]);
-            self.last = Instant::now();
-        }
-    }
-}
-
-/// What has been done, for whoever asks the service manager. It reads nothing while it is at some work of its own, such as
-/// a daemon-reload, and no device waits for that: then this is left out, and the next one says it.
-fn tell(status: &str) {
-    let told = || -> std::io::Result<()> {
-        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(());
-        };
-        let address = match name.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-            path => SocketAddr::from_pathname(OsStr::from_bytes(path)),
-        }?;
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.send_to_addr(format!("STATUS={status}").as_bytes(), &address)?;
-        Ok(())
-    };
-    match told() {
-        Err(e) if e.kind() != ErrorKind::WouldBlock => warn!("tell the service manager: {e}"),
-        _ => {}
-    }
-}
-
-/// Without a service manager there is nobody to tell.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
-        warn!("tell the service manager: {e}");
     }
 }
