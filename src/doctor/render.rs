@@ -12,7 +12,8 @@ use crate::kernel::Source;
 use crate::nat::exposure::Exposure;
 use crate::nat::kube_proxy::KubeProxy;
 use crate::offload::report::DeviceReport;
-use crate::output::{GREEN, RED, YELLOW, feature, paint, status_style, status_word, wrapped};
+use crate::output::{feature, status_style, status_word};
+use crate::term::{GREEN, RED, YELLOW, paint, wrapped};
 use crate::text::escape;
 
 /// The diagnosis.

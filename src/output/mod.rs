@@ -6,16 +6,14 @@
 mod explain;
 pub mod journal_io;
 pub mod message_ids;
-pub(crate) mod table;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use serde::Serialize;
 
 pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
-use table::{Cell, Table};
 
 use crate::error::Error;
 use crate::ethtool::{FEATURE, FeatureState};
@@ -24,15 +22,11 @@ use crate::nat::exposure::Exposure;
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::PolicyError;
+use crate::term::table::{Cell, Table};
+use crate::term::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 
-/// Reports are not wider than this, as long as the names in them allow it.
-pub(crate) const WIDTH: usize = 100;
 /// More devices than this are counted where a paragraph names them; the table names them all.
 const NAMED: usize = 8;
-
-pub(crate) const RED: Style = AnsiColor::Red.on_default();
-pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
-pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
 
 /// One JSON object and a newline.
 ///
@@ -166,14 +160,6 @@ pub(crate) fn status_style(status: Status) -> Style {
         Status::Affected => RED,
         Status::NotAffected => GREEN,
         Status::Unknown => YELLOW,
-    }
-}
-
-pub(crate) fn paint(text: &str, style: Style, color: bool) -> String {
-    if color {
-        format!("{style}{text}{style:#}")
-    } else {
-        text.to_owned()
     }
 }
 
@@ -377,23 +363,4 @@ fn totals(report: &Report<'_>) -> String {
         }
     }
     parts.join(", ")
-}
-
-/// Breaks a text at spaces; what follows the first line is indented two columns more.
-pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
-    let mut column = 0;
-    for word in text.split(' ') {
-        let width = unicode_width::UnicodeWidthStr::width(word);
-        if column == 0 {
-            write!(out, "{indent}{word}")?;
-            column = indent.len() + width;
-        } else if column + 1 + width > WIDTH {
-            write!(out, "\n{indent}  {word}")?;
-            column = indent.len() + 2 + width;
-        } else {
-            write!(out, " {word}")?;
-            column += 1 + width;
-        }
-    }
-    writeln!(out)
 }

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use super::frame::Checksum;
 use super::{Case, NatKind, Observed, Outcome, ProbeRun};
 use crate::link::OuterChecksum;
-use crate::output::table::{Cell, Table};
-use crate::output::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
+use crate::term::table::{Cell, Table};
+use crate::term::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 
 /// What is stored for the rest of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
