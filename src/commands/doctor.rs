@@ -5,6 +5,7 @@ use crate::cli::{Common, Doctor};
 use crate::doctor;
 use crate::error::{Error, ExitCode};
 use crate::kernel::verdict::judge;
+use crate::nat::partial_io::RulesInUse;
 use crate::offload::node_io::{Node, measurements};
 use crate::offload::report::Report;
 use crate::text::IfName;
@@ -39,7 +40,7 @@ pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
         doctor::Findings {
             table: judge(&node.kernel, &[], &measurements(None)),
             probe: node.probe.as_ref(),
-            rules: node.rules.as_ref(),
+            rules: node.rules.as_ref().map(RulesInUse::rules),
             counters,
             flows: doctor::read_io::rewritten_flows(&ports),
             managers: doctor::read_io::managers(&common.root, &names),

@@ -12,6 +12,7 @@ pub(crate) mod tests;
 
 use core::fmt;
 use core::net::IpAddr;
+use std::collections::BTreeSet;
 
 use serde::{Serialize, Serializer};
 
@@ -19,9 +20,9 @@ use super::bits::Mark;
 use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
 use super::packet::{Destinations, Packet};
 use super::rules::{
-    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Table, Unread,
+    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Need, Table, Unread,
 };
-use super::settable::settable;
+use super::settable::{Assume, settable};
 use super::state::{State, add};
 use crate::text::{IfName, escape};
 
@@ -398,11 +399,45 @@ const FINISHES: &[&str] = &[
     "vmxnet3",
 ];
 
+/// What an analysis comes to, and what it rests on.
+pub(super) struct Examined {
+    /// The answer.
+    pub exposure: Exposure,
+    /// What the packets can meet and was not read.
+    pub needs: BTreeSet<Need>,
+    /// Bits that rules ask for and none of those that were read sets.
+    pub foreign: u32,
+}
+
 /// Decides for one device.
 pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
-    let Ok(found) = meet(rules, device) else {
-        return Exposure::Unknown(Doubt::BudgetExceeded);
+    examine(rules, device, Assume::Anything).exposure
+}
+
+/// Decides for one device by rules of which some may not have been read.
+pub(super) fn examine(rules: &NatRules, device: &OuterFlow, unread: Assume) -> Examined {
+    let mut met = Met::default();
+    let exposure = match meet(rules, device, unread, &mut met) {
+        Ok(()) => judge(rules, device, met.findings),
+        Err(BudgetExceeded) => Exposure::Unknown(Doubt::BudgetExceeded),
     };
+    Examined {
+        exposure,
+        needs: met.needs,
+        foreign: met.foreign,
+    }
+}
+
+/// What packets met.
+#[derive(Default)]
+struct Met {
+    /// With whether the outer packet is IPv6.
+    findings: Vec<(bool, RuleRef, Finding)>,
+    needs: BTreeSet<Need>,
+    foreign: u32,
+}
+
+fn judge(rules: &NatRules, device: &OuterFlow, found: Vec<(bool, RuleRef, Finding)>) -> Exposure {
     let (mut harmless, mut not_understood) = (None, None);
     for (v6, at, finding) in found {
         match finding {
@@ -441,16 +476,25 @@ fn underlay_doubt(device: &OuterFlow) -> Option<Doubt> {
     Some(Doubt::Underlay(device.underlay.map(named)))
 }
 
-/// What the outer packets can meet, with whether they are IPv6.
+/// Collects what the packets can meet.
 fn meet(
     rules: &NatRules,
     device: &OuterFlow,
-) -> Result<Vec<(bool, RuleRef, Finding)>, BudgetExceeded> {
-    let settable = [settable(rules, false), settable(rules, true)];
+    unread: Assume,
+    met: &mut Met,
+) -> Result<(), BudgetExceeded> {
+    let certain = [false, true].map(|v6| settable(rules, v6, Assume::Nothing));
+    let settable = match unread {
+        Assume::Anything if rules.is_partial() => {
+            [false, true].map(|v6| settable(rules, v6, unread))
+        }
+        _ => certain,
+    };
     // A bit that a rule asks for and no rule sets may come from a socket or from eBPF. One that a rule sets is taken to be set
     // by rules alone.
-    let [v4, v6] = settable;
+    let [v4, v6] = certain;
     let foreign = (v4.asked | v6.asked) & !(v4.anywhere | v6.anywhere);
+    met.foreign = foreign;
     let mut marks = Vec::new();
     for v6 in [false, true] {
         let can = settable[usize::from(v6)];
@@ -476,11 +520,12 @@ fn meet(
             ct_bits: can.connection,
         };
         let first = State::new(Mark::only(can.anywhere | foreign));
-        for s in Machine::new(rules, &inner).hook(Hook::Postrouting, &[first])? {
+        let mut machine = Machine::new(rules, &inner);
+        for s in machine.hook(Hook::Postrouting, &[first])? {
             add(&mut marks, State::new(s.mark));
         }
+        met.needs.append(&mut machine.needs);
     }
-    let mut out = Vec::new();
     for v6 in [false, true] {
         if device.local.is_some_and(|a| a.is_ipv6() != v6) {
             continue;
@@ -506,9 +551,11 @@ fn meet(
         let sent = machine.hook(Hook::Output, &marks)?;
         let sent = machine.hook(Hook::Postrouting, &sent)?;
         machine.hook(Hook::Egress, &sent)?;
-        out.extend(machine.findings.into_iter().map(|(at, f)| (v6, at, f)));
+        met.needs.append(&mut machine.needs);
+        let findings = machine.findings.into_iter();
+        met.findings.extend(findings.map(|(at, f)| (v6, at, f)));
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What a NAT statement changes in an outer packet; `None` if nothing.

@@ -7,14 +7,15 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L919> (`nf_nat_inet_fn`: the first nat chain that
 //! rewrites ends the others)
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::bits::{Byte, Mark, Tri, between};
 use super::packet::{Packet, find};
 use super::registers::{Origin, Registers, compare, fill, word};
 use super::rules::{
-    Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Op, Verdict,
+    Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Need, Op, Set,
+    Verdict,
 };
 
 use super::state::{State, add};
@@ -90,6 +91,8 @@ pub struct Machine<'a> {
     steps: u64,
     /// What was met, once per at.
     pub findings: Vec<(RuleRef, Finding)>,
+    /// What was met that was not read.
+    pub needs: BTreeSet<Need>,
 }
 
 impl<'a> Machine<'a> {
@@ -107,6 +110,7 @@ impl<'a> Machine<'a> {
             memo: HashMap::new(),
             steps: 0,
             findings: Vec::new(),
+            needs: BTreeSet::new(),
         }
     }
 
@@ -282,6 +286,9 @@ impl<'a> Machine<'a> {
             .chains
             .get(chain as usize)
             .ok_or(BudgetExceeded)?;
+        if body.is_unread() {
+            self.needs.insert(Need::Chain(table, chain));
+        }
         for rule in 0..body.rules.len() {
             if live.is_empty() {
                 break;
@@ -477,6 +484,11 @@ impl<'a> Machine<'a> {
                     to,
                     invert,
                 } => {
+                    if let Some(n) = *set
+                        && let Some(Set { elements: None, .. }) = table.sets.get(n as usize)
+                    {
+                        self.needs.insert(Need::Set(at.table, n));
+                    }
                     let set = set.and_then(|n| table.sets.get(n as usize));
                     let Some((set, elements)) = set.and_then(|s| Some((s, s.elements.as_ref()?)))
                     else {

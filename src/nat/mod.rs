@@ -10,6 +10,8 @@ pub mod kube_proxy;
 pub mod machine;
 pub mod nft;
 mod packet;
+mod partial;
+pub mod partial_io;
 mod quote;
 pub mod read_io;
 mod registers;

@@ -17,7 +17,7 @@ use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::nft::{self, Get, Ruleset};
+use super::nft::{self, Get, Ruleset, Wanted};
 use super::rules::{Family, IpSet, NatRules, Table, Unread};
 use super::xt;
 use crate::ethtool::ioctl_io::get_option;
@@ -78,32 +78,8 @@ pub fn read() -> NatRules {
         marks_are_answered: marks_are_answered(),
         ..NatRules::default()
     };
-    let mut part = |what: String, result: Result<Vec<Table>, ReadError>| match result {
-        Ok(tables) => rules.tables.extend(tables),
-        Err(e) => rules.unread.push(Unread {
-            what,
-            why: e.to_string(),
-        }),
-    };
-    part("nf_tables".into(), retry(nf_tables));
-    for (family, names) in [
-        (Family::Ip, "ip_tables_names"),
-        (Family::Ip6, "ip6_tables_names"),
-    ] {
-        match legacy_names(names) {
-            Ok(names) => {
-                for name in names {
-                    let what = format!(
-                        "legacy {} table {}",
-                        family.word(),
-                        crate::text::escape(&name)
-                    );
-                    part(what, retry(|| Ok(legacy(family, &name)?.map(|t| vec![t]))));
-                }
-            }
-            Err(e) => part(names.into(), Err(e)),
-        }
-    }
+    part(&mut rules, "nf_tables".into(), retry(nf_tables));
+    read_legacy(&mut rules);
     if rules.asks_ipsets()
         && let Ok(sets) = retry(ipsets)
     {
@@ -116,7 +92,7 @@ pub fn read() -> NatRules {
 
 /// Whether one of the sysctls says so. These files show the values of this process's network namespace; one that is there and
 /// cannot be read counts as set.
-fn marks_are_answered() -> bool {
+pub(super) fn marks_are_answered() -> bool {
     [
         "ipv4/tcp_fwmark_accept",
         "ipv4/fwmark_reflect",
@@ -131,6 +107,47 @@ fn marks_are_answered() -> bool {
     )
 }
 
+fn part(rules: &mut NatRules, what: String, result: Result<Vec<Table>, ReadError>) {
+    match result {
+        Ok(tables) => rules.tables.extend(tables),
+        Err(e) => rules.unread.push(Unread {
+            what,
+            why: e.to_string(),
+        }),
+    }
+}
+
+const LEGACY: [(Family, &str); 2] = [
+    (Family::Ip, "ip_tables_names"),
+    (Family::Ip6, "ip6_tables_names"),
+];
+
+/// The tables of iptables-legacy.
+pub(super) fn read_legacy(rules: &mut NatRules) {
+    for (family, names) in LEGACY {
+        match legacy_names(names) {
+            Ok(names) => {
+                for name in names {
+                    let what = format!(
+                        "legacy {} table {}",
+                        family.word(),
+                        crate::text::escape(&name)
+                    );
+                    let table = retry(|| Ok(legacy(family, &name)?.map(|t| vec![t])));
+                    part(rules, what, table);
+                }
+            }
+            Err(e) => part(rules, names.into(), Err(e)),
+        }
+    }
+}
+
+/// Whether there is a table of iptables-legacy, or it cannot be told.
+pub(super) fn has_legacy() -> bool {
+    let mut all = LEGACY.iter();
+    all.any(|(_, file)| legacy_names(file).map_or(true, |names| !names.is_empty()))
+}
+
 /// None asks for another attempt.
 fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
     for _ in 0..ATTEMPTS {
@@ -142,21 +159,23 @@ fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T,
 }
 
 /// Dumps that belong together: if one is interrupted, all begin again.
-struct Dumps {
+pub(super) struct Dumps {
     netlink: Netlink,
-    interrupted: bool,
+    /// One of them was interrupted.
+    pub interrupted: bool,
 }
 
 impl Dumps {
-    fn open() -> Result<Self, Errno> {
+    pub fn open() -> io::Result<Self> {
+        let netlink = Netlink::open(NlFamily::Netfilter)?;
         Ok(Self {
-            netlink: Netlink::open(NlFamily::Netfilter)?,
+            netlink,
             interrupted: false,
         })
     }
 
     /// One of them; every message goes to `each`.
-    fn dump(
+    pub fn dump(
         &mut self,
         write: impl Fn(&mut Writer, u32),
         mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
@@ -175,7 +194,23 @@ impl Dumps {
         }
     }
 
-    fn generation(&mut self) -> Result<u32, ReadError> {
+    /// One thing that is there or not.
+    pub fn one(
+        &mut self,
+        write: impl Fn(&mut Writer, u32),
+        mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), ReadError> {
+        let answer = self
+            .netlink
+            .request("ask for one thing", write, |m| each(m).map(Some));
+        match answer.map_err(|e| io::Error::other(e.to_string()))? {
+            Ok(_) => Ok(()),
+            Err(e) => Err(io::Error::from_raw_os_error(e.errno).into()),
+        }
+    }
+
+    /// The generation of the rules.
+    pub fn generation(&mut self) -> Result<u32, ReadError> {
         const ASK: &str = "ask for the generation of the rules";
         let write = |w: &mut Writer, seq| nft::request(w, seq, Get::Generation);
         let answer = self
@@ -190,10 +225,9 @@ impl Dumps {
 
 /// All tables of `nf_tables` but dormant ones; none of them if the kernel has none.
 fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
-    let mut dumps = match Dumps::open() {
-        Ok(dumps) => dumps,
-        Err(Errno::PROTONOSUPPORT) => return Ok(Some(Vec::new())),
-        Err(e) => return Err(io::Error::from(e).into()),
+    let mut dumps = match Dumps::open().map_err(ReadError::Io) {
+        Err(e) if e.is(Errno::PROTONOSUPPORT) => return Ok(Some(Vec::new())),
+        other => other?,
     };
     let before = match dumps.generation() {
         // Nobody answers for this subsystem.
@@ -205,20 +239,32 @@ fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
         dumps.dump(|w, seq| nft::request(w, seq, get), |m| rules.add(get, m))?;
     }
     for wanted in rules.wanted() {
-        rules.begin_elements(&wanted);
-        let (family, table) = (wanted.key.family, &wanted.key.name);
-        let done = dumps.dump(
-            |w, seq| nft::elements_request(w, seq, (family, table, &wanted.name)),
-            |m| rules.add_elements(&wanted, m),
-        );
-        match done {
-            // Gone since: the analysis treats it as not known.
-            Err(ReadError::Io(_)) => rules.forget_elements(&wanted),
-            other => other?,
-        }
+        elements(&mut dumps, &mut rules, &wanted)?;
     }
     let same = !dumps.interrupted && dumps.generation()? == before;
     Ok(same.then(|| rules.finish()))
+}
+
+/// The elements of a set.
+pub(super) fn elements(
+    dumps: &mut Dumps,
+    rules: &mut Ruleset,
+    wanted: &Wanted,
+) -> Result<(), ReadError> {
+    rules.begin_elements(wanted);
+    let (family, table) = (wanted.key.family, &wanted.key.name);
+    let done = dumps.dump(
+        |w, seq| nft::elements_request(w, seq, (family, table, &wanted.name)),
+        |m| rules.add_elements(wanted, m),
+    );
+    match done {
+        // Gone since: the analysis treats it as not known.
+        Err(ReadError::Io(_)) => {
+            rules.forget_elements(wanted);
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// The legacy tables that this namespace has.
@@ -273,7 +319,7 @@ fn legacy(family: Family, name: &[u8]) -> Result<Option<Table>, ReadError> {
 }
 
 fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {
-    let mut dumps = Dumps::open().map_err(io::Error::from)?;
+    let mut dumps = Dumps::open()?;
     let mut out: Vec<IpSet> = Vec::new();
     dumps.dump(
         |w, seq| nft::request(w, seq, Get::IpSets),

@@ -48,6 +48,12 @@ impl NatRules {
         }
     }
 
+    /// Whether rules were left open.
+    pub fn is_partial(&self) -> bool {
+        let mut chains = self.tables.iter().flat_map(|t| &t.chains);
+        chains.any(Chain::is_unread)
+    }
+
     /// Whether something of it changes with no announcement: iptables-legacy and ipsets do.
     pub fn changes_unannounced(&self) -> bool {
         let legacy = |table: &Table| table.backend == Backend::Legacy;
@@ -144,6 +150,33 @@ pub struct Chain {
     pub devices: Box<[Box<[u8]>]>,
     /// Its rules in order.
     pub rules: Vec<Rule>,
+}
+
+/// What stands for the rules of a chain that was not read: it may do anything.
+const NOT_READ: &str = "a chain that was not read";
+
+impl Chain {
+    /// Leaves its rules open.
+    pub fn leave_unread(&mut self) {
+        self.rules = vec![Rule {
+            exprs: [Expr::Opaque(NOT_READ.into())].into(),
+            comment: None,
+        }];
+    }
+
+    /// Whether its rules were left open.
+    pub fn is_unread(&self) -> bool {
+        matches!(&self.rules[..], [Rule { exprs, .. }] if matches!(&exprs[..], [Expr::Opaque(name)] if **name == *NOT_READ))
+    }
+}
+
+/// A part of the rules that an analysis came upon and that was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Need {
+    /// The rules of a chain.
+    Chain(usize, u32),
+    /// The elements of a set.
+    Set(usize, u32),
 }
 
 /// The hooks of the IP stack.

@@ -6,7 +6,7 @@ use super::bits::Mark;
 use super::machine::reach;
 use super::packet::{Destinations, Packet};
 use super::registers::{Origin, Registers, fill, word};
-use super::rules::{Connmark, Data, Expr, Family, MapTo, Match, NatRules, Table, Verdict};
+use super::rules::{Chain, Connmark, Data, Expr, Family, MapTo, Match, NatRules, Table, Verdict};
 use super::state::State;
 
 /// Which bits of a mark rules can set.
@@ -22,8 +22,17 @@ pub struct Settable {
     pub asked: u32,
 }
 
+/// What is assumed of chains that were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assume {
+    /// They can do anything.
+    Anything,
+    /// They do nothing.
+    Nothing,
+}
+
 /// What rules can set in the marks of packets of one family.
-pub fn settable(rules: &NatRules, v6: bool) -> Settable {
+pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
     let other = if v6 { Family::Ip } else { Family::Ip6 };
     let tables = || {
         rules
@@ -32,23 +41,20 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
             .enumerate()
             .filter(|(_, t)| t.family != other)
     };
-    let queued = if tables().any(|(_, t)| queues(t)) {
-        u32::MAX
-    } else {
-        0
-    };
-    let mut connection = queued;
-    for e in tables()
-        .flat_map(|(_, t)| &t.chains)
-        .flat_map(|c| &c.rules)
-        .flat_map(|r| &r.exprs)
-    {
-        match e {
-            Expr::Connmark(
-                Connmark::Set { value: bits, .. } | Connmark::Save { nfmask: bits, .. },
-            ) => connection |= bits,
-            Expr::SetConnmark { .. } | Expr::Opaque(_) => connection = u32::MAX,
-            _ => {}
+    let known = |c: &&Chain| unread == Assume::Anything || !c.is_unread();
+    let mut connection = 0;
+    for (_, table) in tables() {
+        for rule in table.chains.iter().filter(known).flat_map(|c| &c.rules) {
+            for e in &rule.exprs {
+                match e {
+                    Expr::Connmark(
+                        Connmark::Set { value: bits, .. } | Connmark::Save { nfmask: bits, .. },
+                    ) => connection |= bits,
+                    Expr::SetConnmark { .. } | Expr::Opaque(_) => connection = u32::MAX,
+                    _ if queues(table, e) => connection = u32::MAX,
+                    _ => {}
+                }
+            }
         }
     }
     let packet = Packet {
@@ -61,7 +67,7 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
         port: None,
         ct_bits: connection,
     };
-    let (mut anywhere, mut outside_nat, mut asked) = (queued, queued, 0);
+    let (mut anywhere, mut outside_nat, mut asked) = (0, 0, 0);
     for (t, table) in tables() {
         let mut seen = vec![false; table.chains.len()];
         for (c, chain) in (0u32..).zip(&table.chains) {
@@ -69,9 +75,12 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
                 reach(rules, t, c, &mut seen, &mut |_| {});
             }
         }
-        for (chain, outside) in table.chains.iter().zip(seen) {
+        for (chain, outside) in table.chains.iter().zip(seen).filter(|(c, _)| known(c)) {
             for rule in &chain.rules {
-                let (bits, asks) = sets_and_asks(&rule.exprs, &packet);
+                let (mut bits, asks) = sets_and_asks(&rule.exprs, &packet);
+                if rule.exprs.iter().any(|e| queues(table, e)) {
+                    bits = u32::MAX;
+                }
                 anywhere |= bits;
                 asked |= asks;
                 if outside {
@@ -88,17 +97,22 @@ pub fn settable(rules: &NatRules, v6: bool) -> Settable {
     }
 }
 
-/// Whether a rule gives packets to a program, which can set any mark of theirs and of their connections.
-fn queues(table: &Table) -> bool {
+/// Whether it gives packets to a program, which can set any mark of theirs and of their connections.
+fn queues(table: &Table, e: &Expr) -> bool {
     let queued = |v: &Verdict| matches!(v, Verdict::Queue(_));
-    let mut exprs = table
-        .chains
-        .iter()
-        .flat_map(|c| &c.rules)
-        .flat_map(|r| &r.exprs);
-    let mut elements = table.sets.iter().flat_map(|s| s.elements.iter().flatten());
-    exprs.any(|e| matches!(e, Expr::Verdict(v) if queued(v)))
-        || elements.any(|e| matches!(&e.data, Data::Verdict(v) if queued(v)))
+    match e {
+        Expr::Verdict(v) => queued(v),
+        Expr::Lookup {
+            set: Some(set),
+            to: MapTo::Verdict,
+            ..
+        } => {
+            let set = table.sets.get(*set as usize);
+            let mut elements = set.iter().flat_map(|s| s.elements.iter().flatten());
+            elements.any(|e| matches!(&e.data, Data::Verdict(v) if queued(v)))
+        }
+        _ => false,
+    }
 }
 
 /// The bits that a rule can set in a mark that is zero, and those that it asks for.

@@ -28,9 +28,8 @@ use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
-use crate::nat::exposure::{Doubt, Exposure, analyze};
-use crate::nat::rules::NatRules;
-use crate::nat::{self};
+use crate::nat::exposure::{Doubt, Exposure};
+use crate::nat::partial_io::RulesInUse;
 use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
 use crate::probe::{ProbeRun, file_io, run_io};
@@ -63,7 +62,7 @@ pub struct Node {
     /// What was measured of it on this boot.
     pub probe: Option<ProbeRun>,
     /// The NAT rules, once they were read for a decision.
-    pub rules: Option<NatRules>,
+    pub rules: Option<RulesInUse>,
     /// What the decisions of the last looks depend on.
     pub depends_on: Dependencies,
     keep_rules: bool,
@@ -156,14 +155,14 @@ impl Node {
 
     /// They may have changed.
     pub fn forget_rules(&mut self) {
-        self.rules = None;
+        self.rules = self.rules.take().filter(RulesInUse::still_hold);
     }
 
     /// Whether some of the NAT rules change with no announcement.
     pub fn rules_change_unannounced(&self) -> bool {
         self.rules
             .as_ref()
-            .is_some_and(NatRules::changes_unannounced)
+            .is_some_and(|rules| rules.rules().changes_unannounced())
     }
 
     /// Reads the policy, and what was measured, anew.
@@ -252,7 +251,7 @@ impl Node {
         let matter =
             !self.ignore_rules && depends_on_exposure(&self.policy, &devices, &self.verdict);
         if matter || rules {
-            self.expose(&mut devices)?;
+            self.expose(&mut devices, rules)?;
         }
         match selection {
             Selection::All => self.depends_on = Dependencies::default(),
@@ -273,19 +272,23 @@ impl Node {
         })
     }
 
-    /// Fills in the exposure of these devices.
-    fn expose(&mut self, devices: &mut [Device]) -> Result<(), Error> {
+    /// Fills in the exposure of these devices, by no more of the rules than that takes unless `all` of them are wanted.
+    fn expose(&mut self, devices: &mut [Device], all: bool) -> Result<(), Error> {
         if !self.keep_rules {
-            self.rules = None;
+            self.forget_rules();
         }
-        let rules = self.rules.get_or_insert_with(nat::read_io::read);
         let flows = self.discovery.flows_and_peers(devices)?;
+        let rules = if all {
+            self.rules.insert(RulesInUse::all())
+        } else {
+            self.rules.get_or_insert_with(RulesInUse::some)
+        };
+        let open = flows.iter().filter(|(_, no_peers)| !no_peers);
+        let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
+        let mut exposures = rules.decide(&open).into_iter();
         for (device, (flow, no_peers)) in devices.iter_mut().zip(flows) {
-            device.exposure = Rc::new(if no_peers {
-                Exposure::Unknown(Doubt::NoPeers)
-            } else {
-                analyze(rules, &flow)
-            });
+            let decided = if no_peers { None } else { exposures.next() };
+            device.exposure = Rc::new(decided.unwrap_or(Exposure::Unknown(Doubt::NoPeers)));
             device.no_peers = no_peers;
             device.remotes = flow.remotes;
         }

@@ -176,7 +176,7 @@ impl<'a> Watch<'a> {
 
     /// How often it has read the NAT rules, in what strace has written so far.
     pub fn reads(&self) -> usize {
-        self.written().matches("NFT_MSG_GETRULE").count()
+        self.written().matches("NFT_MSG_GETTABLE").count()
     }
 
     /// How often it has begun to wait, in what strace has written so far.

@@ -12,7 +12,7 @@ pub mod sets;
 #[cfg(test)]
 mod tests;
 
-pub use ruleset::Ruleset;
+pub use ruleset::{Ruleset, Wanted};
 
 use crate::fault::Malformed;
 use crate::nat::rules::{Base, Hook, Reg};
@@ -77,6 +77,22 @@ pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u
     write(w, head, family, |w| {
         w.put_string(NFTA_SET_ELEM_LIST_TABLE, table);
         w.put_string(NFTA_SET_ELEM_LIST_SET, set);
+    });
+}
+
+/// The request for the rules of one chain: its family, its table and its name.
+pub fn chain_rules_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8], &[u8])) {
+    write(w, (NFTABLES << 8 | 7, NLM_F_DUMP, seq), family, |w| {
+        w.put_string(1, table);
+        w.put_string(2, chain);
+    });
+}
+
+/// The request for one set without its elements: its family, its table and its name.
+pub fn set_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &[u8])) {
+    write(w, (NFTABLES << 8 | 0xa, 0, seq), family, |w| {
+        w.put_string(1, table);
+        w.put_string(2, set);
     });
 }
 

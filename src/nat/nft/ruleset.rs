@@ -2,7 +2,8 @@
 //!
 //! Owns the names: rules name chains and sets, the model has indices. Pure.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Get, Message, Names, TableKey, expr, sets};
 use crate::fault::Malformed;
@@ -21,6 +22,8 @@ struct Index {
     table: usize,
     chains: HashMap<Box<[u8]>, u32>,
     sets: HashMap<Box<[u8]>, u32>,
+    /// Sets that rules name and that were not added.
+    unknown: RefCell<BTreeSet<Box<[u8]>>>,
 }
 
 impl Names for Index {
@@ -29,8 +32,21 @@ impl Names for Index {
     }
 
     fn set(&self, name: &[u8]) -> Option<u32> {
-        self.sets.get(name).copied()
+        let set = self.sets.get(name).copied();
+        if set.is_none() {
+            self.unknown.borrow_mut().insert(name.into());
+        }
+        set
     }
+}
+
+/// A chain whose rules are to be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainOf {
+    /// The table it is in.
+    pub key: TableKey,
+    /// Its name.
+    pub name: Box<[u8]>,
 }
 
 /// A set that a rule uses, so that its elements matter.
@@ -152,6 +168,61 @@ impl Ruleset {
             }));
         }
         out
+    }
+
+    /// Leaves the rules of all chains open.
+    pub fn leave_unread(&mut self) {
+        let chains = self.tables.iter_mut().flat_map(|t| &mut t.chains);
+        chains.for_each(Chain::leave_unread);
+    }
+
+    fn key(&self, table: usize) -> Option<&TableKey> {
+        let mut all = self.index.iter();
+        all.find_map(|(key, i)| (i.table == table).then_some(key))
+    }
+
+    /// Begins the rules of a chain: it is about to be asked for.
+    pub fn begin_rules(&mut self, table: usize, chain: u32) -> Option<ChainOf> {
+        let key = self.key(table)?.clone();
+        let chain = self.tables[table].chains.get_mut(chain as usize)?;
+        chain.rules.clear();
+        let name = chain.name.clone();
+        Some(ChainOf { key, name })
+    }
+
+    /// One message with a rule of a chain: old kernels give those of others too.
+    pub fn add_rule_of(&mut self, of: &ChainOf, m: &Message<'_>) -> Result<(), Malformed> {
+        let (key, chain) = expr::rule_place(m)?;
+        if key == of.key && *chain == *of.name {
+            self.add(Get::Rules, m)?;
+        }
+        Ok(())
+    }
+
+    /// The sets that rules of a table name and that were not added.
+    pub fn take_unknown_sets(&mut self, table: usize) -> BTreeSet<Box<[u8]>> {
+        let mut all = self.index.values();
+        let index = all.find(|i| i.table == table);
+        index.map(|i| i.unknown.take()).unwrap_or_default()
+    }
+
+    /// A set by its index.
+    pub fn set(&self, table: usize, set: u32) -> Option<Wanted> {
+        Some(Wanted {
+            key: self.key(table)?.clone(),
+            set,
+            name: self.tables[table].sets.get(set as usize)?.name.clone(),
+        })
+    }
+
+    /// Gives the tables so far away, to be put back before anything is added.
+    pub fn take_tables(&mut self) -> Vec<Table> {
+        std::mem::take(&mut self.tables)
+    }
+
+    /// The tables that were taken.
+    pub fn put_tables(&mut self, tables: Vec<Table>) {
+        self.tables = tables;
     }
 
     /// Begins the elements of a set: it has been asked for.

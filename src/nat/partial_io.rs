@@ -1,0 +1,196 @@
+//! Reads of the rules what an answer depends on.
+//!
+//! Owns what was read so far, and when that still holds. A cluster has tens of thousands of chains, of which the packets of a
+//! device meet a few. What an answer depends on is read chain by chain and set by set, as long as no other process changes
+//! rules meanwhile; where that settles nothing, everything is read.
+
+use std::collections::BTreeSet;
+
+use super::exposure::{Exposure, OuterFlow, analyze};
+use super::nft::{self, Get, Ruleset};
+use super::partial::{answer, can_change, first};
+use super::read_io::{self, Dumps, ReadError};
+use super::rules::{NatRules, Need};
+
+/// So often more is read before everything is.
+const ROUNDS: usize = 24;
+/// To read so many chains one by one takes as long as to read everything.
+const MOST_NEEDS: usize = 4096;
+
+/// The rules of this thread's network namespace, as far as they were needed.
+pub struct RulesInUse {
+    rules: NatRules,
+    /// The tables of `nf_tables` come first, and there are so many.
+    nf_tables: usize,
+    /// None once everything was read.
+    partial: Option<(Dumps, Ruleset)>,
+    /// Of `nf_tables`, if it could be read.
+    generation: Option<u32>,
+}
+
+impl RulesInUse {
+    /// Everything.
+    pub fn all() -> Self {
+        let generation = Dumps::open().ok().and_then(|mut d| d.generation().ok());
+        Self {
+            rules: read_io::read(),
+            nf_tables: 0,
+            partial: None,
+            generation,
+        }
+    }
+
+    /// The names of the chains, and what is needed in any case.
+    pub fn some() -> Self {
+        Self::try_some().unwrap_or_else(|_| Self::all())
+    }
+
+    fn try_some() -> Result<Self, ReadError> {
+        let mut dumps = Dumps::open()?;
+        let generation = dumps.generation()?;
+        let mut set = Ruleset::default();
+        for get in [Get::Tables, Get::Chains] {
+            dumps.dump(|w, seq| nft::request(w, seq, get), |m| set.add(get, m))?;
+        }
+        set.leave_unread();
+        let mut rules = NatRules {
+            tables: set.take_tables(),
+            marks_are_answered: read_io::marks_are_answered(),
+            ..NatRules::default()
+        };
+        let nf_tables = rules.tables.len();
+        read_io::read_legacy(&mut rules);
+        let mut out = Self {
+            rules,
+            nf_tables,
+            partial: Some((dumps, set)),
+            generation: Some(generation),
+        };
+        for _ in 0..ROUNDS {
+            let needs = first(&out.rules);
+            if needs.is_empty() {
+                return Ok(out);
+            }
+            out.read_more(&needs)?;
+        }
+        Err(ReadError::Changing)
+    }
+
+    /// What was read.
+    pub fn rules(&self) -> &NatRules {
+        &self.rules
+    }
+
+    /// Whether what was read is what there is. What changes unannounced never is.
+    pub fn still_hold(&self) -> bool {
+        let again = || Dumps::open().ok()?.generation().ok();
+        !self.rules.changes_unannounced()
+            && self.rules.unread.is_empty()
+            && !read_io::has_legacy()
+            && self.rules.marks_are_answered == read_io::marks_are_answered()
+            && self.generation.is_some()
+            && self.generation == again()
+    }
+
+    /// Decides for these devices, and reads for it what is missing.
+    pub fn decide(&mut self, devices: &[OuterFlow]) -> Vec<Exposure> {
+        for _ in 0..ROUNDS {
+            if self.partial.is_none() || self.rules.asks_ipsets() {
+                break;
+            }
+            let answers = devices.iter().map(|device| answer(&self.rules, device));
+            let mut done = Vec::new();
+            let mut needs = BTreeSet::new();
+            let mut open = false;
+            for answer in answers {
+                match answer {
+                    Ok(exposure) => done.push(exposure),
+                    Err(more) => {
+                        open = true;
+                        needs.extend(more.needs);
+                    }
+                }
+            }
+            if !open {
+                return done;
+            }
+            if needs.is_empty() || needs.len() > MOST_NEEDS || self.read_more(&needs).is_err() {
+                break;
+            }
+        }
+        if self.partial.is_some() {
+            *self = Self::all();
+        }
+        let rules = &self.rules;
+        devices
+            .iter()
+            .map(|device| analyze(rules, device))
+            .collect()
+    }
+
+    /// Reads these too. An error asks for everything instead, above all if the rules have changed.
+    fn read_more(&mut self, needs: &BTreeSet<Need>) -> Result<(), ReadError> {
+        let Some((dumps, set)) = &mut self.partial else {
+            return Ok(());
+        };
+        let legacy = self.rules.tables.split_off(self.nf_tables);
+        set.put_tables(std::mem::take(&mut self.rules.tables));
+        for need in needs {
+            match *need {
+                Need::Chain(table, chain) => read_chain(dumps, set, table, chain)?,
+                Need::Set(table, n) => read_elements(dumps, set, table, n)?,
+            }
+        }
+        if dumps.interrupted || Some(dumps.generation()?) != self.generation {
+            return Err(ReadError::Changing);
+        }
+        self.rules.tables = set.take_tables();
+        self.rules.tables.extend(legacy);
+        let shaky = |need: &Need| matches!(*need, Need::Set(t, n) if can_change(&self.rules, t, n));
+        if needs.iter().any(shaky) {
+            return Err(ReadError::Changing);
+        }
+        Ok(())
+    }
+}
+
+/// The rules of a chain, once more if they name sets that were not known.
+fn read_chain(
+    dumps: &mut Dumps,
+    rules: &mut Ruleset,
+    table: usize,
+    chain: u32,
+) -> Result<(), ReadError> {
+    for _ in 0..2 {
+        let Some(of) = rules.begin_rules(table, chain) else {
+            break;
+        };
+        dumps.dump(
+            |w, seq| nft::chain_rules_request(w, seq, (of.key.family, &of.key.name, &of.name)),
+            |m| rules.add_rule_of(&of, m),
+        )?;
+        let unknown = rules.take_unknown_sets(table);
+        if unknown.is_empty() {
+            break;
+        }
+        for name in unknown {
+            dumps.one(
+                |w, seq| nft::set_request(w, seq, (of.key.family, &of.key.name, &name)),
+                |m| rules.add(Get::Sets, m),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn read_elements(
+    dumps: &mut Dumps,
+    rules: &mut Ruleset,
+    table: usize,
+    set: u32,
+) -> Result<(), ReadError> {
+    match rules.set(table, set) {
+        Some(wanted) => read_io::elements(dumps, rules, &wanted),
+        None => Ok(()),
+    }
+}
