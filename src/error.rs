@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::policy::PolicyErrors;
 
 /// What the process ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
     /// All is as it should be.
     Ok = 0,

@@ -77,9 +77,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
             when: considered.rule.when.as_str().to_owned(),
             matched: considered.miss.is_none(),
             decided: deciding.is_some_and(|rule| std::ptr::eq(rule, considered.rule)),
-            because: considered
-                .miss
-                .map(|miss| format!("{} is {}, not {}", miss.key, miss.found, miss.wanted)),
+            because: considered.miss.map(|miss| miss.to_string()),
         })
         .collect();
     let explanation = Explanation { report, rules };

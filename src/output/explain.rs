@@ -80,7 +80,7 @@ pub fn explain_device(
     writeln!(out, "\npolicy")?;
     policy_text(out, explanation, facts, policy, device)?;
     writeln!(out, "\nto change the outcome")?;
-    ways_out(out, device)
+    remedies(out, device)
 }
 
 /// The verdict on a kernel.
@@ -159,11 +159,15 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
 
 /// A large cluster has thousands.
 fn destinations(remotes: &[IpAddr]) -> String {
-    const SHOWN: usize = 4;
-    let first: Vec<String> = remotes.iter().take(SHOWN).map(IpAddr::to_string).collect();
+    const MAX_SHOWN: usize = 4;
+    let first: Vec<String> = remotes
+        .iter()
+        .take(MAX_SHOWN)
+        .map(IpAddr::to_string)
+        .collect();
     match remotes.len() {
         0 => "not known".to_owned(),
-        n if n > SHOWN => format!("{} and {} more", first.join(", "), n - SHOWN),
+        n if n > MAX_SHOWN => format!("{} and {} more", first.join(", "), n - MAX_SHOWN),
         _ => first.join(", "),
     }
 }
@@ -212,7 +216,7 @@ fn policy_text(
         writeln!(out, "  rules: none")?;
     }
     for rule in &explanation.rules {
-        let fate = match (&rule.because, rule.decided) {
+        let result = match (&rule.because, rule.decided) {
             (Some(because), _) => format!("does not match: {}", safe(because)),
             (None, true) => "matches, and is the last that does: it decides".to_owned(),
             (None, false) => "matches, but a later rule does too".to_owned(),
@@ -220,7 +224,7 @@ fn policy_text(
         wrapped(
             out,
             "  ",
-            &format!("rule {} says {}: {fate}", safe(&rule.rule), rule.when),
+            &format!("rule {} says {}: {result}", safe(&rule.rule), rule.when),
         )?;
     }
     if device.rule.is_none() {
@@ -260,7 +264,7 @@ fn policy_text(
 }
 
 /// What an administrator can do about it, the narrowest first.
-fn ways_out(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
+fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     let rule = |when: &str| {
         format!(
             "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",

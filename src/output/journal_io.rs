@@ -110,9 +110,9 @@ fn contested(plan: &DevicePlan<'_>) {
     );
 }
 
-/// The policy is not valid; `fate` says what that means.
-pub fn policy_rejected(error: &Error, fate: &str) {
-    log!(Level::Error, MESSAGE_ID = message_ids::POLICY_REJECTED; "{fate}:\n{error}");
+/// The policy is not valid; `consequence` says what that means.
+pub fn policy_rejected(error: &Error, consequence: &str) {
+    log!(Level::Error, MESSAGE_ID = message_ids::POLICY_REJECTED; "{consequence}:\n{error}");
 }
 
 /// Link events were lost.

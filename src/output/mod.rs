@@ -25,8 +25,8 @@ use crate::policy::PolicyError;
 use crate::term::table::{Cell, Table};
 use crate::term::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
 
-/// More devices than this are counted where a paragraph names them; the table names them all.
-const NAMED: usize = 8;
+/// A paragraph names at most this many devices and counts the rest; the table names them all.
+const MAX_NAMED: usize = 8;
 
 /// One JSON object and a newline.
 ///
@@ -290,7 +290,7 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
         };
         writeln!(out, "\n{title}")?;
         for group in groups {
-            let more = group.len().saturating_sub(NAMED);
+            let more = group.len().saturating_sub(MAX_NAMED);
             let named: Vec<_> = group[..group.len() - more]
                 .iter()
                 .map(|device| device.name.to_string())

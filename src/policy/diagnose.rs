@@ -96,12 +96,6 @@ impl PolicyErrors {
     }
 }
 
-impl From<PolicyError> for PolicyErrors {
-    fn from(error: PolicyError) -> Self {
-        Self(vec![error])
-    }
-}
-
 impl IntoIterator for PolicyErrors {
     type Item = PolicyError;
     type IntoIter = std::vec::IntoIter<PolicyError>;
@@ -135,7 +129,7 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// Cap per file: a hostile file has a million problems.
-    const MOST: usize = 20;
+    const MAX_ERRORS: usize = 20;
 
     pub fn new(file: &str, bytes: &'a [u8]) -> Self {
         let newlines = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
@@ -173,8 +167,11 @@ impl<'a> Source<'a> {
     /// Places problems: in the order of lines, and no more than people can use.
     pub fn place(&self, mut found: Vec<Found>) -> Vec<PolicyError> {
         found.sort_by_key(|f| f.at.start);
-        let rest = found.len().saturating_sub(Self::MOST);
-        let placed = found.into_iter().take(Self::MOST).map(|f| self.error(f));
+        let rest = found.len().saturating_sub(Self::MAX_ERRORS);
+        let placed = found
+            .into_iter()
+            .take(Self::MAX_ERRORS)
+            .map(|f| self.error(f));
         let more = (rest > 0).then(|| {
             let message = format!("{rest} more problems in this file are not shown");
             PolicyError {

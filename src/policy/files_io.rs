@@ -32,7 +32,7 @@ const DIRECTORIES: [&str; 4] = [
 ];
 
 /// A policy is a page of text; what is longer is a mistake and not read on.
-const MOST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The uid that default files have to belong to.
 const ROOT: u32 = 0;
@@ -251,9 +251,9 @@ fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem>
     }
     trust(&stat, owner)?;
     let mut bytes = Vec::new();
-    let read = File::from(fd).take(MOST + 1).read_to_end(&mut bytes);
+    let read = File::from(fd).take(MAX_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| Problem::new(format!("read: {error}"), ""))?;
-    if bytes.len() as u64 > MOST {
+    if bytes.len() as u64 > MAX_BYTES {
         let help = "a policy is a page of text: is this the right file?";
         return Err(Problem::new(
             "the file is larger than 1 MiB".to_owned(),

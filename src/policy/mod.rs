@@ -41,7 +41,7 @@ codes! {
 }
 
 codes! {
-    /// What a kernel counts as of which nobody knows whether it has a bug.
+    /// How to treat a kernel whose status is unknown.
     pub enum Assume {
         /// It has the bug: safe.
         Affected = "affected",
@@ -51,7 +51,7 @@ codes! {
 }
 
 codes! {
-    /// What an exposure that is not known counts as.
+    /// How to treat an exposure that is not known.
     pub enum AssumeExposure {
         /// NAT can rewrite the outer packets: safe.
         Exposed = "exposed",
@@ -147,14 +147,10 @@ pub struct Miss {
     pub found: String,
 }
 
-/// Such as `dst-port is 4790, the rule wants 4789, 8472`.
+/// Such as `dst-port is 4790, not 4789, 8472`.
 impl fmt::Display for Miss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} is {}, the rule wants {}",
-            self.key, self.found, self.wanted
-        )
+        write!(f, "{} is {}, not {}", self.key, self.found, self.wanted)
     }
 }
 
