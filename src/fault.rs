@@ -202,3 +202,26 @@ fn errno_name(code: Errno) -> String {
     };
     name.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errnos_have_names() {
+        let io = std::io::Error::from;
+        for (error, text) in [
+            (io(Errno::NOSPC), "No space left on device (ENOSPC)"),
+            (
+                std::io::Error::other("not a regular file"),
+                "not a regular file",
+            ),
+        ] {
+            assert_eq!(describe_io(&error), text);
+        }
+        for (errno, code) in [(19, Errno::NODEV), (0, Errno::IO), (i32::MAX, Errno::IO)] {
+            let extack = None;
+            assert_eq!(KernelError { errno, extack }.code(), code);
+        }
+    }
+}

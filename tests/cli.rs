@@ -178,7 +178,7 @@ fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
         let full = Run::from(full.expect("run vxcsum")).expect(1);
         assert_eq!(
             full.errors(),
-            "vxcsum: write the report: No space left on device (os error 28)\n",
+            "vxcsum: write the report: No space left on device (ENOSPC)\n",
             "{words}"
         );
     }
@@ -209,7 +209,7 @@ fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
     .expect(1);
     assert_eq!(
         help.errors(),
-        "vxcsum: write the help: No space left on device (os error 28)\n"
+        "vxcsum: write the help: No space left on device (ENOSPC)\n"
     );
 }
 
@@ -366,7 +366,7 @@ fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
     let missing = vxcsum("explain --kernel 5.4.0 --os-release /nonexistent/os-release").expect(1);
     assert_eq!(
         missing.errors(),
-        "vxcsum: read /nonexistent/os-release: No such file or directory (os error 2)\n"
+        "vxcsum: read /nonexistent/os-release: No such file or directory (ENOENT)\n"
     );
 }
 

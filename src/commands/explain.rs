@@ -6,6 +6,7 @@ use super::print;
 use crate::cli::{Common, Explain};
 use crate::error::{Error, ExitCode};
 use crate::ethtool::FeatureTable;
+use crate::fault::describe_io;
 use crate::kernel::os_release::parse_os_release;
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts};
@@ -44,7 +45,7 @@ fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
     let os = match &args.os_release {
         Some(path) => {
             let text = kernel::read_io::read_text(path)
-                .map_err(|e| Error::Io(format!("read {}: {e}", path.display())))?;
+                .map_err(|e| Error::Io(format!("read {}: {}", path.display(), describe_io(&e))))?;
             parse_os_release(&text)
         }
         None => crate::kernel::OsRelease::default(),

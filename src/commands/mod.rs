@@ -24,6 +24,7 @@ use log::error;
 
 use crate::cli::{Cli, Command, Common, PolicyCommand};
 use crate::error::{Error, ExitCode};
+use crate::fault::describe_io;
 use crate::offload::discover_io::Selection;
 use crate::offload::node_io::Options;
 use crate::output::{self, journal_io};
@@ -51,9 +52,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn usage(e: &clap::Error, json: bool) -> ExitCode {
     if !e.use_stderr() {
         return match e.print() {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                fail(&Error::Io(format!("write the help: {e}")), json, false)
-            }
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => fail(
+                &Error::Io(format!("write the help: {}", describe_io(&e))),
+                json,
+                false,
+            ),
             _ => ExitCode::Ok,
         };
     }
@@ -121,9 +124,10 @@ fn selection(names: &[IfName]) -> Selection<'_> {
 
 fn print_document(text: &str) -> Result<ExitCode, Error> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::Io(format!("write the document: {e}")))
-        }
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io(format!(
+            "write the document: {}",
+            describe_io(&e)
+        ))),
         _ => Ok(ExitCode::Ok),
     }
 }
@@ -143,7 +147,7 @@ fn print(
     match written.and_then(|()| out.flush()) {
         // `vxcsum status | head` is no failure.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(e) => Err(Error::Io(format!("write the report: {e}"))),
+        Err(e) => Err(Error::Io(format!("write the report: {}", describe_io(&e)))),
         Ok(()) => Ok(()),
     }
 }

@@ -14,12 +14,13 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use super::{Candidate, Count, Flows, Manager};
-use crate::kernel::read_io::read_text;
+use crate::fault::describe_io;
+use crate::kernel::read_io::{proc_own, read_text};
 use crate::text::IfName;
 
 /// The receiver's checksum errors in this network namespace.
 pub fn counters() -> Option<Count> {
-    let read = |file: &str| read_text(&Path::new("/proc/thread-self/net").join(file));
+    let read = |file: &str| read_text(&proc_own("net").join(file));
     // A kernel without IPv6 has no snmp6.
     Count::parse(&read("snmp").ok()?, &read("snmp6").unwrap_or_default())
 }
@@ -27,7 +28,7 @@ pub fn counters() -> Option<Count> {
 /// The flows to these UDP ports that connection tracking knows in this network namespace.
 pub fn rewritten_flows(ports: &[u16]) -> Flows {
     let mut flows = Flows::default();
-    let lines = File::open("/proc/thread-self/net/nf_conntrack").map(BufReader::new);
+    let lines = File::open(proc_own("net/nf_conntrack")).map(BufReader::new);
     let read = lines.and_then(|lines| {
         for line in lines.lines() {
             flows.add(&line?, ports);
@@ -36,7 +37,7 @@ pub fn rewritten_flows(ports: &[u16]) -> Flows {
     });
     flows.unreadable = read.err().map(|e| match e.kind() {
         ErrorKind::NotFound => "the kernel shows no /proc/net/nf_conntrack".to_owned(),
-        _ => format!("read /proc/net/nf_conntrack: {e}"),
+        _ => format!("read /proc/net/nf_conntrack: {}", describe_io(&e)),
     });
     flows
 }

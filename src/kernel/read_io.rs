@@ -11,7 +11,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
@@ -19,6 +19,7 @@ use rustix::system::uname;
 
 use super::KernelFacts;
 use super::os_release::parse_os_release;
+use crate::fault::describe_io;
 
 /// No such file is longer; a longer one is not one.
 const LIMIT: u64 = 64 * 1024;
@@ -34,8 +35,9 @@ pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => {
                 note(format!(
-                    "read {}: {e}; the kernel is judged without it",
-                    path.display()
+                    "read {}: {}; the kernel is judged without it",
+                    path.display(),
+                    describe_io(&e)
                 ));
                 None
             }
@@ -76,6 +78,17 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::FileTooLarge, text));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A file that `/proc` has for each thread, such as `net/snmp`. Kernels before 3.17, RHEL 7's among them, have them only for
+/// the process: there a thread in a namespace of its own cannot be told from the others.
+pub fn proc_own(file: &str) -> PathBuf {
+    static DIR: OnceLock<&str> = OnceLock::new();
+    let dir = DIR.get_or_init(|| match std::fs::symlink_metadata("/proc/thread-self") {
+        Err(e) if e.kind() == ErrorKind::NotFound => "/proc/self",
+        _ => "/proc/thread-self",
+    });
+    Path::new(dir).join(file)
 }
 
 /// What this boot is called; empty where /proc does not say. It does not change while a process lives.

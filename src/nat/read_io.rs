@@ -21,7 +21,8 @@ use super::nft::{self, Get, Ruleset, Wanted};
 use super::rules::{Family, IpSet, NatRules, Table, Unread};
 use super::xt;
 use crate::ethtool::ioctl_io::get_option;
-use crate::fault::Malformed;
+use crate::fault::{Malformed, describe_io};
+use crate::kernel::read_io::proc_own;
 use crate::netlink::socket_io::{Failed, Netlink};
 use crate::netlink::{DumpError, Message, Writer};
 
@@ -46,7 +47,7 @@ impl fmt::Display for ReadError {
                 Some(Errno::PERM | Errno::ACCESS) => {
                     write!(f, "not permitted (needs CAP_NET_ADMIN)")
                 }
-                _ => write!(f, "{e}"),
+                _ => f.write_str(&describe_io(e)),
             },
             Self::Malformed(e) => write!(f, "{e}"),
             Self::Changing => write!(f, "the rules changed during each of {ATTEMPTS} reads"),
@@ -269,13 +270,7 @@ pub(super) fn elements(
 
 /// The legacy tables that this namespace has.
 fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
-    let read = |dir: &str| std::fs::read(format!("/proc/{dir}/net/{file}"));
-    // Kernels before 3.17 have no thread-self.
-    let names = match read("thread-self") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => read("self"),
-        other => other,
-    };
-    match names {
+    match std::fs::read(proc_own("net").join(file)) {
         Ok(text) => Ok(text
             .split(|&b| b == b'\n')
             .filter(|n| !n.is_empty())
@@ -354,7 +349,7 @@ mod tests {
         for (errno, text) in [
             (Errno::PERM, "not permitted (needs CAP_NET_ADMIN)"),
             (Errno::ACCESS, "not permitted (needs CAP_NET_ADMIN)"),
-            (Errno::NOMEM, "Cannot allocate memory (os error 12)"),
+            (Errno::NOMEM, "Cannot allocate memory (ENOMEM)"),
         ] {
             assert_eq!(ReadError::Io(errno.into()).to_string(), text);
         }

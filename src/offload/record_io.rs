@@ -23,7 +23,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::record::{Netns, Now, State};
 use crate::ethtool::ioctl_io::get_option;
-use crate::kernel::read_io::boot_id;
+use crate::fault::{describe_errno, describe_io};
+use crate::kernel::read_io::{boot_id, proc_own};
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 
 /// A run takes milliseconds: a process that holds the lock longer is stuck.
@@ -70,7 +71,11 @@ impl StateFile {
         let file = match opened {
             Ok(file) => file,
             Err(e) => {
-                warn!("open {}: {e}; going on without a lock", path.display());
+                warn!(
+                    "open {}: {}; going on without a lock",
+                    path.display(),
+                    describe_io(&e)
+                );
                 return Ok(Lock(None));
             }
         };
@@ -83,8 +88,9 @@ impl StateFile {
                 }
                 Err(e) => {
                     return Err(format!(
-                        "lock {}: {e}; another vxcsum has been at work for more than {} seconds",
+                        "lock {}: {}; another vxcsum has been at work for more than {} seconds",
                         path.display(),
+                        describe_errno(e),
                         LOCK_TIMEOUT.as_secs()
                     ));
                 }
@@ -99,7 +105,7 @@ impl StateFile {
         let text = match read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
-            Err(e) => return self.set_aside(lock, &format!("cannot be read: {e}")),
+            Err(e) => return self.set_aside(lock, &format!("cannot be read: {}", describe_io(&e))),
         };
         State::parse(&text, &self.boot_id).unwrap_or_else(|problem| self.set_aside(lock, &problem))
     }
@@ -127,8 +133,9 @@ impl StateFile {
             .and_then(|bytes| replace(&self.dir, NAME, &bytes));
         if let Err(e) = written {
             warn!(
-                "write {}: {e}; revert will not know what was turned off",
-                self.path().display()
+                "write {}: {}; revert will not know what was turned off",
+                self.path().display(),
+                describe_io(&e)
             );
         }
     }
@@ -174,9 +181,7 @@ pub fn now() -> Now {
 pub fn netns() -> Netns {
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/asm-generic/socket.h
     const SO_NETNS_COOKIE: i32 = 71;
-    let inode = fs::metadata("/proc/thread-self/ns/net")
-        .or_else(|_| fs::metadata("/proc/self/ns/net"))
-        .map_or(0, |m| m.ino());
+    let inode = fs::metadata(proc_own("ns/net")).map_or(0, |m| m.ino());
     let mut cookie = [0; 8];
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok();
     let answer = socket.and_then(|socket| {

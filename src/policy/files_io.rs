@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -20,6 +20,7 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::fault::describe_errno;
 use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors};
 use crate::text::escape;
 
@@ -306,7 +307,7 @@ impl Problem {
         } else {
             ""
         };
-        Self::new(format!("{verb}: {}", io::Error::from(errno)), help)
+        Self::new(format!("{verb}: {}", describe_errno(errno)), help)
     }
 
     fn dangling(directory: BorrowedFd, path: &Path) -> Self {
@@ -452,12 +453,12 @@ mod tests {
             (
                 "etc/vxcsum/policy.toml",
                 &[("etc/vxcsum/policy.toml", "-> policy.toml")],
-                "open: Too many levels of symbolic links (os error 40)",
+                "open: Too many levels of symbolic links (ELOOP)",
             ),
             (
                 "etc/vxcsum",
                 &[("etc/vxcsum", "")],
-                "open the directory: Not a directory (os error 20)",
+                "open the directory: Not a directory (ENOTDIR)",
             ),
             (
                 "etc/vxcsum",
@@ -467,7 +468,7 @@ mod tests {
             (
                 "run/vxcsum/policy.d",
                 &[("run/vxcsum/policy.d", "")],
-                "open the directory: Not a directory (os error 20)",
+                "open the directory: Not a directory (ENOTDIR)",
             ),
             (
                 "etc/vxcsum/policy.d/a.toml",
@@ -547,7 +548,7 @@ mod tests {
         assert_eq!(read(Path::new("/dev/null")).unwrap(), Policy::built_in());
         let missing = read(&root.path().join("none.toml")).unwrap_err();
         let message = &missing.items().next().unwrap().message;
-        assert_eq!(message, "open: No such file or directory (os error 2)");
+        assert_eq!(message, "open: No such file or directory (ENOENT)");
     }
 
     #[test]

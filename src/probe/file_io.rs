@@ -11,6 +11,8 @@
 use std::io;
 use std::path::Path;
 
+use crate::fault::describe_io;
+
 use super::{Host, ProbeRun};
 use crate::run_dir_io::{read_text, replace, run_dir};
 
@@ -25,8 +27,9 @@ pub fn load(root: &Path, host: &Host, mut note: impl FnMut(String)) -> Option<Pr
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(e) => {
             note(format!(
-                "read {}: {e}; going on without a measurement",
-                path.display()
+                "read {}: {}; going on without a measurement",
+                path.display(),
+                describe_io(&e)
             ));
             return None;
         }
@@ -59,5 +62,5 @@ pub fn save(root: &Path, run: &ProbeRun) -> Result<(), String> {
     run.to_json()
         .map_err(io::Error::from)
         .and_then(|text| replace(&dir, NAME, text.as_bytes()))
-        .map_err(|e| format!("write {}: {e}", dir.join(NAME).display()))
+        .map_err(|e| format!("write {}: {}", dir.join(NAME).display(), describe_io(&e)))
 }

@@ -129,9 +129,14 @@ fn require_empty() -> Result<(), Inconclusive> {
         code: Cause::NoNetworkNamespace,
         text,
     };
-    let file = "/proc/thread-self/net/dev";
-    let devices = read_io::read_text(file.as_ref())
-        .map_err(|e| not_private(format!("probe: read {file}: {}", describe_io(&e))))?;
+    let file = read_io::proc_own("net/dev");
+    let devices = read_io::read_text(&file).map_err(|e| {
+        not_private(format!(
+            "probe: read {}: {}",
+            file.display(),
+            describe_io(&e)
+        ))
+    })?;
     match first_foreign_device(&devices) {
         None => Ok(()),
         Some(name) => Err(not_private(format!(

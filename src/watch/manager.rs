@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use log::warn;
 use sd_notify::NotifyState;
 
+use crate::fault::describe_io;
+
 /// The service manager's watchdog, if it asks for one: the only reason ever to wake up while nothing happens.
 pub(super) struct Watchdog {
     interval: Option<Duration>,
@@ -65,7 +67,9 @@ pub(super) fn tell(status: &str) {
         Ok(())
     };
     match told() {
-        Err(e) if e.kind() != ErrorKind::WouldBlock => warn!("tell the service manager: {e}"),
+        Err(e) if e.kind() != ErrorKind::WouldBlock => {
+            warn!("tell the service manager: {}", describe_io(&e))
+        }
         _ => {}
     }
 }
@@ -73,6 +77,6 @@ pub(super) fn tell(status: &str) {
 /// Without a service manager there is nobody to tell.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
-        warn!("tell the service manager: {e}");
+        warn!("tell the service manager: {}", describe_io(&e));
     }
 }

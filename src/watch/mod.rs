@@ -23,7 +23,7 @@ use sd_notify::NotifyState;
 use self::manager::{Watchdog, notify, tell};
 use self::signals::{Signal, Signals};
 use crate::error::{Error, ExitCode};
-use crate::fault::Fault;
+use crate::fault::{Fault, describe_io};
 use crate::link::events_io::{Event, LinkEvents};
 use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
@@ -54,7 +54,8 @@ const UNANNOUNCED: Duration = Duration::from_secs(60);
 /// logged and it goes on.
 pub fn run(options: Options) -> Result<ExitCode, Error> {
     require_net_admin()?;
-    let signals = Signals::new().map_err(|e| Error::Io(format!("listen for signals: {e}")))?;
+    let signals = Signals::new()
+        .map_err(|e| Error::Io(format!("listen for signals: {}", describe_io(&e))))?;
     // First listen, then look: what happens in between is heard.
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
