@@ -252,7 +252,7 @@ fn a_part_of_the_destinations_is_never_taken_for_all() {
         "fdb append 02:00:00:00:00:06 dev flannel.1 dst 192.0.2.6",
     );
     let mut seen = BTreeMap::new();
-    for n in 1..16 {
+    for n in 1..24 {
         let fault = format!("sendto:error=ENOBUFS:when={n}");
         let run = netns.with_faults(&[&fault], "explain flannel.1");
         let lines = run.text().lines();

@@ -232,6 +232,7 @@ fn device(lab: &Lab, driver: &str) -> OuterFlow {
     assert_eq!(found.remotes.len(), 1, "{found:?}");
     OuterFlow {
         underlay_driver: Some(driver.into()),
+        underlay_finishes: driver != "veth",
         ..found
     }
 }

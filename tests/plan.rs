@@ -65,6 +65,8 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             ifindex: 2,
             name: IfName::new(b"ens192").unwrap(),
             driver: Some("vmxnet3".to_owned()),
+            finishes_checksums: true,
+            vrf: None,
         })),
         features,
         exposure: std::rc::Rc::new(Exposure::not_asked()),

@@ -7,6 +7,8 @@ pub mod filter;
 pub mod peer_events_io;
 pub mod route;
 pub mod rtnl;
+pub(crate) mod underlay;
+pub(crate) mod underlay_io;
 
 use core::net::IpAddr;
 
@@ -70,6 +72,12 @@ pub struct Underlay {
     pub name: IfName,
     /// `ETHTOOL_GDRVINFO`, such as `virtio_net`; none if the device does not say.
     pub driver: Option<String>,
+    /// Packets leave it with finished checksums; see `link::underlay`.
+    #[serde(skip)]
+    pub finishes_checksums: bool,
+    /// The VRF that it is a port of. POSTROUTING sees its packets leave through the VRF as well.
+    #[serde(skip)]
+    pub vrf: Option<u32>,
 }
 
 codes! {

@@ -19,9 +19,12 @@ const RTM_GETNEIGH: u16 = 30;
 
 const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
+const IFLA_MACVLAN_MODE: u16 = 1;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 
@@ -75,6 +78,13 @@ pub fn dump_vxlan(w: &mut Writer, seq: u32) {
     w.end_message(&open);
 }
 
+/// A dump of the ports of a master device. The kernel filters from 4.6 on: the answers must be checked again.
+pub(crate) fn dump_ports(w: &mut Writer, seq: u32, master: u32) {
+    let open = begin_getlink(w, NLM_F_DUMP, seq, 0);
+    w.put(IFLA_MASTER, &master.to_ne_bytes());
+    w.end_message(&open);
+}
+
 /// One link by its ifindex.
 pub fn get_by_index(w: &mut Writer, seq: u32, ifindex: u32) {
     let open = begin_getlink(w, 0, seq, ifindex);
@@ -122,6 +132,14 @@ pub struct Link {
     pub name: IfName,
     /// `IFLA_INFO_KIND`, such as `veth`; none for a physical device or `lo`.
     pub kind: Option<String>,
+    /// `IFLA_MASTER`.
+    pub master: Option<u32>,
+    /// `IFLA_LINK`, if that is a device of this namespace.
+    pub below: Option<u32>,
+    /// `IFLA_PARENT_DEV_BUS_NAME`, such as `pci`, from 5.14 on; none if the device has no parent.
+    pub bus: Option<String>,
+    /// `IFLA_MACVLAN_MODE`, if the kind is `macvlan`.
+    pub macvlan_mode: Option<u32>,
     /// Set if the kind is `vxlan`.
     pub vxlan: Option<VxlanLink>,
 }
@@ -136,14 +154,17 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     }
     let (ifindex, attributes) = split_header(message.payload, IFINFOMSG_LEN, "link message")?;
     let (mut name, mut info, mut mac) = (None, None, None);
-    let (mut other_namespace, mut enslaved) = (false, false);
+    let (mut other_namespace, mut master) = (false, None);
+    let (mut below, mut bus, mut macvlan_mode) = (None, None, None);
     for attr in attrs(attributes) {
         let attr = attr?;
         match attr.kind {
             IFLA_IFNAME => name = Some(IfName::new(attr.string()).ok_or(Malformed("link name"))?),
             IFLA_LINKINFO => info = Some(attr),
             IFLA_ADDRESS => mac = attr.payload.try_into().ok(),
-            IFLA_MASTER => enslaved = attr.u32()? != 0,
+            IFLA_MASTER => master = Some(attr.u32()?).filter(|master| *master != 0),
+            IFLA_LINK => below = Some(attr.u32()?).filter(|below| *below != 0 && *below != ifindex),
+            IFLA_PARENT_DEV_BUS_NAME => bus = Some(crate::text::escape(attr.string())),
             IFLA_LINK_NETNSID => other_namespace = true,
             _ => {}
         }
@@ -161,14 +182,26 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     let vxlan = match kind {
         Some(KIND) => {
             let data = data.ok_or(Malformed("VXLAN link without data"))?;
-            let link = vxlan(ifindex, name, (other_namespace, enslaved), &data)?;
+            let link = vxlan(ifindex, name, (other_namespace, master.is_some()), &data)?;
             Some(VxlanLink { mac, ..link })
         }
         _ => None,
     };
+    if kind == Some(b"macvlan".as_slice()) {
+        for attr in data.iter().flat_map(Attr::nested) {
+            let attr = attr?;
+            if attr.kind == IFLA_MACVLAN_MODE {
+                macvlan_mode = Some(attr.u32()?);
+            }
+        }
+    }
     Ok(Some(Link {
         ifindex,
         name,
+        master,
+        below: below.filter(|_| !other_namespace),
+        bus,
+        macvlan_mode,
         kind: kind.map(crate::text::escape),
         vxlan,
     }))

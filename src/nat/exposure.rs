@@ -41,6 +41,8 @@ pub struct OuterFlow {
     pub underlay_ifindex: Option<u32>,
     /// Its driver, as `ETHTOOL_GDRVINFO` says.
     pub underlay_driver: Option<String>,
+    /// Packets leave it with finished checksums, so that NAT beyond this kernel cannot corrupt them.
+    pub underlay_finishes: bool,
     /// Its addresses.
     pub underlay_addresses: Vec<IpAddr>,
     /// Why some outer packets may leave through another device than the underlay; none if all go that way.
@@ -330,75 +332,6 @@ impl fmt::Display for Exposed {
     }
 }
 
-/// Drivers of devices that finish the inner checksum, in software if need be, before a packet leaves this kernel. Any other
-/// (veth, and what may stack on one: bridge, bonding, 802.1q, macvlan) can hand it on unfinished, to NAT that cannot be seen here.
-const FINISHES: &[&str] = &[
-    "8139cp",
-    "8139too",
-    "alx",
-    "amd-xgbe",
-    "aqc111",
-    "atlantic",
-    "ax88179_178a",
-    "bcmgenet",
-    "be2net",
-    "bnx2",
-    "bnx2x",
-    "bnxt_en",
-    "cdc_ether",
-    "cdc_ncm",
-    "cxgb4",
-    "dpaa2_eth",
-    "e100",
-    "e1000",
-    "e1000e",
-    "ena",
-    "enic",
-    "fec",
-    "forcedeth",
-    "fsl_dpa",
-    "gianfar",
-    "gve",
-    "hinic",
-    "hns3",
-    "hv_netvsc",
-    "i40e",
-    "iavf",
-    "ice",
-    "idpf",
-    "igb",
-    "igbvf",
-    "igc",
-    "ixgbe",
-    "ixgbevf",
-    "lan743x",
-    "lan78xx",
-    "liquidio",
-    "macb",
-    "mana",
-    "mlx4_en",
-    "mlx5_core",
-    "mvneta",
-    "mvpp2",
-    "nfp",
-    "pcnet32",
-    "qede",
-    "r8125",
-    "r8152",
-    "r8169",
-    "sfc",
-    "sky2",
-    "smsc95xx",
-    "st_gmac",
-    "stmmaceth",
-    "tg3",
-    "thunderx-nicvf",
-    "tulip",
-    "vif",
-    "virtio_net",
-    "vmxnet3",
-];
-
 /// What an analysis comes to, and what it rests on.
 pub(super) struct Examined {
     /// The answer.
@@ -468,8 +401,7 @@ fn judge(rules: &NatRules, device: &OuterFlow, found: Vec<(bool, RuleRef, Findin
 
 /// Whether the underlay can hand packets on unfinished.
 fn underlay_doubt(device: &OuterFlow) -> Option<Doubt> {
-    let driver = device.underlay_driver.as_deref();
-    if device.underlay.is_some() && driver.is_some_and(|driver| FINISHES.contains(&driver)) {
+    if device.underlay.is_some() && device.underlay_finishes {
         return None;
     }
     let named = |name| (name, device.underlay_driver.clone());

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
+use rustix::io::Errno;
 
 use super::facts::{Device, Exposure, History};
 use crate::error::Error;
@@ -20,6 +21,7 @@ use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features};
 use crate::fault::Fault;
+use crate::link::underlay_io::Reader;
 use crate::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink, route, rtnl};
 use crate::nat::exposure::{Elsewhere, OuterFlow};
 use crate::netlink::Writer;
@@ -28,8 +30,8 @@ use crate::text::IfName;
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";
-/// `ENETUNREACH` and `EHOSTUNREACH`: there is no route.
-const UNREACHABLE: [i32; 2] = [101, 113];
+/// There is no route.
+const UNREACHABLE: [Errno; 2] = [Errno::NETUNREACH, Errno::HOSTUNREACH];
 
 /// Which devices to look at.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +91,6 @@ impl Discovery {
         if links.is_empty() {
             return Ok((FeatureTable::default(), Vec::new()));
         }
-        let underlays = self.underlays(&links)?;
         // The first device that is still there answers for all. If none is, there are no features to read by these names.
         let names = links
             .iter()
@@ -98,6 +99,7 @@ impl Discovery {
         let table = FeatureTable {
             names: names.transpose()?.unwrap_or_default(),
         };
+        let underlays = self.underlays(&links, backend, &table)?;
         let features = read_features(backend, &links, &table);
         let not_asked = Rc::new(Exposure::not_asked());
         let devices =
@@ -147,7 +149,8 @@ impl Discovery {
                 underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
             };
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
-            let elsewhere = entries.underlays.iter().copied().find(other);
+            let vrf = underlay.and_then(|underlay| underlay.vrf);
+            let elsewhere = entries.underlays.iter().copied().find(other).or(vrf);
             // An `external` device has what the packet brings along.
             let external = device.link.outer_checksum == OuterChecksum::External;
             let own_port = !entries.other_port && !external;
@@ -164,6 +167,7 @@ impl Discovery {
                 underlay: underlay.map(|underlay| underlay.name),
                 underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
+                underlay_finishes: underlay.is_some_and(|underlay| underlay.finishes_checksums),
                 underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
                 elsewhere: elsewhere.map(Elsewhere::Device),
                 local: device.link.local.filter(|_| !external),
@@ -237,7 +241,7 @@ impl Discovery {
         for ((index, remote), way) in routed.iter().zip(ways) {
             let flow = &mut flows[*index];
             let found = match way {
-                Err(e) if UNREACHABLE.contains(&e.errno) => None,
+                Err(e) if UNREACHABLE.contains(&e.code()) => None,
                 Ok(Some(way)) if !way.ifindexes.is_empty() => {
                     let other = |ifindex: &&u32| Some(**ifindex) != flow.underlay_ifindex;
                     let diverted = |d: &&route::Diversion| {
@@ -309,7 +313,12 @@ impl Discovery {
     }
 
     /// The underlay of each link, in their order.
-    fn underlays(&mut self, links: &[VxlanLink]) -> Result<Vec<Option<Rc<Underlay>>>, Fault> {
+    fn underlays(
+        &mut self,
+        links: &[VxlanLink],
+        backend: &mut Backend,
+        table: &FeatureTable,
+    ) -> Result<Vec<Option<Rc<Underlay>>>, Fault> {
         let by_address =
             |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
         let owners: HashMap<_, _> = if links.iter().any(by_address) {
@@ -325,11 +334,17 @@ impl Discovery {
                 UnderlayLink::NotSet => owners.get(&link.local?).copied(),
             })
             .collect();
+        let mut reader = Reader {
+            route: &mut self.route,
+            socket: &self.socket,
+            backend,
+            table,
+        };
         let mut known: HashMap<u32, Option<Rc<Underlay>>> = HashMap::new();
         for ifindex in ifindexes.iter().flatten() {
             known
                 .entry(*ifindex)
-                .or_insert_with(|| underlay(&self.socket, *ifindex).map(Rc::new));
+                .or_insert_with(|| reader.underlay(*ifindex).map(Rc::new));
         }
         Ok(ifindexes
             .into_iter()
@@ -426,16 +441,4 @@ fn dump_vxlan(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
     found.sort_by_key(|link| link.ifindex);
     found.dedup_by_key(|link| link.ifindex);
     Ok(found)
-}
-
-/// None if the device went away in the meantime: an underlay that cannot be named is not known. A device without a driver's
-/// name is an underlay all the same.
-fn underlay(socket: &Socket, ifindex: u32) -> Option<Underlay> {
-    let name = socket.name(ifindex).ok()?;
-    let driver = socket.driver(&name).ok().flatten();
-    Some(Underlay {
-        ifindex,
-        name,
-        driver,
-    })
 }

@@ -1,0 +1,108 @@
+//! What an underlay is, and the stack of devices below it.
+//!
+//! Owns the questions to rtnetlink and ethtool. What follows is decided in `link::underlay`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this file does I/O"
+)]
+
+use std::collections::HashMap;
+
+use super::underlay::{MAX_DEPTH, StackedDevice, finishes_checksums};
+use super::{Underlay, rtnl};
+use crate::ethtool::FeatureTable;
+use crate::ethtool::backend_io::Backend;
+use crate::ethtool::ioctl_io::Socket;
+use crate::netlink::socket_io::Netlink;
+
+const READ: &str = "read the underlay";
+
+/// The sockets that are asked.
+pub(crate) struct Reader<'a> {
+    pub route: &'a mut Netlink,
+    pub socket: &'a Socket,
+    pub backend: &'a mut Backend,
+    pub table: &'a FeatureTable,
+}
+
+impl Reader<'_> {
+    /// None if the device went away in the meantime: an underlay that cannot be named is not known. A device without a driver's
+    /// name is an underlay all the same.
+    pub fn underlay(&mut self, ifindex: u32) -> Option<Underlay> {
+        let name = self.socket.name(ifindex).ok()?;
+        let driver = self.socket.driver(&name).ok().flatten();
+        let mut stack = HashMap::new();
+        let master = self.add(ifindex, &mut stack, MAX_DEPTH);
+        let vrf = master.filter(|master| {
+            // A master that cannot be read may be one.
+            let kind = self.link(*master).map(|link| link.kind);
+            kind.is_none_or(|kind| kind.as_deref() == Some("vrf"))
+        });
+        Some(Underlay {
+            ifindex,
+            name,
+            driver,
+            finishes_checksums: finishes_checksums(ifindex, &stack),
+            vrf,
+        })
+    }
+
+    /// Adds a device and those below it. Gives its master, if it has one.
+    fn add(
+        &mut self,
+        ifindex: u32,
+        stack: &mut HashMap<u32, StackedDevice>,
+        depth: u32,
+    ) -> Option<u32> {
+        if depth == 0 || stack.contains_key(&ifindex) {
+            return None;
+        }
+        let link = self.link(ifindex)?;
+        let below = match link.kind.as_deref() {
+            Some("bond" | "team") => self.ports(ifindex),
+            _ => link.below.into_iter().collect(),
+        };
+        let count = u32::try_from(self.table.names.len()).unwrap_or(u32::MAX);
+        let features = self.backend.read(&[(ifindex, &link.name)], count).pop();
+        let features = features.and_then(Result::ok);
+        let bits = |names: &[&str]| self.table.bits(|name| names.contains(&name));
+        let checksums = bits(&[
+            "tx-checksum-ip-generic",
+            "tx-checksum-ipv4",
+            "tx-checksum-ipv6",
+        ]);
+        let tunnels = bits(&["tx-udp_tnl-segmentation"]);
+        let device = StackedDevice {
+            driver: self.socket.driver(&link.name).ok().flatten(),
+            // What could not be read may be on.
+            checksums_off: checksums != 0 && features.is_some_and(|f| f.active & checksums == 0),
+            tunnel_segmentation: features
+                .is_none_or(|f| (f.active | (f.hw & !f.nochange)) & tunnels != 0),
+            kind: link.kind,
+            bus: link.bus,
+            macvlan_mode: link.macvlan_mode,
+            below: below.clone(),
+        };
+        stack.insert(ifindex, device);
+        for ifindex in below {
+            self.add(ifindex, stack, depth - 1);
+        }
+        link.master
+    }
+
+    fn link(&mut self, ifindex: u32) -> Option<rtnl::Link> {
+        let write = |w: &mut _, seq| rtnl::get_by_index(w, seq, ifindex);
+        self.route.request(READ, write, rtnl::link).ok()?.ok()?
+    }
+
+    /// The ports of a bond; empty if they cannot be listed.
+    fn ports(&mut self, master: u32) -> Vec<u32> {
+        let write = |w: &mut _, seq| rtnl::dump_ports(w, seq, master);
+        // Kernels before 4.6 answer with every link.
+        let port = |link: rtnl::Link| (link.master == Some(master)).then_some(link.ifindex);
+        self.route
+            .dump(READ, write, |m| Ok(rtnl::link(m)?.and_then(port)))
+            .unwrap_or_default()
+    }
+}
