@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use common::{Netns, run};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
-use vxcsum::offload::discover_io::{Discovery, Which};
+use vxcsum::offload::discover_io::{Discovery, Selection};
 
 fn decided(netns: &Netns) -> bool {
     let flows = netns.enter(|| {
         let mut backend = Backend::open(Choice::Auto).expect("open ethtool");
         let mut discovery = Discovery::open().expect("open rtnetlink");
         let (_, devices) = discovery
-            .devices(&mut backend, Which::All)
+            .devices(&mut backend, Selection::All)
             .expect("discover");
         discovery.outer_flows(&devices).expect("look at flows")
     });

@@ -5,6 +5,7 @@ use log::warn;
 use super::print;
 use crate::cli::{Common, Probe};
 use crate::error::{Error, ExitCode};
+use crate::output::message_ids;
 use crate::probe::render::Stored;
 use crate::probe::{self, Cause, Limits, Outcome, Place, ProbeRun, file_io, log_io, run_io};
 
@@ -29,7 +30,7 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
         }
     };
     if common.log {
-        log_io::measured(&run);
+        log_io::measured(&run, message_ids::PROBED);
     }
     if !common.log || common.json {
         print(common, &run, |out, color| {

@@ -7,10 +7,9 @@
 use log::{Level, log};
 
 use super::{Outcome, ProbeRun};
-use crate::output::message_ids;
 
-/// What was measured, one record a bug.
-pub(crate) fn measured(run: &ProbeRun) {
+/// What was measured, one record a bug, each with this `MESSAGE_ID`.
+pub(crate) fn measured(run: &ProbeRun, message_id: &str) {
     for result in &run.results {
         let level = match result.outcome {
             Outcome::Inconclusive(_) => Level::Warn,
@@ -18,7 +17,7 @@ pub(crate) fn measured(run: &ProbeRun) {
         };
         log!(
             level,
-            MESSAGE_ID = message_ids::PROBED, VXCSUM_BUG = result.id.as_str(), VXCSUM_OUTCOME = result.word();
+            MESSAGE_ID = message_id, VXCSUM_BUG = result.id.as_str(), VXCSUM_OUTCOME = result.word();
             "{}: measured: {}: {}", result.id.as_str(), result.word(), result.meaning()
         );
     }
