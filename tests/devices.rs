@@ -21,6 +21,7 @@ fn node() -> Netns {
          link add ifb9 type ifb\n",
     );
     netns.ip("tuntap add tap0 mode tap");
+    netns.add_peer("flannel.1");
     netns
 }
 

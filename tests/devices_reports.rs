@@ -22,6 +22,8 @@ fn node() -> Netns {
          link add keep0 type vxlan id 7 dstport 4790 local fd00::1 dev eth0\n\
          link add cilium_vxlan type vxlan external dstport 8473\n",
     );
+    netns.add_peer("flannel.1");
+    netns.add_peer("vxlan.calico");
     netns
 }
 

@@ -16,6 +16,7 @@ fn node() -> Netns {
     let netns = Netns::with_underlay();
     // The rules of this root's policy are about other devices.
     netns.ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum nolearning");
+    netns.add_peer("flannel.1");
     netns
 }
 

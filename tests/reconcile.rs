@@ -36,11 +36,6 @@ fn add(netns: &Netns, name: &str, vni: u32) {
     ));
 }
 
-fn add_peer(netns: &Netns, name: &str) {
-    let words = format!("fdb append 02:00:00:00:00:09 dev {name} dst 192.0.2.2");
-    run(netns.command("bridge").args(words.split(' '))).expect(0);
-}
-
 fn add_rules(netns: &Netns) {
     for words in [
         "add table ip t",
@@ -92,7 +87,7 @@ fn what_the_policy_does_not_want_off_any_more_is_given_back_at_once() {
         let netns = node(POLICY);
         for (name, vni) in [("a0", 1), ("b0", 2)] {
             add(&netns, name, vni);
-            add_peer(&netns, name);
+            netns.add_peer(name);
         }
         add_rules(&netns);
         netns.set("b0", false);
@@ -139,7 +134,7 @@ fn what_the_policy_does_not_want_off_any_more_is_given_back_at_once() {
 fn what_nat_no_longer_reaches_is_given_back_after_a_quiet_time() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
-    add_peer(&netns, "a0");
+    netns.add_peer("a0");
     add_rules(&netns);
     check(
         &vxcsum(&netns, "apply"),
@@ -220,7 +215,7 @@ fn what_nat_no_longer_reaches_is_given_back_after_a_quiet_time() {
 fn giving_back_is_no_flip() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
-    add_peer(&netns, "a0");
+    netns.add_peer("a0");
     add_rules(&netns);
     for _ in 0..5 {
         fs::write(policy_path(&netns), POLICY).expect("write the policy");
@@ -247,7 +242,7 @@ fn giving_back_is_no_flip() {
 fn what_somebody_else_changed_since_is_not_touched() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
-    add_peer(&netns, "a0");
+    netns.add_peer("a0");
     add_rules(&netns);
     vxcsum(&netns, "apply");
     delete_rules(&netns);
@@ -275,7 +270,7 @@ fn every_order_of_events_ends_the_same() {
     let steps: [(&str, Step); 3] = [
         ("rules", add_rules),
         ("device", |netns| add(netns, "a0", 1)),
-        ("peers", |netns| add_peer(netns, "a0")),
+        ("peers", |netns| netns.add_peer("a0")),
     ];
     for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0]] {
         for by_watch in [false, true] {
@@ -338,7 +333,7 @@ fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
     assert_eq!(watch.waits(), asleep, "entries of a bridge woke it up");
     assert!(netns.is_on("a0"));
     let begin = Instant::now();
-    add_peer(&netns, "a0");
+    netns.add_peer("a0");
     watch.off("a0");
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -358,7 +353,7 @@ fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
 fn watch_gives_back_when_the_time_is_over() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
-    add_peer(&netns, "a0");
+    netns.add_peer("a0");
     add_rules(&netns);
     let watch = Watch::start(&netns, "");
     assert!(!netns.is_on("a0"));

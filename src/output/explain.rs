@@ -143,7 +143,14 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             or_none(facts.link.local.map(|local| local.to_string())),
         ),
         ("underlay", underlay),
-        ("destinations", destinations(&facts.remotes)),
+        (
+            "destinations",
+            if facts.no_peers {
+                "none yet".to_owned()
+            } else {
+                destinations(&facts.remotes)
+            },
+        ),
         ("outer checksum", device.outer_checksum.as_str().to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
         (crate::ethtool::FEATURE, sets),

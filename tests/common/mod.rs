@@ -222,6 +222,13 @@ impl Netns {
         checked(Command::new("ip").args(["-n", &self.name]).args(args))
     }
 
+    /// Another node, 192.0.2.2, to which this device sends.
+    #[track_caller]
+    pub fn add_peer(&self, device: &str) {
+        let words = format!("fdb append 02:00:00:00:00:09 dev {device} dst 192.0.2.2");
+        run(self.command("bridge").args(words.split(' '))).expect(0);
+    }
+
     /// `ip -batch`: one process for many devices.
     #[track_caller]
     pub fn batch(&self, lines: &str) {
