@@ -114,10 +114,10 @@ impl Packet<'_> {
         };
         match source {
             Source::Meta(NFT_META_NFPROTO) => {
-                put(0, &[if self.v6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }])
+                put(0, &[if self.v6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }]);
             }
             Source::Meta(NFT_META_PROTOCOL) => {
-                put(0, if self.v6 { &[0x86, 0xdd] } else { &[8, 0] })
+                put(0, if self.v6 { &[0x86, 0xdd] } else { &[8, 0] });
             }
             Source::Meta(NFT_META_L4PROTO) if self.outer => put(0, &[IPPROTO_UDP]),
             Source::Meta(NFT_META_OIF) => {
@@ -132,7 +132,7 @@ impl Packet<'_> {
                 }
             }
             Source::Ct(NFT_CT_STATE) if self.outer && tracked => {
-                put(0, &u32::from(NEW).to_ne_bytes())
+                put(0, &u32::from(NEW).to_ne_bytes());
             }
             // IPS_DST_NAT: a destination that a rule changed is reported where it was changed.
             Source::Ct(NFT_CT_STATUS) if self.outer && tracked => {
