@@ -13,6 +13,7 @@ use vxcsum::link::OuterChecksum;
 use vxcsum::offload::plan::{Action, ReasonCode};
 use vxcsum::offload::report::Outcome;
 use vxcsum::policy::When;
+use vxcsum::probe::{Cause, NatKind};
 
 fn schema(name: &str) -> Value {
     let text = read(&format!("packaging/schema/{name}.schema.json"));
@@ -167,14 +168,47 @@ fn what_it_prints_fits() {
     ];
     let usage = ["apply", "--device", "a/b", "--json"];
     let policy = ["status", "--json", "--policy", "/does/not/exist"];
-    for args in [&kernel[..], &usage[..], &policy[..]] {
+    let check = ["policy", "check", "packaging/policy.toml", "--json"];
+    let show = [
+        "policy",
+        "show",
+        "--policy",
+        "packaging/policy.toml",
+        "--json",
+    ];
+    for args in [&kernel[..], &usage, &policy, &check, &show] {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_vxcsum"))
             .args(args)
+            .current_dir(source::root())
             .output()
             .expect("vxcsum runs");
         let value = serde_json::from_slice(&output.stdout).expect("vxcsum prints JSON");
         let none: [String; 0] = [];
         assert_eq!(errors(&schema, &schema, &value, "", true), none, "{args:?}");
+    }
+}
+
+#[test]
+fn a_stored_run_of_the_probe_fits() {
+    let schema = schema("report");
+    let run: Value =
+        serde_json::from_str(&read("tests/cases/probe-6.18.44.json")).expect("a run is JSON");
+    let none: [String; 0] = [];
+    assert_eq!(errors(&schema, &schema, &run, "", true), none);
+    for (pointer, bad) in [
+        ("/results/0/id", json!("nat-more-csum")),
+        ("/results/1/outcome", json!("maybe")),
+        ("/cases/0/observed", json!({})),
+        ("/cases/0/inner", json!("sctp")),
+        ("/elapsed_us", json!("1")),
+    ] {
+        let mut wrong = run.clone();
+        *wrong.pointer_mut(pointer).expect(pointer) = bad;
+        assert_ne!(
+            errors(&schema, &schema, &wrong, "", false).len(),
+            0,
+            "{pointer}"
+        );
     }
 }
 
@@ -231,6 +265,14 @@ fn the_codes_are_those_of_the_types() {
         (format!("{device}/action"), all(Action::WORDS)),
         (format!("{device}/outcome"), all(Outcome::WORDS)),
         ("/$defs/reason_code".to_owned(), all(ReasonCode::WORDS)),
+        (
+            "/$defs/probe_cause/properties/code".to_owned(),
+            all(Cause::WORDS),
+        ),
+        (
+            "/$defs/probe_case/properties/nat".to_owned(),
+            all(NatKind::WORDS),
+        ),
         ("/$defs/rule/properties/when".to_owned(), all(When::WORDS)),
     ] {
         let listed = schema.pointer(&pointer).and_then(|at| at.get("enum"));

@@ -7,6 +7,7 @@ use super::print;
 use crate::cli::Common;
 use crate::error::{Error, ExitCode};
 use crate::offload::node_io::load_policy;
+use crate::offload::report::SCHEMA_VERSION;
 use crate::text::escape;
 
 pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
@@ -20,7 +21,7 @@ pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
     } else {
         policy.files.clone()
     };
-    let summary = serde_json::json!({ "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
+    let summary = serde_json::json!({ "schema_version": SCHEMA_VERSION, "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
     print(&common, &summary, |out, _| {
         let read: Vec<_> = read.iter().map(|path| escape(path.as_bytes())).collect();
         let count =
@@ -36,7 +37,7 @@ pub fn show(common: &Common) -> Result<ExitCode, Error> {
     let policy = load_policy(&common.root, common.policy.as_deref())?;
     print(
         common,
-        &serde_json::json!({ "files": policy.files, "toml": policy.show() }),
+        &serde_json::json!({ "schema_version": SCHEMA_VERSION, "files": policy.files, "toml": policy.show() }),
         |out, _| write!(out, "{}", policy.show()),
     )?;
     Ok(ExitCode::Ok)
