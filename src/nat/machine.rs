@@ -398,6 +398,7 @@ impl<'a> Machine<'a> {
                 Expr::Connmark(_)
                 | Expr::SetConnmark { .. }
                 | Expr::UpdateIpsets { .. }
+                | Expr::Copy(_)
                 | Expr::Neutral(_) => continue,
                 Expr::Forward(name) => {
                     if self.base.hook == Hook::Egress {

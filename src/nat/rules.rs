@@ -278,6 +278,8 @@ pub enum Expr {
         /// What else iptables-save(8) prints of it.
         options: Box<str>,
     },
+    /// TEE, or nft's `dup`: always goes on, and a copy with the same mark goes its own way, which no nat chain sees.
+    Copy(Box<str>),
     /// nft's `fwd`: the packet leaves through another device.
     Forward(Box<str>),
     /// Always goes on and changes nothing that matters: counter, log.

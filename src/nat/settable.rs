@@ -43,6 +43,7 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
     };
     let known = |c: &&Chain| unread == Assume::Anything || !c.is_unread();
     let mut connection = 0;
+    let mut copied = false;
     for (_, table) in tables() {
         for rule in table.chains.iter().filter(known).flat_map(|c| &c.rules) {
             for e in &rule.exprs {
@@ -51,6 +52,7 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
                         Connmark::Set { value: bits, .. } | Connmark::Save { nfmask: bits, .. },
                     ) => connection |= bits,
                     Expr::SetConnmark { .. } | Expr::Opaque(_) => connection = u32::MAX,
+                    Expr::Copy(_) => copied = true,
                     _ if queues(table, e) => connection = u32::MAX,
                     _ => {}
                 }
@@ -91,7 +93,8 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
     }
     Settable {
         anywhere,
-        outside_nat,
+        // A copy of a first packet has what nat chains set, and meets none itself that could take it away.
+        outside_nat: if copied { anywhere } else { outside_nat },
         connection,
         asked,
     }

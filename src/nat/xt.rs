@@ -553,6 +553,17 @@ fn set_target(revision: u8, d: &[u8]) -> Option<Expr> {
     })
 }
 
+/// The target TEE, as iptables writes it: gateway and output device.
+fn tee(d: &[u8], v6: bool) -> Option<Box<str>> {
+    let gateway = if v6 { v6_at(d, 0) } else { v4_at(d, 0) }?;
+    let mut out = format!("TEE --gateway {gateway}");
+    let device = text(d.get(16..16 + IFNAMSIZ)?);
+    if !device.is_empty() {
+        let _ = write!(out, " --oif {}", String::from_utf8_lossy(device));
+    }
+    Some(out.into())
+}
+
 /// The target NFQUEUE of revision 0 to 3.
 fn nfqueue(revision: u8, d: &[u8]) -> Option<Verdict> {
     let first = u16_at(d, 0)?;
@@ -636,12 +647,12 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: Family) -> Option<E
         (b"NFQUEUE", 0..=3) => Expr::Verdict(nfqueue(revision, d)?),
         // A revision that is not known queues all the same.
         (b"NFQUEUE" | b"QUEUE", _) => Expr::Verdict(Verdict::Queue(None)),
+        (b"TEE", 1) => Expr::Copy(tee(d, v6)?),
         (b"REJECT" | b"TARPIT", _) => Expr::Verdict(Verdict::Drop),
         (
             b"LOG" | b"NFLOG" | b"ULOG" | b"TRACE" | b"AUDIT" | b"TCPMSS" | b"CHECKSUM"
             | b"CLASSIFY" | b"DSCP" | b"TOS" | b"TTL" | b"HL" | b"ECN" | b"SECMARK"
-            | b"CONNSECMARK" | b"TCPOPTSTRIP" | b"RATEEST" | b"IDLETIMER" | b"LED" | b"TEE"
-            | b"SYNPROXY",
+            | b"CONNSECMARK" | b"TCPOPTSTRIP" | b"RATEEST" | b"IDLETIMER" | b"LED" | b"SYNPROXY",
             _,
         ) => Expr::Neutral(String::from_utf8_lossy(name).into()),
         _ => return None,

@@ -99,7 +99,8 @@ fn known_expr(name: &[u8], f: &Attributes<'_>, family: u8, names: &impl Names) -
         b"notrack" => Expr::Untrack,
         b"reject" => Expr::Verdict(Verdict::Drop),
         b"queue" => Expr::Verdict(Verdict::Queue(queue(f))),
-        b"counter" | b"log" | b"last" | b"dup" => Expr::Neutral(word()),
+        b"counter" | b"log" | b"last" => Expr::Neutral(word()),
+        b"dup" => Expr::Copy(word()),
         // What the flow table forwards meets no chain after this one, and keeps the mark that it has here.
         b"flow_offload" => Expr::Neutral("flow add".into()),
         b"fwd" => Expr::Forward(word()),

@@ -105,7 +105,7 @@ impl<'a> Iptables<'a> {
                 }
                 Expr::Untrack => out.push_str(" -j CT --notrack"),
                 Expr::Neutral(name) if &**name == "counter" => {}
-                Expr::Neutral(name) | Expr::Opaque(name) | Expr::Write(name) => {
+                Expr::Neutral(name) | Expr::Opaque(name) | Expr::Copy(name) | Expr::Write(name) => {
                     let _ = write!(out, " -j {}", escape(name.as_bytes()));
                 }
                 Expr::Maybe(name) if &**name == "limit" => out.push_str(" -m limit [...]"),

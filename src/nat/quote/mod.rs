@@ -139,6 +139,35 @@ fn states(mask: u16) -> String {
     on.map(|(_, s)| *s).collect::<Vec<_>>().join(",")
 }
 
+/// `-m addrtype`.
+fn addrtype(m: &Match) -> String {
+    let Match::Addrtype {
+        source,
+        destination,
+        invert_source,
+        invert_destination,
+        limit,
+    } = m
+    else {
+        return String::new();
+    };
+    let mut out = " -m addrtype".to_string();
+    for (mask, invert, flag) in [
+        (source, invert_source, "--src-type"),
+        (destination, invert_destination, "--dst-type"),
+    ] {
+        if *mask != 0 {
+            let _ = write!(out, "{} {flag} {}", not(*invert), address_types(*mask));
+        }
+    }
+    match limit {
+        Some(Side::Source) => out.push_str(" --limit-iface-in"),
+        Some(Side::Destination) => out.push_str(" --limit-iface-out"),
+        None => {}
+    }
+    out
+}
+
 /// One iptables match.
 fn condition(m: &Match, rules: &NatRules) -> String {
     match m {
@@ -173,29 +202,7 @@ fn condition(m: &Match, rules: &NatRules) -> String {
         } => {
             format!(" -m mark{} --mark {}", not(*invert), masked(*value, *mask))
         }
-        Match::Addrtype {
-            source,
-            destination,
-            invert_source,
-            invert_destination,
-            limit,
-        } => {
-            let mut out = " -m addrtype".to_string();
-            for (mask, invert, flag) in [
-                (source, invert_source, "--src-type"),
-                (destination, invert_destination, "--dst-type"),
-            ] {
-                if *mask != 0 {
-                    let _ = write!(out, "{} {flag} {}", not(*invert), address_types(*mask));
-                }
-            }
-            match limit {
-                Some(Side::Source) => out.push_str(" --limit-iface-in"),
-                Some(Side::Destination) => out.push_str(" --limit-iface-out"),
-                None => {}
-            }
-            out
-        }
+        Match::Addrtype { .. } => addrtype(m),
         Match::State {
             states: mask,
             invert,

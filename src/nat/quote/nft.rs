@@ -108,6 +108,7 @@ impl<'a> Nft<'a> {
             Expr::Neutral(name)
             | Expr::Maybe(name)
             | Expr::Opaque(name)
+            | Expr::Copy(name)
             | Expr::Write(name)
             | Expr::Forward(name) => escape(name.as_bytes()),
             Expr::Compare { from, op, data } => {
