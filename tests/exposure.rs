@@ -538,9 +538,10 @@ fn random_rules_are_never_wrongly_harmless() {
             s.spawn(|| {
                 while let Some((tool, text)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let lab = Lab::new();
-                    lab.within("a", || match *tool {
-                        "nft" => feed("nft", &["-f", "-"], text),
-                        _ => {
+                    lab.within("a", || {
+                        if *tool == "nft" {
+                            feed("nft", &["-f", "-"], text);
+                        } else {
                             feed("ipset", &["restore"], dice::IPSETS);
                             feed(&format!("{tool}-restore"), &[], text);
                         }
@@ -579,7 +580,7 @@ fn random_rules_are_never_wrongly_harmless() {
 fn random_rules_have_every_target_of_this_kernel() {
     let lab = Lab::new();
     lab.within("a", || {
-        feed("iptables-legacy-restore", &[], "*nat\nCOMMIT\n")
+        feed("iptables-legacy-restore", &[], "*nat\nCOMMIT\n");
     });
     let known = lab.within("a", || {
         fs::read_to_string("/proc/thread-self/net/ip_tables_targets").unwrap()
