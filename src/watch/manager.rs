@@ -68,7 +68,7 @@ pub(super) fn tell(status: &str) {
     };
     match told() {
         Err(e) if e.kind() != ErrorKind::WouldBlock => {
-            warn!("tell the service manager: {}", describe_io(&e))
+            warn!("tell the service manager: {}", describe_io(&e));
         }
         _ => {}
     }
