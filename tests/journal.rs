@@ -141,6 +141,31 @@ fn one_entry_a_change_with_all_fields_and_silence_after_it() {
 }
 
 #[test]
+fn what_is_given_back_is_one_entry() {
+    let netns = Netns::with_three();
+    with_journal(&netns, "apply").0.expect(0);
+    let path = std::path::Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml");
+    let policy = fs::read_to_string(&path).expect("read the policy");
+    let rule = "[[rule]]\nname = \"kept\"\ndevice = [\"b0\"]\nwhen = \"never\"\n";
+    fs::write(&path, format!("{policy}\n{rule}")).expect("write the policy");
+    let (run, _, entries) = with_journal(&netns, "apply");
+    run.expect(0);
+    assert_eq!(entries.len(), 1, "{entries:#?}");
+    check(
+        &entries[0],
+        &[
+            ("MESSAGE_ID", ids()["given-back"]),
+            ("VXCSUM_DEVICE", "b0"),
+            ("VXCSUM_ACTION", "turn-on"),
+            ("VXCSUM_OUTCOME", "changed"),
+            ("VXCSUM_REASON", "rule-never"),
+            ("PRIORITY", "5"),
+        ],
+    );
+    assert!(netns.is_on("b0") && !netns.is_on("a0"));
+}
+
+#[test]
 fn a_conflict_is_logged_once_with_all_fields() {
     let netns = Netns::with_three();
     for round in 0..5 {
