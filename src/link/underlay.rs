@@ -22,6 +22,9 @@ pub(crate) struct StackedDevice {
     pub checksums_off: bool,
     /// `tx-udp_tnl-segmentation` is on or can be turned on.
     pub tunnel_segmentation: bool,
+    /// It segments long packets of a forwarding node (`tx-udp_tnl-segmentation` on, `tx-scatter-gather-fraglist` off) into shorter
+    /// ones that a device below segments again.
+    pub splits: bool,
     /// `IFLA_MACVLAN_MODE`.
     pub macvlan_mode: Option<u32>,
     /// The devices that it sends through: `IFLA_LINK` in this namespace, or its ports.
@@ -51,6 +54,11 @@ fn finishes(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> 
     let Some(device) = devices.get(&ifindex).filter(|_| depth > 0) else {
         return false;
     };
+    // The kernel gets the outer checksum of a packet that it segments twice wrong, without any NAT: measured on 6.1 and 6.18 over
+    // macvlan and bond, and not over VLAN. So this is no stack that is left to itself.
+    if device.splits && device.kind.as_deref() != Some("vlan") && !device.below.is_empty() {
+        return false;
+    }
     if device.checksums_off {
         return true;
     }
@@ -132,6 +140,10 @@ mod tests {
             tunnel_segmentation: true,
             ..device
         };
+        let splits = |device| StackedDevice {
+            splits: true,
+            ..device
+        };
         let off = |device| StackedDevice {
             checksums_off: true,
             ..device
@@ -201,6 +213,22 @@ mod tests {
                 true,
             ),
             ("bond", vec![over("bond", &[2, 3]), nic(), nic()], true),
+            (
+                "bond that splits",
+                vec![splits(over("bond", &[2])), nic()],
+                false,
+            ),
+            (
+                "macvlan that splits",
+                vec![splits(macvlan(2, 2)), nic()],
+                false,
+            ),
+            (
+                "VLAN on NIC, splits",
+                vec![splits(over("vlan", &[2])), nic()],
+                true,
+            ),
+            ("NIC without fraglist", vec![splits(nic())], true),
             (
                 "bond, one veth",
                 vec![over("bond", &[2, 3]), nic(), veth()],

@@ -73,12 +73,14 @@ impl Reader<'_> {
             "tx-checksum-ipv6",
         ]);
         let tunnels = bits(&["tx-udp_tnl-segmentation"]);
+        let fraglist = bits(&["tx-scatter-gather-fraglist"]);
         let device = StackedDevice {
             driver: self.socket.driver(&link.name).ok().flatten(),
             // What could not be read may be on.
             checksums_off: checksums != 0 && features.is_some_and(|f| f.active & checksums == 0),
             tunnel_segmentation: features
                 .is_none_or(|f| (f.active | (f.hw & !f.nochange)) & tunnels != 0),
+            splits: features.is_none_or(|f| f.active & tunnels != 0 && f.active & fraglist == 0),
             kind: link.kind,
             bus: link.bus,
             macvlan_mode: link.macvlan_mode,
