@@ -2,6 +2,7 @@
 //!
 //! The checker below knows the keywords that the schemas use and fails on any other, so that none is silently left unchecked.
 
+mod common;
 mod source;
 
 use std::fs;
@@ -186,6 +187,16 @@ fn what_it_prints_fits() {
         let none: [String; 0] = [];
         assert_eq!(errors(&schema, &schema, &value, "", true), none, "{args:?}");
     }
+}
+
+#[test]
+fn what_doctor_prints_fits() {
+    let schema = schema("report");
+    let netns = common::Netns::with_three();
+    let value = netns.vxcsum("doctor --watch 1 --json").json();
+    let none: [String; 0] = [];
+    assert_eq!(errors(&schema, &schema, &value, "", true), none);
+    assert_eq!(value["defence"].as_array().expect("a list").len(), 3);
 }
 
 #[test]
