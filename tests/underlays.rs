@@ -75,7 +75,15 @@ fn what_is_said_to_finish_does() {
             &*format!("{macvlan} vepa\n"),
             "top",
             false,
-            // It finishes this one, and breaks long ones of a forwarding node.
+            true,
+            true,
+        ),
+        (
+            // As above a NIC: it finishes this packet, and breaks the long ones of a forwarding node.
+            "vepa without fraglist below",
+            &*format!("{macvlan} vepa\n"),
+            "top",
+            false,
             false,
             true,
         ),
@@ -92,6 +100,10 @@ fn what_is_said_to_finish_does() {
         ));
         if !checksums {
             run(netns.command("ethtool").args(["-K", "eth0", "tx", "off"])).expect(0);
+        }
+        if name.contains("fraglist") {
+            let off = ["-K", "eth0", "tx-scatter-gather-fraglist", "off"];
+            run(netns.command("ethtool").args(off)).expect(0);
         }
         let found = (decided(&netns), seen(&netns));
         assert_eq!(found, (decision, packets), "{name}");
