@@ -175,7 +175,10 @@ fn a_link_of_another_kind_is_named_and_is_no_vxlan_device() {
 
 #[test]
 fn addresses_have_owners() {
-    let owners = dump("getaddr-dump.answer", rtnl::owner_of_address);
+    let owners: Vec<_> = dump("getaddr-dump.answer", rtnl::own_address)
+        .into_iter()
+        .map(|own| (own.address, own.ifindex))
+        .collect();
     assert!(
         owners.contains(&("192.0.2.10".parse().unwrap(), 3)),
         "{owners:?}"
@@ -368,7 +371,7 @@ fn damaged_captures() {
 fn read_all(message: &Message<'_>) {
     let _ = (
         rtnl::link(message),
-        rtnl::owner_of_address(message),
+        rtnl::own_address(message),
         rtnl::forwarding(message),
         route::way(message),
         route::diversion(message),

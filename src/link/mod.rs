@@ -80,6 +80,21 @@ pub struct Underlay {
     pub vrf: Option<u32>,
 }
 
+/// An address of this machine, as `ifaddrmsg` describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// The device that has it.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of its subnet.
+    pub prefix_len: u8,
+    /// `RT_SCOPE_*`: 0 is global.
+    pub scope: u8,
+    /// `IFA_F_*`.
+    pub flags: u32,
+}
+
 codes! {
     /// The outer UDP checksum that a VXLAN device gives its packets.
     #[derive(Deserialize)]

@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use super::rtnl::{AF_INET6, family};
+use super::rtnl::{AF_INET6, address, family};
 use crate::fault::Malformed;
 use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs, get_u16, get_u32};
 use crate::text::octets;
@@ -18,8 +18,11 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/fib_rules.h
 const FRA_FWMARK: u16 = 10;
@@ -43,16 +46,31 @@ const NEXTHOP_LEN: usize = 8;
 /// its nexthops.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/route.c> (`inet_rtm_getroute`)
-pub fn look_up(w: &mut Writer, seq: u32, destination: IpAddr, source: Option<IpAddr>) {
+///
+/// Without `whole` it answers with one next hop and the source that was chosen (`rt_fill_info`). `oif` is the device that the
+/// packet must leave through.
+pub fn look_up(
+    w: &mut Writer,
+    seq: u32,
+    destination: IpAddr,
+    source: Option<IpAddr>,
+    oif: Option<u32>,
+    whole: bool,
+) {
     let source = source.filter(|source| source.is_ipv6() == destination.is_ipv6());
     let bits = if destination.is_ipv6() { 128 } else { 32 };
     let mut header = [0; HEADER_LEN];
     header[..3].copy_from_slice(&[family(destination), bits, source.map_or(0, |_| bits)]);
-    header[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+    if whole {
+        header[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+    }
     let open = w.message(RTM_GETROUTE, 0, seq, &header);
     w.put(RTA_DST, &octets(destination));
     if let Some(source) = source {
         w.put(RTA_SRC, &octets(source));
+    }
+    if let Some(oif) = oif {
+        w.put(RTA_OIF, &oif.to_ne_bytes());
     }
     w.end_message(&open);
 }
@@ -64,6 +82,12 @@ pub struct Way {
     pub ifindexes: Vec<u32>,
     /// The table that the route is in.
     pub table: u32,
+    /// The source that is chosen, where the answer says so.
+    pub source: Option<IpAddr>,
+    /// The next hop, if it is not the destination itself.
+    pub gateway: Option<IpAddr>,
+    /// The next hop is of the other family.
+    pub via: bool,
 }
 
 /// Reads an answer to [`look_up`]; none if the message is not an `RTM_NEWROUTE`.
@@ -78,6 +102,9 @@ pub fn way(message: &Message<'_>) -> Result<Option<Way>, Malformed> {
     let mut way = Way {
         ifindexes: Vec::new(),
         table: header[4].into(),
+        source: None,
+        gateway: None,
+        via: false,
     };
     for attr in attrs(attributes) {
         let attr = attr?;
@@ -85,6 +112,9 @@ pub fn way(message: &Message<'_>) -> Result<Option<Way>, Malformed> {
             RTA_OIF => way.ifindexes.push(attr.u32()?),
             RTA_MULTIPATH => nexthops(attr.payload, &mut way.ifindexes)?,
             RTA_TABLE => way.table = attr.u32()?,
+            RTA_PREFSRC => way.source = address(attr.payload)?,
+            RTA_GATEWAY => way.gateway = address(attr.payload)?,
+            RTA_VIA => way.via = true,
             _ => {}
         }
     }
@@ -222,7 +252,15 @@ mod tests {
         ] {
             let got = way(&message(RTM_NEWROUTE, &payload(header, attributes)));
             let want = want
-                .map(|(ifindexes, table)| Some(Way { ifindexes, table }))
+                .map(|(ifindexes, table)| {
+                    Some(Way {
+                        ifindexes,
+                        table,
+                        source: None,
+                        gateway: None,
+                        via: false,
+                    })
+                })
                 .map_err(Malformed);
             assert_eq!(got, want, "{name}");
         }

@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use super::{OuterChecksum, UnderlayLink, VxlanLink};
+use super::{OuterChecksum, OwnAddress, UnderlayLink, VxlanLink};
 use crate::fault::Malformed;
 use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::text::IfName;
@@ -44,6 +44,7 @@ const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
 
 // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/neighbour.h
 pub(crate) const NDA_DST: u16 = 1;
@@ -269,26 +270,34 @@ fn vxlan(
     })
 }
 
-/// Reads an answer to an address request: the address and the ifindex of the device that owns it.
+/// Reads an answer to an address request.
 ///
 /// # Errors
 /// Malformed bytes.
-pub fn owner_of_address(message: &Message<'_>) -> Result<Option<(IpAddr, u32)>, Malformed> {
+pub fn own_address(message: &Message<'_>) -> Result<Option<OwnAddress>, Malformed> {
     if message.kind != RTM_NEWADDR {
         return Ok(None);
     }
     let (ifindex, attributes) = split_header(message.payload, IFADDRMSG_LEN, "address message")?;
-    let mut found = None;
+    let (mut found, mut flags) = (None, u32::from(message.payload[2]));
     for attr in attrs(attributes) {
         let attr = attr?;
         // On a point-to-point device IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
         match attr.kind {
             IFA_LOCAL => found = address(attr.payload)?,
             IFA_ADDRESS if found.is_none() => found = address(attr.payload)?,
+            // All of them, since 3.14.
+            IFA_FLAGS => flags = attr.u32()?,
             _ => {}
         }
     }
-    Ok(found.map(|address| (address, ifindex)))
+    Ok(found.map(|address| OwnAddress {
+        ifindex,
+        address,
+        prefix_len: message.payload[1],
+        scope: message.payload[3],
+        flags,
+    }))
 }
 
 /// Where a forwarding entry sends packets.
@@ -351,7 +360,7 @@ fn split_header<'a>(
     Ok((ifindex, attributes))
 }
 
-fn address(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
+pub(super) fn address(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         Ok(Some(IpAddr::from(v4)))
     } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {

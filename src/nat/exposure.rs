@@ -24,7 +24,15 @@ use super::rules::{
 };
 use super::settable::{Assume, settable};
 use super::state::{State, add};
+use crate::link::OwnAddress;
 use crate::text::{IfName, escape};
+
+/// `RT_SCOPE_UNIVERSE`.
+const RT_SCOPE_UNIVERSE: u8 = 0;
+/// `IFA_F_SECONDARY`.
+const IFA_F_SECONDARY: u32 = 0x01;
+/// `IFA_F_OPTIMISTIC`, `IFA_F_DADFAILED`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`.
+const IFA_F_NOT_PREFERRED: u32 = 0x04 | 0x08 | 0x20 | 0x40;
 
 /// What of a VXLAN device decides which rules its outer packets meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,18 +51,29 @@ pub struct OuterFlow {
     pub underlay_driver: Option<String>,
     /// Packets leave it with finished checksums, so that NAT beyond this kernel cannot corrupt them.
     pub underlay_finishes: bool,
-    /// Its addresses.
-    pub underlay_addresses: Vec<IpAddr>,
+    /// Its addresses, in the kernel's order.
+    pub underlay_addresses: Vec<OwnAddress>,
     /// Why some outer packets may leave through another device than the underlay; none if all go that way.
     pub elsewhere: Option<Elsewhere>,
     /// The source of outer packets, if the device has one.
     pub local: Option<IpAddr>,
+    /// What routing chooses for the packets to the remotes; none if it was not asked, or if it is not certain.
+    pub routed: Option<Routed>,
     /// Where outer packets go, as the device's forwarding entries and its group or remote say; empty if they can go anywhere.
     pub remotes: Vec<IpAddr>,
     /// Their destination port; none if it is chosen per packet.
     pub dst_port: Option<u16>,
     /// The VNI, which only messages use.
     pub vni: Option<u32>,
+}
+
+/// What routing chooses for packets that leave through the underlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routed {
+    /// Their sources.
+    pub sources: BTreeSet<IpAddr>,
+    /// Their next hops.
+    pub nexthops: Vec<IpAddr>,
 }
 
 /// Why some outer packets may leave through another device than the underlay.
@@ -70,9 +89,17 @@ pub enum Elsewhere {
 
 impl OuterFlow {
     /// The device that all outer packets leave through, if there is one: with destinations that are not known there is not.
-    fn way_out(&self) -> Option<(IfName, Option<u32>)> {
+    pub fn certain_egress(&self) -> Option<(IfName, Option<u32>)> {
         let sure = self.elsewhere.is_none() && !self.remotes.is_empty();
         Some((self.underlay?, self.underlay_ifindex)).filter(|_| sure)
+    }
+
+    /// The source of all outer packets of a family, if it is certain.
+    fn source(&self, v6: bool) -> Option<IpAddr> {
+        let sources = self.routed.iter().flat_map(|routed| &routed.sources);
+        let mut sources = sources.filter(|a| a.is_ipv6() == v6);
+        let chosen = || sources.next().copied().filter(|_| sources.next().is_none());
+        self.local.or_else(chosen)
     }
 }
 
@@ -158,6 +185,8 @@ pub enum SourceDoubt {
     AddressNotKnown,
     /// The underlay has several addresses.
     Several,
+    /// The underlay's address is deprecated or tentative.
+    NotPreferred,
 }
 
 impl fmt::Display for Change {
@@ -179,6 +208,7 @@ impl fmt::Display for Change {
                     SourceDoubt::Routed => ": routing chooses the way out",
                     SourceDoubt::AddressNotKnown => ": the underlay's is not known",
                     SourceDoubt::Several => ": the underlay has several",
+                    SourceDoubt::NotPreferred => ": the underlay's is deprecated or tentative",
                 }
             }
         };
@@ -468,12 +498,12 @@ fn meet(
         if destinations.is_empty() && !device.remotes.is_empty() && device.local.is_none() {
             continue;
         }
-        let way_out = device.way_out();
+        let way_out = device.certain_egress();
         let outer = Packet {
             v6,
             oif: way_out.as_ref().map(|(name, _)| name.as_bytes()),
             oif_index: way_out.and_then(|(_, ifindex)| ifindex),
-            source: device.local,
+            source: device.source(v6),
             destinations: Destinations::of(destinations),
             outer: true,
             port: device.dst_port,
@@ -508,7 +538,7 @@ fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
     if nat.flags & NAT_PROTO_SPECIFIED != 0 || nat.ports.is_some() {
         return Some(Change::GivenPort);
     }
-    let Some(local) = device.local else {
+    let Some(local) = device.source(v6) else {
         return maybe(SourceDoubt::NoLocal);
     };
     if nat.kind == NatKind::Snat {
@@ -519,20 +549,73 @@ fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
             None => None,
         };
     }
-    if device.way_out().is_none() {
+    if device.certain_egress().is_none() {
         return maybe(SourceDoubt::Routed);
     }
-    // A link-local address of IPv6 is not chosen for a destination that is not.
-    let scope = |a: &&IpAddr| match (a, local) {
-        (IpAddr::V6(a), IpAddr::V6(l)) => a.is_unicast_link_local() == l.is_unicast_link_local(),
-        _ => a.is_ipv6() == v6,
+    if v6 {
+        masquerade_ipv6(local, device)
+    } else {
+        masquerade_ipv4(local, device)
+    }
+}
+
+/// What `MASQUERADE` makes of a source: the first primary address of global scope, or the first such in whose subnet the next
+/// hop is; without any, an address of another device.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/devinet.c> (`inet_select_addr`)
+fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<Change> {
+    let own = device.underlay_addresses.iter();
+    let eligible = |a: &&OwnAddress| {
+        a.address.is_ipv4() && a.scope == RT_SCOPE_UNIVERSE && a.flags & IFA_F_SECONDARY == 0
     };
-    let mut candidates = device.underlay_addresses.iter().filter(scope);
-    match (candidates.next(), candidates.next()) {
-        (Some(a), None) if *a == local => None,
-        (Some(a), None) => Some(Change::Source(local, *a)),
-        (None, _) => maybe(SourceDoubt::AddressNotKnown),
-        _ => maybe(SourceDoubt::Several),
+    let eligible: Vec<&OwnAddress> = own.filter(eligible).collect();
+    let chosen = |nexthop: &IpAddr| {
+        let near = |a: &&&OwnAddress| in_subnet(*nexthop, a);
+        let found = eligible.iter().find(near).or(eligible.first());
+        found.map(|a| a.address)
+    };
+    match (&eligible[..], &device.routed) {
+        ([], _) => Some(Change::MaybeSource(SourceDoubt::AddressNotKnown)),
+        ([one], _) if one.address == local => None,
+        ([one], _) => Some(Change::Source(local, one.address)),
+        (_, None) => Some(Change::MaybeSource(SourceDoubt::Several)),
+        (_, Some(routed)) => {
+            let nexthops = routed.nexthops.iter().filter(|a| a.is_ipv4());
+            let other = nexthops.filter_map(chosen).find(|a| *a != local);
+            other.map(|a| Change::Source(local, a))
+        }
+    }
+}
+
+fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
+    match (address, own.address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(own.prefix_len).min(32))
+                .unwrap_or(0);
+            (a.to_bits() ^ b.to_bits()) & mask == 0
+        }
+        _ => false,
+    }
+}
+
+/// The same for IPv6, which chooses among the addresses of every device: one of this device that is valid and not deprecated
+/// comes before those of others. Of several the choice is not followed.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
+fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<Change> {
+    // A link-local address is not chosen for a destination that is not.
+    let link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+    let own = device.underlay_addresses.iter();
+    let mut own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
+    match (own.next(), own.next()) {
+        (Some(a), None) if a.address != local => Some(Change::Source(local, a.address)),
+        (Some(a), None) if a.flags & IFA_F_NOT_PREFERRED != 0 => {
+            Some(Change::MaybeSource(SourceDoubt::NotPreferred))
+        }
+        (Some(_), None) => None,
+        (None, _) => Some(Change::MaybeSource(SourceDoubt::AddressNotKnown)),
+        _ => Some(Change::MaybeSource(SourceDoubt::Several)),
     }
 }
 

@@ -22,8 +22,8 @@ use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features};
 use crate::fault::Fault;
 use crate::link::underlay_io::Reader;
-use crate::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink, route, rtnl};
-use crate::nat::exposure::{Elsewhere, OuterFlow};
+use crate::link::{OuterChecksum, OwnAddress, Underlay, UnderlayLink, VxlanLink, route, rtnl};
+use crate::nat::exposure::{Elsewhere, OuterFlow, Routed};
 use crate::netlink::Writer;
 use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
@@ -145,8 +145,8 @@ impl Discovery {
         for (index, device) in devices.iter().enumerate() {
             let entries = entries.remove(&device.link.ifindex).unwrap_or_default();
             let underlay = device.underlay.as_deref();
-            let owned = |(_, ifindex): &&(IpAddr, u32)| {
-                underlay.is_some_and(|underlay| underlay.ifindex == *ifindex)
+            let owned = |own: &&OwnAddress| {
+                underlay.is_some_and(|underlay| underlay.ifindex == own.ifindex)
             };
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
             let vrf = underlay.and_then(|underlay| underlay.vrf);
@@ -168,15 +168,19 @@ impl Discovery {
                 underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                 underlay_finishes: underlay.is_some_and(|underlay| underlay.finishes_checksums),
-                underlay_addresses: addresses.iter().filter(owned).map(|(a, _)| *a).collect(),
+                underlay_addresses: addresses.iter().filter(owned).copied().collect(),
                 elsewhere: elsewhere.map(Elsewhere::Device),
                 local: device.link.local.filter(|_| !external),
+                routed: None,
                 dst_port: device.link.dst_port.filter(|_| own_port),
                 remotes,
                 vni: device.link.vni,
             });
         }
         self.check_ways(&mut flows, &routed);
+        for flow in &mut flows {
+            flow.routed = self.sources(flow);
+        }
         Ok(flows.into_iter().zip(no_peers).collect())
     }
 
@@ -228,7 +232,7 @@ impl Discovery {
             Answers::Each,
             |w, seq, _, n| {
                 let (index, remote) = routed[n];
-                route::look_up(w, seq, remote, flows[index].local);
+                route::look_up(w, seq, remote, flows[index].local, None, true);
             },
             route::way,
         );
@@ -261,11 +265,54 @@ impl Discovery {
         }
     }
 
-    fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, Fault> {
+    /// Asks routing for the source and the next hops of the packets, where it matters: the device has no source, or the
+    /// underlay several addresses. None if they are not certain.
+    fn sources(&mut self, flow: &OuterFlow) -> Option<Routed> {
+        let oif = flow.certain_egress()?.1?;
+        if flow.local.is_some() && flow.underlay_addresses.len() < 2 {
+            return None;
+        }
+        let diversions = self.route.dump(
+            "list the routing rules",
+            route::dump_rules,
+            route::diversion,
+        );
+        let diversions = diversions.ok()?;
+        let mut ask = |write: &dyn Fn(&mut Writer, u32, IpAddr)| {
+            let write = |w: &mut Writer, seq, _, n: usize| write(w, seq, flow.remotes[n]);
+            let count = flow.remotes.len();
+            self.route
+                .batch("look up a route", count, Answers::Each, write, route::way)
+        };
+        // The whole route, of which the other answer gives one next hop, and the source that was chosen.
+        let whole =
+            ask(&|w, seq, to| route::look_up(w, seq, to, flow.local, Some(oif), true)).ok()?;
+        let chosen =
+            ask(&|w, seq, to| route::look_up(w, seq, to, flow.local, Some(oif), false)).ok()?;
+        let mut routed = Routed::default();
+        for ((remote, whole), chosen) in flow.remotes.iter().zip(whole).zip(chosen) {
+            let (whole, chosen) = match (whole, chosen) {
+                // One that cannot be reached gets no packets.
+                (Err(e), _) if UNREACHABLE.contains(&e.errno) => continue,
+                (Ok(whole), Ok(chosen)) => (whole?, chosen?),
+                _ => return None,
+            };
+            let diverted =
+                |d: &route::Diversion| d.v6 == remote.is_ipv6() && d.table != Some(whole.table);
+            if whole.ifindexes != [oif] || chosen.via || diversions.iter().any(diverted) {
+                return None;
+            }
+            routed.sources.extend(flow.local.or(chosen.source));
+            routed.nexthops.push(chosen.gateway.unwrap_or(*remote));
+        }
+        Some(routed)
+    }
+
+    fn addresses(&mut self) -> Result<Vec<OwnAddress>, Fault> {
         self.route.dump(
             "list the addresses",
             rtnl::dump_addresses,
-            rtnl::owner_of_address,
+            rtnl::own_address,
         )
     }
 
@@ -322,7 +369,10 @@ impl Discovery {
         let by_address =
             |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
         let owners: HashMap<_, _> = if links.iter().any(by_address) {
-            self.addresses()?.into_iter().collect()
+            self.addresses()?
+                .into_iter()
+                .map(|own| (own.address, own.ifindex))
+                .collect()
         } else {
             HashMap::new()
         };

@@ -3,6 +3,17 @@
 use super::*;
 use crate::nat::rules::*;
 
+/// An address of the underlay, global and preferred.
+pub(crate) fn own(address: &str) -> OwnAddress {
+    OwnAddress {
+        ifindex: 2,
+        address: address.parse().unwrap(),
+        prefix_len: 24,
+        scope: 0,
+        flags: 0,
+    }
+}
+
 /// flannel's device on a physical NIC.
 pub(crate) fn flow() -> OuterFlow {
     OuterFlow {
@@ -13,9 +24,10 @@ pub(crate) fn flow() -> OuterFlow {
         underlay_ifindex: Some(2),
         underlay_driver: Some("ixgbe".into()),
         underlay_finishes: true,
-        underlay_addresses: vec!["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        underlay_addresses: vec![own("192.0.2.1"), own("fe80::1")],
         elsewhere: None,
         local: Some("192.0.2.1".parse().unwrap()),
+        routed: None,
         remotes: vec!["192.0.2.2".parse().unwrap()],
         dst_port: Some(8472),
         vni: Some(1),
@@ -68,7 +80,31 @@ fn word(e: &Exposure) -> &'static str {
 #[test]
 fn what_is_known_of_the_device_decides_a_bare_masquerade() {
     let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(0)]]);
-    let two = vec!["192.0.2.1".parse().unwrap(), "192.0.2.3".parse().unwrap()];
+    let two = vec![own("192.0.2.1"), own("198.51.100.3")];
+    let others = |change: fn(&mut OwnAddress)| {
+        let mut a = own("192.0.2.1");
+        change(&mut a);
+        OuterFlow {
+            underlay_addresses: vec![a],
+            ..flow()
+        }
+    };
+    let routed = |sources: &[&str], nexthop: &str| {
+        Some(Routed {
+            sources: sources.iter().map(|a| a.parse().unwrap()).collect(),
+            nexthops: vec![nexthop.parse().unwrap()],
+        })
+    };
+    let both = |routed| OuterFlow {
+        underlay_addresses: two.clone(),
+        routed,
+        ..flow()
+    };
+    let without = |routed| OuterFlow {
+        local: None,
+        routed,
+        ..flow()
+    };
     for (change, want) in [
         (flow(), "not-exposed"),
         (
@@ -87,11 +123,22 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
         ),
         (
             OuterFlow {
-                underlay_addresses: two,
+                underlay_addresses: two.clone(),
                 ..flow()
             },
             "exposed",
         ),
+        (both(routed(&[], "192.0.2.2")), "not-exposed"),
+        (both(routed(&[], "203.0.113.1")), "not-exposed"),
+        (both(routed(&[], "198.51.100.1")), "exposed"),
+        (without(routed(&["192.0.2.1"], "192.0.2.2")), "not-exposed"),
+        (without(routed(&["192.0.2.9"], "192.0.2.2")), "exposed"),
+        (
+            without(routed(&["192.0.2.1", "192.0.2.9"], "192.0.2.2")),
+            "exposed",
+        ),
+        (others(|a| a.scope = 253), "exposed"),
+        (others(|a| a.flags = IFA_F_SECONDARY), "exposed"),
         (
             OuterFlow {
                 local: Some("192.0.2.9".parse().unwrap()),
