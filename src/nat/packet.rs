@@ -100,6 +100,20 @@ impl Destinations {
 }
 
 impl Packet<'_> {
+    /// One of which nothing is known.
+    pub fn any() -> Self {
+        Self {
+            v6: false,
+            oif: None,
+            oif_index: None,
+            source: None,
+            destinations: Destinations::of(Vec::new()),
+            outer: false,
+            port: None,
+            ct_bits: u32::MAX,
+        }
+    }
+
     fn protocol(&self) -> Option<u8> {
         self.outer.then_some(IPPROTO_UDP)
     }

@@ -4,9 +4,11 @@
 
 use super::bits::Mark;
 use super::machine::reach;
-use super::packet::{Destinations, Packet};
+use super::packet::Packet;
 use super::registers::{Origin, Registers, fill, word};
-use super::rules::{Chain, Connmark, Data, Expr, Family, MapTo, Match, NatRules, Table, Verdict};
+use super::rules::{
+    Chain, Connmark, Data, Expr, Family, MapTo, Match, NatRules, Op, Table, Verdict,
+};
 use super::state::State;
 
 /// Which bits of a mark rules can set.
@@ -33,56 +35,55 @@ pub enum Assume {
 
 /// What rules can set in the marks of packets of one family.
 pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
-    let other = if v6 { Family::Ip } else { Family::Ip6 };
-    let tables = || {
-        rules
-            .tables
-            .iter()
-            .enumerate()
-            .filter(|(_, t)| t.family != other)
-    };
-    let known = |c: &&Chain| unread == Assume::Anything || !c.is_unread();
+    // What is saved of a packet's mark can be restored in another, which can be saved again.
     let mut connection = 0;
-    let mut copied = false;
-    for (_, table) in tables() {
-        for rule in table.chains.iter().filter(known).flat_map(|c| &c.rules) {
-            for e in &rule.exprs {
-                match e {
-                    Expr::Connmark(
-                        Connmark::Set { value: bits, .. } | Connmark::Save { nfmask: bits, .. },
-                    ) => connection |= bits,
-                    Expr::SetConnmark { .. } | Expr::Opaque(_) => connection = u32::MAX,
-                    Expr::Copy(_) => copied = true,
-                    _ if queues(table, e) => connection = u32::MAX,
-                    _ => {}
-                }
+    loop {
+        let found = with_connection(rules, v6, unread, connection);
+        let held = found.anywhere | found.asked;
+        for (_, table) in tables(rules, v6) {
+            let chains = table.chains.iter().filter(|c| is_known(c, unread));
+            for rule in chains.flat_map(|c| &c.rules) {
+                connection |= saves(table, &rule.exprs, held, found.anywhere);
             }
         }
+        if connection == found.connection {
+            return found;
+        }
     }
+}
+
+fn is_known(chain: &Chain, unread: Assume) -> bool {
+    unread == Assume::Anything || !chain.is_unread()
+}
+
+/// The same, if the mark of a connection can have these bits.
+fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) -> Settable {
     let packet = Packet {
         v6,
-        oif: None,
-        oif_index: None,
-        source: None,
-        destinations: Destinations::of(Vec::new()),
-        outer: false,
-        port: None,
         ct_bits: connection,
+        ..Packet::any()
     };
     let (mut anywhere, mut outside_nat, mut asked) = (0, 0, 0);
-    for (t, table) in tables() {
+    let mut copied = false;
+    for (t, table) in tables(rules, v6) {
         let mut seen = vec![false; table.chains.len()];
         for (c, chain) in (0u32..).zip(&table.chains) {
             if chain.base.is_some_and(|b| !b.nat) {
                 reach(rules, t, c, &mut seen, &mut |_| {});
             }
         }
-        for (chain, outside) in table.chains.iter().zip(seen).filter(|(c, _)| known(c)) {
+        for (chain, outside) in table
+            .chains
+            .iter()
+            .zip(seen)
+            .filter(|(c, _)| is_known(c, unread))
+        {
             for rule in &chain.rules {
                 let (mut bits, asks) = sets_and_asks(&rule.exprs, &packet);
                 if rule.exprs.iter().any(|e| queues(table, e)) {
                     bits = u32::MAX;
                 }
+                copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)));
                 anywhere |= bits;
                 asked |= asks;
                 if outside {
@@ -98,6 +99,70 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
         connection,
         asked,
     }
+}
+
+/// The tables that packets of a family can meet, with their index.
+fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
+    let other = if v6 { Family::Ip } else { Family::Ip6 };
+    let all = rules.tables.iter().enumerate();
+    all.filter(move |(_, t)| t.family != other)
+}
+
+/// The bits that a rule can set in the mark of a connection, if a packet's mark has at most the bits `held`, of which rules set
+/// `by_rules`.
+fn saves(table: &Table, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
+    let packet = Packet::any();
+    let mut regs = Registers::new();
+    let mut s = State::new(Mark::only(held));
+    let mut out = 0;
+    // A whole value of which rules set a part is that of one program, which sets it elsewhere or not at all: a bit that rules
+    // set is taken to be set by rules alone.
+    let mixed = |value: u32| value & by_rules != 0 && value & !by_rules != 0;
+    for e in exprs {
+        if queues(table, e) {
+            return u32::MAX;
+        }
+        match e {
+            Expr::Match(Match::Mark {
+                value,
+                mask,
+                invert: false,
+            }) => match s.mark.assume(*value, *mask) {
+                Some(mark) if *mask != u32::MAX || !mixed(*value) => s.mark = mark,
+                _ => return out,
+            },
+            Expr::Compare {
+                from,
+                op: Op::Eq,
+                data,
+            } => {
+                if let (Origin::Mark(and, xor), Some(d)) = (regs.origin(*from), word(data)) {
+                    match s.mark.assume((d ^ xor) & and, and) {
+                        Some(mark) if and != u32::MAX || !mixed(d ^ xor) => s.mark = mark,
+                        _ => return out,
+                    }
+                }
+            }
+            Expr::Mark { value, mask } => s.mark = s.mark.and_xor(!mask, *value),
+            Expr::Connmark(Connmark::Restore { .. }) => s.mark = Mark::ANY,
+            Expr::SetMark { from } => {
+                s.mark = regs.as_mark(*from, s.mark);
+                regs.forget_mark();
+            }
+            Expr::Connmark(Connmark::Set { value, .. }) => out |= value,
+            Expr::Connmark(Connmark::Save { nfmask, .. }) => out |= s.mark.possible() & nfmask,
+            Expr::SetConnmark { from } => out |= regs.as_mark(*from, s.mark).possible(),
+            Expr::Opaque(_) => out = u32::MAX,
+            Expr::Lookup {
+                to: MapTo::Reg(r), ..
+            } => {
+                regs.set(*r, 16, Origin::Unknown);
+            }
+            Expr::Maybe(_) => regs = Registers::new(),
+            _ => fill(&mut regs, &packet, s, e),
+        }
+    }
+    out
 }
 
 /// Whether it gives packets to a program, which can set any mark of theirs and of their connections.

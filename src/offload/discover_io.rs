@@ -293,7 +293,7 @@ impl Discovery {
         for ((remote, whole), chosen) in flow.remotes.iter().zip(whole).zip(chosen) {
             let (whole, chosen) = match (whole, chosen) {
                 // One that cannot be reached gets no packets.
-                (Err(e), _) if UNREACHABLE.contains(&e.errno) => continue,
+                (Err(e), _) if UNREACHABLE.contains(&e.code()) => continue,
                 (Ok(whole), Ok(chosen)) => (whole?, chosen?),
                 _ => return None,
             };
