@@ -278,7 +278,7 @@ fn explain_shows_destinations() {
     };
     assert_eq!(
         line(netns.vxcsum("explain flannel.1").expect(0).text()),
-        "not known"
+        "none yet"
     );
     for n in 2..8 {
         bridge(
