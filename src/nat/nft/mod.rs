@@ -82,10 +82,15 @@ pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u
 
 /// The request for the rules of one chain: its family, its table and its name.
 pub fn chain_rules_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8], &[u8])) {
-    write(w, (NFTABLES | NFT_MSG_GETRULE, NLM_F_DUMP, seq), family, |w| {
-        w.put_string(1, table);
-        w.put_string(2, chain);
-    });
+    write(
+        w,
+        (NFTABLES | NFT_MSG_GETRULE, NLM_F_DUMP, seq),
+        family,
+        |w| {
+            w.put_string(1, table);
+            w.put_string(2, chain);
+        },
+    );
 }
 
 /// The request for one set without its elements: its family, its table and its name.
