@@ -134,6 +134,45 @@ fn who_else_is_at_work_and_for_how_long_it_watches() {
     assert_eq!(report["counters"]["change"]["udp"], 0);
 }
 
+/// Over a bridge, and with no rule, NAT breaks nothing: what goes off by the policy is not latent, and it is something to do.
+#[test]
+fn a_device_without_outer_checksum_beside_one_with_it() {
+    let netns = Netns::new();
+    netns.batch(
+        "link add br0 type bridge\n\
+         link set br0 up\n\
+         addr add 192.0.2.1/24 dev br0\n\
+         link add zero type vxlan id 1 dstport 8472 local 192.0.2.1 dev br0 noudpcsum nolearning\n\
+         link add present type vxlan id 2 dstport 8473 local 192.0.2.1 dev br0 udpcsum nolearning\n",
+    );
+    netns.add_peer("zero");
+    netns.add_peer("present");
+    let dir = Path::new(netns.root()).join("etc/vxcsum/policy.d");
+    fs::create_dir_all(&dir).expect("make a directory");
+    let affected = "[[kernel]]\nrelease = \"*\"\nbug = \"nat-zero-csum\"\nstatus = \"affected\"\n";
+    fs::write(dir.join("10-affected.toml"), affected).expect("write a drop-in");
+    let status = again(&netns, "status").expect(0);
+    let line = |name: &str| {
+        let lines = status.text().lines();
+        let mut found = lines.filter(|line| line.starts_with(name));
+        found.next().expect("a line").to_owned()
+    };
+    assert!(line("zero").contains(" affected "), "{}", status.text());
+    assert!(line("zero").contains("turn-off"), "{}", status.text());
+    assert!(line("present").contains(" latent "), "{}", status.text());
+    let report = again(&netns, "doctor --json").expect(0).json();
+    let steps = report["steps"].as_array().expect("steps");
+    let applies = |step: &serde_json::Value| {
+        let commands = step["commands"].as_array().expect("commands");
+        commands.iter().any(|command| command == "vxcsum apply")
+    };
+    assert!(steps.iter().any(applies), "{steps:?}");
+    again(&netns, "apply").expect(0);
+    let report = again(&netns, "doctor --json").expect(0).json();
+    let steps = report["steps"].as_array().expect("steps");
+    assert!(!steps.iter().any(applies), "{steps:?}");
+}
+
 /// A packet is sent through NAT, and connection tracking remembers.
 #[test]
 fn a_flow_that_was_rewritten() {

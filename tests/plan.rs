@@ -917,8 +917,9 @@ fn decisions_by_exposure() {
             let mut status = Vec::new();
             output::status(&mut status, &report, false).expect("write to memory");
             let status = String::from_utf8(status).expect("UTF-8");
-            let latent =
-                matches!(exposure, Exposure::NotExposed(_)) && found.verdict.status != NotAffected;
+            let latent = matches!(exposure, Exposure::NotExposed(_))
+                && found.verdict.status != NotAffected
+                && !found.must_be_off;
             assert_eq!(status.contains(" latent "), latent, "{name}: {status}");
             assert_eq!(*report.devices[0].exposure, exposure);
             assert_eq!(report.devices[0].exposure_rule, exposure.rule());

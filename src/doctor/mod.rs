@@ -17,6 +17,7 @@ use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::nat::exposure::{CitedRule, Exposure};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
+use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Checksum;
 use crate::probe::{BugResult, Hex, Observed, Outcome, ProbeRun};
@@ -271,6 +272,16 @@ impl<'a> Diagnosis<'a> {
         if self.health != Health::Safe {
             step(
                 "turn the offload off where it is needed: this helps at once",
+                vec![
+                    "vxcsum apply --dry-run".to_owned(),
+                    "vxcsum apply".to_owned(),
+                ],
+            );
+        }
+        let changes = |device: &DeviceReport<'_>| device.action != Action::Leave;
+        if self.health == Health::Safe && self.report.devices.iter().any(changes) {
+            step(
+                "apply the policy: it asks for more than packets of this node need now",
                 vec![
                     "vxcsum apply --dry-run".to_owned(),
                     "vxcsum apply".to_owned(),

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::ethtool::{FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::nat::exposure::Exposure;
-use crate::offload::plan::Action;
+use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
 use crate::policy::PolicyError;
 use crate::term::table::{Cell, Table};
@@ -196,7 +196,20 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
 /// A bug that no packet of this node can run into is latent, in words and not in JSON: there the exposure is a key of its own.
 fn verdict(device: &DeviceReport<'_>) -> Cell {
     let status = device.verdict.status;
-    if status != Status::NotAffected && matches!(device.exposure, Exposure::NotExposed(_)) {
+    // Where the policy asks for more, that NAT cannot break its packets is no answer.
+    let must_be_off = device.action == Action::TurnOff
+        || matches!(
+            device.reason.code,
+            ReasonCode::AlreadyOff
+                | ReasonCode::Fixed
+                | ReasonCode::NoSuchFeature
+                | ReasonCode::NotReadable
+                | ReasonCode::Contested
+        );
+    if status != Status::NotAffected
+        && matches!(device.exposure, Exposure::NotExposed(_))
+        && !must_be_off
+    {
         Cell::styled("latent", YELLOW)
     } else {
         Cell::styled(status.as_str(), status_style(status))
