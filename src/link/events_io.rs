@@ -12,20 +12,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
+use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
+use super::multicast_io::Multicast;
 use super::{filter, rtnl};
-use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink;
 
 const RTNLGRP_LINK: u32 = 1;
 
 /// A socket that hears of VXLAN devices.
 pub struct LinkEvents {
-    socket: NlSocket,
+    socket: Multicast,
     buffer: Vec<u8>,
 }
 
@@ -44,15 +42,9 @@ impl LinkEvents {
     /// # Errors
     /// The errno of the socket.
     pub fn open() -> Result<Self, Errno> {
-        let to_errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        let socket = NlSocket::new(NlFamily::Route).map_err(to_errno)?;
-        // Before the group is joined, so that nothing else is ever heard. A node can have thousands of veth changes a
-        // second: the kernel drops them here, and this process sleeps on. If the filter is refused, `next_event` does its work.
-        let _ = attach_filter(borrow(&socket), &filter::vxlan_events());
-        let _ = socket.set_recv_buffer_size(1 << 20);
-        socket
-            .bind(None, Groups::new_groups(&[RTNLGRP_LINK]))
-            .map_err(to_errno)?;
+        // A node can have thousands of veth changes a second: the kernel drops them here, and this process sleeps on.
+        let socket = Multicast::open(NlFamily::Route, RTNLGRP_LINK, &filter::vxlan_events())?;
+        socket.set_buffer_size(1 << 20);
         Ok(Self {
             socket,
             buffer: vec![0; 64 * 1024],
@@ -65,13 +57,9 @@ impl LinkEvents {
     /// The errno of the socket.
     pub fn next_event(&mut self) -> Result<Event, Errno> {
         loop {
-            let received = self
-                .socket
-                .recv(&mut self.buffer, Msg::DONTWAIT | Msg::TRUNC);
-            let len = match received.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-                Ok((len, _)) => len,
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return Ok(Event::Nothing),
+            let len = match self.socket.receive(&mut self.buffer) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Ok(Event::Nothing),
                 Err(Errno::NOBUFS) => return Ok(Event::Overrun),
                 Err(e) => return Err(e),
             };
@@ -92,6 +80,6 @@ impl LinkEvents {
 
 impl AsFd for LinkEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.socket)
+        self.socket.as_fd()
     }
 }

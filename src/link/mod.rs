@@ -4,6 +4,7 @@
 
 pub mod events_io;
 pub mod filter;
+pub(crate) mod multicast_io;
 pub mod peer_events_io;
 pub mod route;
 pub mod rtnl;

@@ -11,13 +11,11 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
+use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
+use super::multicast_io::Multicast;
 use super::{filter, rtnl};
-use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L696>
@@ -25,26 +23,22 @@ const RTNLGRP_NEIGH: u32 = 3;
 
 /// A socket that hears of the entries of some devices.
 pub struct PeerEvents {
-    socket: NlSocket,
+    socket: Multicast,
 }
 
 impl PeerEvents {
     /// # Errors
     /// The errno of the socket.
     pub fn open(ifindexes: &BTreeSet<u32>) -> Result<Self, Errno> {
-        let to_errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        let socket = NlSocket::new(NlFamily::Route).map_err(to_errno)?;
-        // Before the group is joined. A filter that is refused costs wake-ups and nothing else.
-        let _ = attach_filter(borrow(&socket), &filter::forwarding_events(ifindexes));
-        socket
-            .bind(None, Groups::new_groups(&[RTNLGRP_NEIGH]))
-            .map_err(to_errno)?;
+        let filter = filter::forwarding_events(ifindexes);
+        let socket = Multicast::open(NlFamily::Route, RTNLGRP_NEIGH, &filter)?;
         Ok(Self { socket })
     }
 
     /// Listens for other devices from now on.
     pub fn set_devices(&self, ifindexes: &BTreeSet<u32>) {
-        let _ = attach_filter(borrow(&self.socket), &filter::forwarding_events(ifindexes));
+        self.socket
+            .set_filter(&filter::forwarding_events(ifindexes));
     }
 
     /// The devices that were heard of by now; `None` if nobody knows which.
@@ -52,21 +46,12 @@ impl PeerEvents {
         let mut buffer = [0; 4096];
         let mut heard = BTreeSet::new();
         loop {
-            let received = self
-                .socket
-                .recv(&mut buffer[..], Msg::DONTWAIT | Msg::TRUNC);
-            let len = match received.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-                Ok((len, _)) => len,
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return Some(heard),
+            let len = match self.socket.receive(&mut buffer) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Some(heard),
                 Err(Errno::NOBUFS) => {
-                    heard.clear();
                     // What is left says no more than that.
-                    while self
-                        .socket
-                        .recv(&mut buffer[..], Msg::DONTWAIT | Msg::TRUNC)
-                        .is_ok()
-                    {}
+                    while let Ok(Some(_)) = self.socket.receive(&mut buffer) {}
                     return None;
                 }
                 Err(_) => return None,
@@ -81,6 +66,6 @@ impl PeerEvents {
 
 impl AsFd for PeerEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.socket)
+        self.socket.as_fd()
     }
 }

@@ -10,13 +10,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
+use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
 use super::nft::NEWGEN;
-use crate::ethtool::ioctl_io::{attach_filter, borrow};
+use crate::link::multicast_io::Multicast;
 use crate::netlink::filter::{Instruction, LD_H_ABS, NLMSG_TYPE, RET, jump_unless_eq, stmt};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>
@@ -24,21 +22,15 @@ const NFNLGRP_NFTABLES: u32 = 7;
 
 /// A socket that hears of every commit of rules, and of nothing else.
 pub struct NftEvents {
-    socket: NlSocket,
+    socket: Multicast,
 }
 
 impl NftEvents {
     /// # Errors
     /// The errno of the socket: `EPROTONOSUPPORT` in a kernel without netfilter.
     pub fn open() -> Result<Self, Errno> {
-        let to_errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        let socket = NlSocket::new(NlFamily::Netfilter).map_err(to_errno)?;
-        // A commit announces each rule of it and then its generation: the kernel drops all but that. If it refuses the
-        // filter there is only more to drain.
-        let _ = attach_filter(borrow(&socket), &new_generations());
-        socket
-            .bind(None, Groups::new_groups(&[NFNLGRP_NFTABLES]))
-            .map_err(to_errno)?;
+        // A commit announces each rule of it and then its generation: the kernel drops all but that.
+        let socket = Multicast::open(NlFamily::Netfilter, NFNLGRP_NFTABLES, &new_generations())?;
         Ok(Self { socket })
     }
 
@@ -47,17 +39,10 @@ impl NftEvents {
         let mut heard = false;
         let mut buffer = [0; 4096];
         loop {
-            match self
-                .socket
-                .recv(&mut buffer[..], Msg::DONTWAIT | Msg::TRUNC)
-            {
-                Ok(_) => heard = true,
-                Err(e) => match Errno::from_io_error(&e) {
-                    Some(Errno::INTR) => {}
-                    Some(Errno::AGAIN) => return heard,
-                    Some(Errno::NOBUFS) => heard = true,
-                    _ => return true,
-                },
+            match self.socket.receive(&mut buffer) {
+                Ok(None) => return heard,
+                Ok(Some(_)) | Err(Errno::NOBUFS) => heard = true,
+                Err(_) => return true,
             }
         }
     }
@@ -65,7 +50,7 @@ impl NftEvents {
 
 impl AsFd for NftEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.socket)
+        self.socket.as_fd()
     }
 }
 
