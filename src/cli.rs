@@ -128,7 +128,7 @@ pub enum Command {
     /// Give back what vxcsum turned off since boot.
     Revert(Revert),
     /// Run continuously and handle each VXLAN device as it appears or changes.
-    Watch,
+    Watch(Watch),
     /// Show every VXLAN device, its state and what apply would do.
     Status(Status),
     /// Explain a decision and how to change it.
@@ -217,6 +217,32 @@ pub struct Status {
     /// Exit 2 if apply would change something.
     #[arg(long)]
     pub exit_code: bool,
+    /// Print for a monitoring program instead of for people.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
+    pub format: Option<Format>,
+    /// Replace this file with the metrics in one step, and print nothing.
+    #[arg(long, value_name = "FILE", requires = "format")]
+    pub output: Option<PathBuf>,
+}
+
+/// `status --format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Metrics for Prometheus, as node_exporter's textfile collector reads them.
+    Prometheus,
+    /// A line for node-problem-detector. Exit 0: fine; 1: a problem; 2: not known.
+    Npd,
+}
+
+/// `watch`.
+#[derive(Args, Debug, Default)]
+pub struct Watch {
+    /// Keep metrics for Prometheus in this file: each half minute it is replaced in one step.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// On SIGTERM or SIGINT give back what vxcsum turned off; without it everything stays as it is.
+    #[arg(long)]
+    pub revert_on_exit: bool,
 }
 
 /// `explain`.
@@ -237,6 +263,10 @@ pub struct Explain {
     /// A copy of that machine's /etc/os-release.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub os_release: Option<PathBuf>,
+    /// Judge the kernels of many machines: the output of `kubectl get nodes -o json`, or one `uname -r` a line (- is standard
+    /// input).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "kernel"])]
+    pub nodes: Option<PathBuf>,
 }
 
 /// `probe`.

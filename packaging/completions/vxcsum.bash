@@ -26,7 +26,7 @@ _vxcsum() {
     while ((n < COMP_CWORD)); do
         word=${COMP_WORDS[n]}
         case $word in
-            --policy | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release) n+=1 ;;
+            --policy | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release | --nodes | --format | --output | --metrics) n+=1 ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=$word; elif [[ -z $sub ]]; then sub=$word; fi ;;
         esac
@@ -36,11 +36,12 @@ _vxcsum() {
     case $prev in
         --device) _vxcsum_reply "$cur" < <(_vxcsum_devices); return ;;
         --backend) mapfile -t COMPREPLY < <(compgen -W 'auto netlink ioctl' -- "$cur"); return ;;
-        --policy | --os-release)
+        --policy | --os-release | --nodes | --output | --metrics)
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$cur")
             return
             ;;
+        --format) mapfile -t COMPREPLY < <(compgen -W 'prometheus npd' -- "$cur"); return ;;
         --root)
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -d -- "$cur")
@@ -54,15 +55,16 @@ _vxcsum() {
         '') words="apply revert watch status explain probe doctor policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
         revert) words="--dry-run --device $global" ;;
-        watch | probe) words="$global" ;;
+        watch) words="--metrics --revert-on-exit $global" ;;
+        probe) words="$global" ;;
         doctor) words="--watch $global" ;;
-        status) words="--device --exit-code $global" ;;
+        status) words="--device --exit-code --format --output $global" ;;
         explain)
             if [[ $cur != -* && -z $sub ]]; then
                 _vxcsum_reply "$cur" < <(_vxcsum_devices)
                 return
             fi
-            words="--kernel --uname-version --version-signature --os-release $global"
+            words="--kernel --uname-version --version-signature --os-release --nodes $global"
             ;;
         policy)
             case $sub in

@@ -35,12 +35,18 @@ complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status' -l devic
 complete -c vxcsum -n '__fish_seen_subcommand_from apply' -l if-exists -d 'A device that is not there is no error'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d 'Exit 2 if something would be changed'
 
+complete -c vxcsum -n '__fish_seen_subcommand_from status' -l format -x -a 'prometheus npd' -d 'Print for a monitoring program'
+complete -c vxcsum -n '__fish_seen_subcommand_from status' -l output -r -F -d 'Replace this file with it'
+complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l metrics -r -F -d 'Keep metrics for Prometheus in this file'
+complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l revert-on-exit -d 'Give back on SIGTERM'
+
 complete -c vxcsum -n '__fish_seen_subcommand_from doctor' -l watch -x -d 'Also say how the counters change'
 
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -a '(__vxcsum_devices)' -d 'VXLAN device'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l kernel -x -a '(uname -r)' -d 'Judge this release'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l uname-version -x -d 'That machine\'s uname -v'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l version-signature -x -d 'That machine\'s /proc/version_signature'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l nodes -r -F -d 'Judge the kernels of many machines'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l os-release -r -F -d 'A copy of that machine\'s os-release'
 
 complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a check -d 'Say whether a policy is valid'

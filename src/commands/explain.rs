@@ -21,6 +21,9 @@ pub fn run(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     if let Some(device) = &args.device {
         return explain_device(common, device);
     }
+    if let Some(file) = &args.nodes {
+        return super::nodes::run(common, file);
+    }
     let policy = load_policy(&common.root, common.policy.as_deref())?;
     let (kernel, probe) = if let Some(release) = &args.kernel {
         (named_kernel(release, args)?, None)

@@ -12,6 +12,7 @@
 mod apply;
 mod doctor;
 mod explain;
+mod nodes;
 mod policy;
 mod probe;
 mod status;
@@ -92,7 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
     match cli.into_command().map_err(Error::Usage)? {
         Command::Apply(args) => apply::apply(common, &args),
         Command::Revert(args) => apply::revert(common, &args),
-        Command::Watch => watch::run(common.into()),
+        Command::Watch(args) => watch::run(common.into(), args),
         Command::Status(args) => status::run(common, &args),
         Command::Explain(args) => explain::run(common, &args),
         Command::Probe(args) => probe::run(common, &args),

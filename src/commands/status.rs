@@ -1,19 +1,53 @@
 //! `status`.
 
-use super::{print, selection};
-use crate::cli::{Common, Status};
+use std::path::Path;
+
+use super::{print, print_document, selection};
+use crate::cli::{Common, Format, Status};
 use crate::error::{Error, ExitCode};
 use crate::offload::node_io::Node;
 use crate::offload::report::Report;
 use crate::output;
+use crate::watch::metrics;
 
 pub fn run(common: &Common, args: &Status) -> Result<ExitCode, Error> {
+    let done = look(common, args);
+    match (done, args.format) {
+        (Err(e), Some(Format::Npd)) => {
+            let line = output::npd_unknown(&e.to_string());
+            emit(args.output.as_deref(), &format!("{line}\n"))?;
+            // node-problem-detector counts 2 as not known.
+            Ok(ExitCode::Pending)
+        }
+        (done, _) => done,
+    }
+}
+
+fn look(common: &Common, args: &Status) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let facts = node.look(selection(&args.devices))?;
     let plan = node.plan(&facts);
     let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
-    print(common, &report, |out, color| {
-        output::status(out, &report, color)
-    })?;
+    match args.format {
+        None => print(common, &report, |out, color| {
+            output::status(out, &report, color)
+        })?,
+        Some(Format::Prometheus) => {
+            let text = metrics::text(&report, &plan);
+            emit(args.output.as_deref(), &text)?;
+        }
+        Some(Format::Npd) => {
+            let (line, code) = output::npd(&report);
+            emit(args.output.as_deref(), &format!("{line}\n"))?;
+            return Ok(code);
+        }
+    }
     Ok(report.exit_code(args.exit_code))
+}
+
+fn emit(file: Option<&Path>, text: &str) -> Result<(), Error> {
+    match file {
+        Some(file) => metrics::replace(file, text),
+        None => print_document(text).map(|_| ()),
+    }
 }

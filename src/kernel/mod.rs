@@ -3,6 +3,7 @@
 //! Owns the vocabulary shared by the table (`bugs`), the release parser (`release`) and the verdict (`verdict`). Pure.
 
 pub mod bugs;
+pub mod nodes;
 pub mod os_release;
 pub mod read_io;
 pub mod release;

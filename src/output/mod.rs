@@ -6,6 +6,9 @@
 mod explain;
 pub mod journal_io;
 pub mod message_ids;
+mod nodes;
+mod npd;
+mod prometheus;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -14,6 +17,9 @@ use anstyle::Style;
 use serde::Serialize;
 
 pub use explain::{Explanation, RuleOutcome, explain_device, explain_kernel};
+pub use nodes::{NodeSummary, nodes};
+pub use npd::{npd, npd_unknown};
+pub use prometheus::prometheus;
 
 use crate::error::Error;
 use crate::ethtool::{FEATURE, FeatureState};

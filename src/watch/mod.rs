@@ -9,6 +9,7 @@
 )]
 
 mod manager;
+pub mod metrics;
 mod signals;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,9 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 
 use self::manager::{Watchdog, notify, tell};
+use self::metrics::Metrics;
 use self::signals::{Signal, Signals};
+use crate::cli::Watch;
 use crate::error::{Error, ExitCode};
 use crate::fault::{Fault, describe_io};
 use crate::link::events_io::{Event, LinkEvents};
@@ -29,7 +32,7 @@ use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
 use crate::offload::discover_io::Selection;
 use crate::offload::node_io::{Node, Options, require_net_admin};
-use crate::offload::plan::{Action, ReasonCode};
+use crate::offload::plan::{Action, ReasonCode, decide_revert};
 use crate::offload::record::BACKOFF_SECS;
 use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::output::journal_io;
@@ -52,7 +55,7 @@ const UNANNOUNCED: Duration = Duration::from_secs(60);
 /// # Errors
 /// It cannot begin: the policy is not valid, the kernel cannot be asked, or CAP_NET_ADMIN is missing. Later errors are
 /// logged and it goes on.
-pub fn run(options: Options) -> Result<ExitCode, Error> {
+pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
     require_net_admin()?;
     let signals = Signals::new()
         .map_err(|e| Error::Io(format!("listen for signals: {}", describe_io(&e))))?;
@@ -66,6 +69,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     rules.follow(&mut node);
     let mut peers = Peers::default();
     peers.follow(&node);
+    let mut metrics = args.metrics.map(Metrics::new);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
     loop {
@@ -74,6 +78,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
             progress.time_left(),
             rules.time_left(),
             peers.time_left(),
+            metrics.as_ref().map(Metrics::time_left),
         ]
         .into_iter()
         .flatten()
@@ -91,6 +96,9 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                         Signal::Reload => reload(&mut node, &mut progress),
                         Signal::Stop => {
                             notify(&[NotifyState::Stopping]);
+                            if args.revert_on_exit {
+                                give_back(&mut node)?;
+                            }
                             return Ok(ExitCode::Ok);
                         }
                         Signal::None => {}
@@ -116,11 +124,26 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
                 }
                 rules.follow(&mut node);
                 peers.follow(&node);
+                if let Some(metrics) = &mut metrics {
+                    metrics.write(&mut node);
+                }
             }
             Err(e) => return Err(Fault::kernel("wait for events", e, None).into()),
         }
         watchdog.ping();
     }
+}
+
+/// What `revert` does, at the end.
+fn give_back(node: &mut Node) -> Result<(), Error> {
+    let mut locked = node.lock()?;
+    let facts = node.look_locked(Selection::All, &locked)?;
+    let plan = decide_revert(&facts, &node.verdict);
+    let applied = node.carry_out(&plan, &mut locked, true);
+    drop(locked);
+    let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
+    journal_io::changes(&report);
+    Ok(())
 }
 
 /// All that has been heard by now, each device once.

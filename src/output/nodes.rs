@@ -1,0 +1,114 @@
+//! `explain --nodes`: the kernels of a cluster, by verdict.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::status_style;
+use crate::kernel::nodes::Group;
+use crate::kernel::{BugId, Status};
+use crate::offload::report::SCHEMA_VERSION;
+use crate::term::WIDTH;
+use crate::term::table::{Cell, Table};
+use crate::text::escape;
+
+/// The summary.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeSummary {
+    schema_version: u32,
+    /// Nodes with Linux.
+    nodes: usize,
+    /// Nodes with another system, which are not judged.
+    other_systems: usize,
+    bugs: Vec<BugSummary>,
+    kernels: Vec<Group>,
+}
+
+/// How many nodes have a bug.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct BugSummary {
+    id: BugId,
+    affected: usize,
+    #[serde(rename = "not-affected")]
+    not_affected: usize,
+    unknown: usize,
+}
+
+impl NodeSummary {
+    /// Of the groups that were judged.
+    pub fn new(kernels: Vec<Group>, other_systems: usize) -> Self {
+        let bugs = BugId::ALL.map(|id| {
+            let count = |status: Status| {
+                let groups = kernels.iter().filter(|g| g.bugs[id].status == status);
+                groups.map(|group| group.nodes).sum()
+            };
+            BugSummary {
+                id,
+                affected: count(Status::Affected),
+                not_affected: count(Status::NotAffected),
+                unknown: count(Status::Unknown),
+            }
+        });
+        Self {
+            schema_version: SCHEMA_VERSION,
+            nodes: kernels.iter().map(|group| group.nodes).sum(),
+            other_systems,
+            bugs: bugs.to_vec(),
+            kernels,
+        }
+    }
+}
+
+/// Count, kernel, a verdict for each bug, distribution.
+const COLUMNS: usize = 3 + BugId::ALL.len();
+
+/// As a table.
+///
+/// # Errors
+/// Those of the writer.
+pub fn nodes(out: &mut impl Write, summary: &NodeSummary, color: bool) -> io::Result<()> {
+    let count = |n: usize| format!("{n} {}", if n == 1 { "node" } else { "nodes" });
+    write!(out, "{}", count(summary.nodes))?;
+    if summary.other_systems > 0 {
+        write!(out, ", {} without Linux left out", summary.other_systems)?;
+    }
+    writeln!(out)?;
+    for bug in &summary.bugs {
+        writeln!(
+            out,
+            "{}: {} affected, {} not affected, {} unknown",
+            bug.id.as_str(),
+            bug.affected,
+            bug.not_affected,
+            bug.unknown
+        )?;
+    }
+    writeln!(out)?;
+    let mut header = [""; COLUMNS];
+    (header[0], header[1], header[COLUMNS - 1]) = ("NODES", "KERNEL", "OS IMAGE");
+    for (n, bug) in BugId::ALL.into_iter().enumerate() {
+        header[2 + n] = bug.as_str();
+    }
+    let mut table = Table::new(header);
+    let text = |text: &str| match text {
+        "" => "-".to_owned(),
+        text => escape(text.as_bytes()),
+    };
+    for group in &summary.kernels {
+        let verdicts: Vec<_> = group.bugs.iter().collect();
+        table.row(std::array::from_fn(|n| match n {
+            0 => Cell::plain(group.nodes.to_string()),
+            1 => Cell::plain(text(&group.release)),
+            n if n == COLUMNS - 1 => Cell::plain(text(&group.os_image)),
+            n => {
+                let status = verdicts[n - 2].status;
+                Cell::styled(status.as_str(), status_style(status))
+            }
+        }));
+    }
+    table.write(out, WIDTH, color)?;
+    writeln!(
+        out,
+        "\n`vxcsum explain --kernel RELEASE` gives the evidence; on a node, `vxcsum status` says whether its devices need anything"
+    )
+}
