@@ -20,8 +20,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units original-report lifecycle bullseye lib.sh \
+SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services benches/throughput $(wildcard packaging/check-*) \
+	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
@@ -72,6 +72,12 @@ bench: build
 	@tests/needs root gcc ip ethtool strace
 	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && exit $$status
 
+# What the cures cost, as ratios; nothing is built for it.
+.PHONY: bench-throughput
+bench-throughput:
+	@tests/needs root ip ethtool nft iperf3 jq
+	benches/throughput
+
 # DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
 install: install-files
 	@test -x $(BIN) || $(MAKE) build
@@ -88,6 +94,7 @@ test-vm: deb
 	tests/vm/smoke
 	tests/vm/matrix
 	tests/vm/units
+	tests/vm/orders
 	tests/vm/original-report
 	tests/vm/lifecycle
 	tests/vm/bullseye
@@ -98,6 +105,11 @@ test-vm: deb
 test-vm-upstream:
 	tests/vm/prepare
 	tests/vm/upstream
+
+# All of them, and the orders of events with each kind of rules: what `.ci/run` has no time for.
+.PHONY: test-vm-all
+test-vm-all: test-vm test-vm-upstream
+	tests/vm/orders all
 
 # deb, rpm, check-packages, install-files.
 include packaging/package.mk
