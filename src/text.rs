@@ -5,7 +5,8 @@
 use core::net::IpAddr;
 use std::fmt::{self, Write as _};
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A network device's name: 1 to 15 bytes, any byte but NUL, `/` and white space (newer kernels refuse `:` too), so not
 /// necessarily UTF-8.
@@ -62,6 +63,15 @@ impl Serialize for IfName {
             Ok(text) => serializer.serialize_str(text),
             Err(_) => serializer.serialize_str(&escape(self.as_bytes())),
         }
+    }
+}
+
+/// Of one that is UTF-8 and has no backslash: nothing else is written as it is.
+impl<'de> Deserialize<'de> for IfName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let name = Self::new(text.as_bytes()).filter(|_| !text.contains('\\'));
+        name.ok_or_else(|| D::Error::custom("not the name of a device"))
     }
 }
 

@@ -350,7 +350,7 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     case.install(&lab, tool);
     let rules = lab.within("a", read_io::read);
     let got = analyze(&rules, &device(&lab, "virtio_net"));
-    let in_part = read_in_part(&lab, &device(&lab, "virtio_net"));
+    let in_part = read_in_part(&lab, &device(&lab, "virtio_net"), &case.text);
     let packets = lab.packets();
     let mut wrong = Vec::new();
     let mut fail = |what: &str| wrong.push(format!("{} {tool}: {what}: {got:?}", case.name));
@@ -380,10 +380,21 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     (line, wrong)
 }
 
-/// The decision by no more of the rules than it takes.
-fn read_in_part(lab: &Lab, device: &OuterFlow) -> Exposure {
+/// The decision by no more of the rules than it takes, in a kernel that can copy packets only where these rules do.
+fn read_in_part(lab: &Lab, device: &OuterFlow, text: &str) -> Exposure {
+    let root = tempfile::tempdir().unwrap();
+    if !text.contains("TEE") && !text.contains("dup to") {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let modules = root.path().join("lib/modules").join(release.trim());
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(
+            modules.join("modules.builtin"),
+            "kernel/net/ipv4/tunnel4.ko\n",
+        )
+        .unwrap();
+    }
     let devices = std::slice::from_ref(device);
-    let mut got = lab.within("a", || RulesInUse::some().decide(devices));
+    let mut got = lab.within("a", || RulesInUse::some(root.path()).decide(devices));
     got.pop().unwrap()
 }
 
@@ -585,7 +596,7 @@ fn random_rules_are_never_wrongly_harmless() {
                     let rules = lab.within("a", read_io::read);
                     assert!(rules.unread.is_empty(), "{:?}", rules.unread);
                     let got = analyze(&rules, &device(&lab, "virtio_net"));
-                    let in_part = read_in_part(&lab, &device(&lab, "virtio_net"));
+                    let in_part = read_in_part(&lab, &device(&lab, "virtio_net"), text);
                     if word(&in_part) != word(&got) {
                         let differs = format!("{tool}\n{text}{got:?}, read in part {in_part:?}");
                         missed.lock().unwrap().push(differs);

@@ -70,6 +70,23 @@ fn rules_that_name_an_ipset_are_looked_at_on_a_timer() {
     );
 }
 
+/// Nobody announces that these are set back.
+#[test]
+fn sysctls_that_carry_marks_are_looked_at_on_a_timer() {
+    let netns = Netns::with_three();
+    run(netns
+        .command("sysctl")
+        .args(["-qw", "net.ipv4.fwmark_reflect=1"]))
+    .expect(0);
+    let watch = Watch::traced(&netns, "sendto");
+    watch.has_read(1);
+    let last = watch.last_wait();
+    assert!(
+        last.contains("tv_sec=59") || last.contains("tv_sec=58"),
+        "{last}"
+    );
+}
+
 /// Where no decision depends on the rules, they are not read and nobody listens.
 #[test]
 fn rules_that_decide_nothing_are_not_read() {

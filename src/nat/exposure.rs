@@ -14,7 +14,7 @@ use core::fmt;
 use core::net::IpAddr;
 use std::collections::BTreeSet;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::bits::Mark;
 use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
@@ -77,7 +77,7 @@ pub struct Routed {
 }
 
 /// Why some outer packets may leave through another device than the underlay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Elsewhere {
     /// A forwarding entry or a route names the device with this ifindex.
     Device(u32),
@@ -115,7 +115,7 @@ pub enum Exposure {
 }
 
 /// How NAT can rewrite the outer packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exposed {
     /// The rule that does.
     pub rule: CitedRule,
@@ -128,9 +128,10 @@ pub struct Exposed {
 }
 
 /// A rule by reference, with what names it to people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CitedRule {
     /// Where it is in the rules that were analyzed.
+    #[serde(skip)]
     pub at: RuleRef,
     /// Its chain.
     pub chain: Box<[u8]>,
@@ -154,7 +155,7 @@ impl CitedRule {
 }
 
 /// What a rule changes in an outer packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// The destination.
     Destination,
@@ -173,7 +174,7 @@ pub enum Change {
 }
 
 /// Why a rule may change the source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceDoubt {
     /// The device has no fixed local address.
     NoLocal,
@@ -217,7 +218,7 @@ impl fmt::Display for Change {
 }
 
 /// Why it is not known whether NAT can rewrite the outer packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {
     /// The rules were not read, for no decision depends on them.
     NotRead,
@@ -228,6 +229,7 @@ pub enum Doubt {
     /// The packets can meet this rule, of which this is not understood.
     NotUnderstood(CitedRule, String),
     /// A part of the rules could not be read.
+    #[serde(skip)]
     Unread(Unread),
     /// Some of the packets may leave through another device than the underlay.
     OtherEgress(Elsewhere),

@@ -129,15 +129,15 @@ fn called(rules: &NatRules) -> BTreeSet<Need> {
 /// Whether what is in this set may be changed by rules that were not read: those can change any set but a map of verdicts and
 /// one that is part of a rule.
 pub fn can_change(rules: &NatRules, table: usize, set: u32) -> bool {
-    let set = rules
-        .tables
-        .get(table)
-        .and_then(|t| t.sets.get(set as usize));
-    let Some(set) = set.filter(|s| !s.anonymous) else {
+    let Some(table) = rules.tables.get(table) else {
         return false;
     };
-    let verdict = |e: &super::rules::Element| matches!(e.data, Data::Verdict(_));
-    !set.elements
-        .as_ref()
-        .is_some_and(|elements| !elements.is_empty() && elements.iter().all(verdict))
+    if table.sets.get(set as usize).is_none_or(|s| s.anonymous) {
+        return false;
+    }
+    // The kernel lets no packet change a map of verdicts (`nft_dynset_init`), be it empty or not.
+    let gives_verdicts =
+        |e: &Expr| matches!(e, Expr::Lookup { set: Some(n), to: MapTo::Verdict, .. } if *n == set);
+    let rules = table.chains.iter().flat_map(|c| &c.rules);
+    !rules.flat_map(|r| &r.exprs).any(gives_verdicts)
 }

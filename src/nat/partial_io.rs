@@ -5,6 +5,9 @@
 //! rules meanwhile; where that settles nothing, everything is read.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::exposure::{Exposure, OuterFlow, analyze};
 use super::nft::{self, Get, Ruleset};
@@ -16,6 +19,26 @@ use super::rules::{NatRules, Need};
 const ROUNDS: usize = 24;
 /// To read so many chains one by one takes as long as to read everything.
 const MOST_NEEDS: usize = 4096;
+
+/// What rules are known by that change only with an announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    generation: u32,
+    marks_are_answered: bool,
+}
+
+impl Version {
+    /// None if there are others, or they cannot be asked for.
+    pub fn now() -> Option<Self> {
+        if read_io::has_legacy() {
+            return None;
+        }
+        Some(Self {
+            generation: Dumps::open().ok()?.generation().ok()?,
+            marks_are_answered: read_io::marks_are_answered(),
+        })
+    }
+}
 
 /// The rules of this thread's network namespace, as far as they were needed.
 pub struct RulesInUse {
@@ -40,22 +63,22 @@ impl RulesInUse {
         }
     }
 
-    /// The names of the chains, and what is needed in any case.
-    pub fn some() -> Self {
-        Self::try_some().unwrap_or_else(|_| Self::all())
+    /// The base chains, and what is needed in any case.
+    pub fn some(root: &Path) -> Self {
+        Self::try_some(root).unwrap_or_else(|_| Self::all())
     }
 
-    fn try_some() -> Result<Self, ReadError> {
+    fn try_some(root: &Path) -> Result<Self, ReadError> {
         let mut dumps = Dumps::open()?;
         let generation = dumps.generation()?;
-        let mut set = Ruleset::default();
+        let mut set = Ruleset::partial();
         for get in [Get::Tables, Get::Chains] {
             dumps.dump(|w, seq| nft::request(w, seq, get), |m| set.add(get, m))?;
         }
-        set.leave_unread();
         let mut rules = NatRules {
             tables: set.take_tables(),
             marks_are_answered: read_io::marks_are_answered(),
+            no_copies: read_io::no_copies(root),
             ..NatRules::default()
         };
         let nf_tables = rules.tables.len();
@@ -83,13 +106,18 @@ impl RulesInUse {
 
     /// Whether what was read is what there is. What changes unannounced never is.
     pub fn still_hold(&self) -> bool {
-        let again = || Dumps::open().ok()?.generation().ok();
         !self.rules.changes_unannounced()
             && self.rules.unread.is_empty()
-            && !read_io::has_legacy()
-            && self.rules.marks_are_answered == read_io::marks_are_answered()
-            && self.generation.is_some()
-            && self.generation == again()
+            && self.version().is_some()
+            && self.version() == Version::now()
+    }
+
+    /// What they are known by.
+    pub fn version(&self) -> Option<Version> {
+        Some(Version {
+            generation: self.generation?,
+            marks_are_answered: self.rules.marks_are_answered,
+        })
     }
 
     /// Decides for these devices, and reads for it what is missing.

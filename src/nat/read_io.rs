@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
@@ -106,6 +107,42 @@ pub(super) fn marks_are_answered() -> bool {
             Err(e) => e.kind() != io::ErrorKind::NotFound,
         },
     )
+}
+
+/// What TEE and nft's `dup` are made of: these need the ones that make the copy.
+const COPY: [&str; 2] = ["nf_dup_ipv4", "nf_dup_ipv6"];
+
+/// Whether no rule can copy packets, for the kernel has nothing that does: it is not loaded, and the files of the kernel say that
+/// it is not built in. A unit may see only the second of them.
+pub(super) fn no_copies(root: &Path) -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let files = [
+        format!("lib/modules/{release}/modules.builtin"),
+        format!("boot/config-{release}"),
+    ];
+    let mut texts = files
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(root.join(file)).ok());
+    let loaded = match std::fs::read_to_string("/proc/modules") {
+        // A kernel without modules.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(_) => return false,
+        Ok(text) => text,
+    };
+    texts
+        .find(|text| !text.is_empty())
+        .is_some_and(|built_in| shows_no_copies(&loaded, &built_in))
+}
+
+/// By the text of /proc/modules, and of `modules.builtin` or the kernel's configuration.
+fn shows_no_copies(loaded: &str, built_in: &str) -> bool {
+    let is_loaded = |name: &str| loaded.lines().any(|l| l.split(' ').next() == Some(name));
+    let is_built_in = |name: &str| {
+        let option = format!("CONFIG_{}=y", name.to_uppercase());
+        built_in.contains(&format!("/{name}.ko")) || built_in.lines().any(|l| l == option)
+    };
+    !COPY.iter().any(|name| is_loaded(name) || is_built_in(name))
 }
 
 fn part(rules: &mut NatRules, what: String, result: Result<Vec<Table>, ReadError>) {
@@ -342,6 +379,33 @@ mod tests {
             error.to_string(),
             "the rules changed during each of 5 reads"
         );
+    }
+
+    #[test]
+    fn what_copies_packets_is_loaded_or_built_in() {
+        let files = "kernel/net/ipv4/tunnel4.ko\n";
+        for (loaded, built_in, none) in [
+            ("", files, true),
+            (
+                "nf_nat 65536 1 nft_nat, Live 0x0\n",
+                "CONFIG_NF_DUP_IPV4=m\n",
+                true,
+            ),
+            ("nf_dup_ipv4 16384 1 xt_TEE, Live 0x0\n", files, false),
+            (
+                "x 1 0 - Live 0x0\nnf_dup_ipv6 16384 0 - Live 0x0\n",
+                files,
+                false,
+            ),
+            ("", "kernel/net/ipv4/netfilter/nf_dup_ipv4.ko\n", false),
+            ("", "# CONFIG_X is not set\nCONFIG_NF_DUP_IPV6=y\n", false),
+        ] {
+            assert_eq!(
+                shows_no_copies(loaded, built_in),
+                none,
+                "{loaded}{built_in}"
+            );
+        }
     }
 
     #[test]

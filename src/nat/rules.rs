@@ -24,6 +24,8 @@ pub struct NatRules {
     ///
     /// <https://docs.kernel.org/networking/ip-sysctl.html>
     pub marks_are_answered: bool,
+    /// Shown without the rules: none copies packets (TEE, or nft's `dup`).
+    pub no_copies: bool,
     /// Parts that could not be read: while there is one, nothing is shown harmless.
     pub unread: Vec<Unread>,
 }
@@ -48,10 +50,12 @@ impl NatRules {
         }
     }
 
-    /// Whether rules were left open.
+    /// Whether rules were left open, or maps, which can name chains that are not known yet.
     pub fn is_partial(&self) -> bool {
-        let mut chains = self.tables.iter().flat_map(|t| &t.chains);
-        chains.any(Chain::is_unread)
+        let open = |t: &Table| {
+            t.chains.iter().any(Chain::is_unread) || t.sets.iter().any(|s| s.elements.is_none())
+        };
+        self.tables.iter().any(open)
     }
 
     /// Whether something of it changes with no announcement: iptables-legacy and ipsets do.

@@ -43,7 +43,7 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
         for (_, table) in tables(rules, v6) {
             let chains = table.chains.iter().filter(|c| is_known(c, unread));
             for rule in chains.flat_map(|c| &c.rules) {
-                connection |= saves(table, &rule.exprs, held, found.anywhere);
+                connection |= saves(table, unread, &rule.exprs, held, found.anywhere);
             }
         }
         if connection == found.connection {
@@ -80,10 +80,11 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
         {
             for rule in &chain.rules {
                 let (mut bits, asks) = sets_and_asks(&rule.exprs, &packet);
-                if rule.exprs.iter().any(|e| queues(table, e)) {
+                if rule.exprs.iter().any(|e| queues(table, unread, e)) {
                     bits = u32::MAX;
                 }
-                copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)));
+                copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)))
+                    || chain.is_unread() && !rules.no_copies;
                 anywhere |= bits;
                 asked |= asks;
                 if outside {
@@ -110,7 +111,7 @@ fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
 
 /// The bits that a rule can set in the mark of a connection, if a packet's mark has at most the bits `held`, of which rules set
 /// `by_rules`.
-fn saves(table: &Table, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
+fn saves(table: &Table, unread: Assume, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
     let packet = Packet::any();
     let mut regs = Registers::new();
     let mut s = State::new(Mark::only(held));
@@ -119,7 +120,7 @@ fn saves(table: &Table, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
     // set is taken to be set by rules alone.
     let mixed = |value: u32| value & by_rules != 0 && value & !by_rules != 0;
     for e in exprs {
-        if queues(table, e) {
+        if queues(table, unread, e) {
             return u32::MAX;
         }
         match e {
@@ -165,8 +166,9 @@ fn saves(table: &Table, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
     out
 }
 
-/// Whether it gives packets to a program, which can set any mark of theirs and of their connections.
-fn queues(table: &Table, e: &Expr) -> bool {
+/// Whether it gives packets to a program, which can set any mark of theirs and of their connections. So may a map that was not
+/// read.
+fn queues(table: &Table, unread: Assume, e: &Expr) -> bool {
     let queued = |v: &Verdict| matches!(v, Verdict::Queue(_));
     match e {
         Expr::Verdict(v) => queued(v),
@@ -175,9 +177,12 @@ fn queues(table: &Table, e: &Expr) -> bool {
             to: MapTo::Verdict,
             ..
         } => {
-            let set = table.sets.get(*set as usize);
-            let mut elements = set.iter().flat_map(|s| s.elements.iter().flatten());
-            elements.any(|e| matches!(&e.data, Data::Verdict(v) if queued(v)))
+            let elements = table.sets.get(*set as usize).map(|s| &s.elements);
+            let Some(Some(elements)) = elements else {
+                return unread == Assume::Anything;
+            };
+            let mut verdicts = elements.iter().map(|e| &e.data);
+            verdicts.any(|d| matches!(d, Data::Verdict(v) if queued(v)))
         }
         _ => false,
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns discovery, the decision, carrying it out, the report and the record of what was done. `offload::plan` decides, `apply_io` cannot.
 
+pub mod answers_io;
 pub mod apply_io;
 pub mod discover_io;
 pub mod facts;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use log::warn;
 
+use super::answers_io::KeptAnswers;
 use super::apply_io::apply;
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
@@ -28,7 +29,7 @@ use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
-use crate::nat::exposure::{Doubt, Exposure};
+use crate::nat::exposure::{Doubt, Exposure, OuterFlow};
 use crate::nat::partial_io::RulesInUse;
 use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
@@ -70,6 +71,9 @@ pub struct Node {
     backend: Backend,
     discovery: Discovery,
     record: StateFile,
+    answers: KeptAnswers,
+    /// Answers that were not kept yet.
+    new_answers: Vec<(OuterFlow, Exposure)>,
     netns: Netns,
 }
 
@@ -131,6 +135,7 @@ impl Node {
         let backend = Backend::open(options.backend)?;
         let discovery = Discovery::open()?;
         let record = StateFile::new(&options.root);
+        let answers = KeptAnswers::new(&options.root);
         Ok(Self {
             options,
             policy,
@@ -144,6 +149,8 @@ impl Node {
             backend,
             discovery,
             record,
+            answers,
+            new_answers: Vec::new(),
             netns: record_io::netns(),
         })
     }
@@ -160,9 +167,8 @@ impl Node {
 
     /// Whether some of the NAT rules change with no announcement.
     pub fn rules_change_unannounced(&self) -> bool {
-        self.rules
-            .as_ref()
-            .is_some_and(|rules| rules.rules().changes_unannounced())
+        let rules = self.rules.as_ref().map(RulesInUse::rules);
+        rules.is_some_and(|rules| rules.changes_unannounced() || rules.marks_are_answered)
     }
 
     /// Reads the policy, and what was measured, anew.
@@ -228,7 +234,13 @@ impl Node {
         selection: Selection<'_>,
         locked: &Locked,
     ) -> Result<Facts, Error> {
-        self.facts(selection, &locked.state, false)
+        let facts = self.facts(selection, &locked.state, false)?;
+        // `watch` keeps the rules themselves.
+        let new = std::mem::take(&mut self.new_answers);
+        if let Some(rules) = self.rules.as_ref().filter(|_| !self.keep_rules) {
+            self.answers.save(self.netns, rules, new);
+        }
+        Ok(facts)
     }
 
     /// The decision of every run but `revert`.
@@ -278,14 +290,24 @@ impl Node {
             self.forget_rules();
         }
         let flows = self.discovery.flows_and_peers(devices)?;
-        let rules = if all {
-            self.rules.insert(RulesInUse::all())
-        } else {
-            self.rules.get_or_insert_with(RulesInUse::some)
-        };
         let open = flows.iter().filter(|(_, no_peers)| !no_peers);
         let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
-        let mut exposures = rules.decide(&open).into_iter();
+        let kept = || self.answers.load(self.netns, &open);
+        let read = all || self.keep_rules || self.rules.is_some();
+        let exposures = if let Some(kept) = (!read).then(kept).flatten() {
+            kept
+        } else {
+            let rules = if all {
+                self.rules.insert(RulesInUse::all())
+            } else {
+                self.rules
+                    .get_or_insert_with(|| RulesInUse::some(&self.options.root))
+            };
+            let exposures = rules.decide(&open);
+            self.new_answers = open.into_iter().zip(exposures.iter().cloned()).collect();
+            exposures
+        };
+        let mut exposures = exposures.into_iter();
         for (device, (flow, no_peers)) in devices.iter_mut().zip(flows) {
             let decided = if no_peers { None } else { exposures.next() };
             device.exposure = Rc::new(decided.unwrap_or(Exposure::Unknown(Doubt::NoPeers)));

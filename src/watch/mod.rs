@@ -47,7 +47,7 @@ const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 const RULES_APART: Duration = Duration::from_secs(10);
 /// How long a change of rules may take to be complete: an agent commits several times.
 const RULES_SETTLE: Duration = Duration::from_millis(500);
-/// Poll interval for changes the kernel does not announce: iptables-legacy, ipsets, new destinations of outer packets.
+/// Poll interval for changes the kernel does not announce.
 const UNANNOUNCED: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
@@ -115,7 +115,9 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
                     look_at(&mut node, heard_of, &mut progress);
                 }
                 let rules_due = rules.due();
-                if rules_due && rules.read_again() {
+                if rules_due {
+                    rules.begin_again();
+                    // Only if they are others now.
                     node.forget_rules();
                 }
                 if rules_due || progress.time_left().is_some_and(|left| left.is_zero()) {
@@ -219,19 +221,11 @@ struct Rules {
     unsupported: bool,
     /// The last decisions depend on the rules.
     relevant: bool,
-    /// What of that changes unannounced.
-    unannounced: Option<Unannounced>,
+    /// Something of what they depend on changes unannounced: iptables-legacy, ipsets, sysctls, or new destinations of outer
+    /// packets, of which only every neighbour of every device would tell.
+    unannounced: bool,
     due: Option<Instant>,
     last: Option<Instant>,
-}
-
-/// What the kernel does not announce.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unannounced {
-    /// New destinations of outer packets; to listen for them is to be woken by every neighbour of every device.
-    Destinations,
-    /// Changes of iptables-legacy and ipsets as well.
-    Rules,
 }
 
 impl Rules {
@@ -254,13 +248,7 @@ impl Rules {
                 }
             }
         }
-        self.unannounced = if node.rules_change_unannounced() {
-            Some(Unannounced::Rules)
-        } else {
-            node.depends_on
-                .destinations
-                .then_some(Unannounced::Destinations)
-        };
+        self.unannounced = node.rules_change_unannounced() || node.depends_on.destinations;
     }
 
     /// What to wait for: nothing once a change is known, so that further ones wake nobody.
@@ -277,7 +265,7 @@ impl Rules {
     }
 
     fn next(&self) -> Option<Instant> {
-        let timer = self.last.filter(|_| self.unannounced.is_some());
+        let timer = self.last.filter(|_| self.unannounced);
         let timer = timer.map(|last| last + UNANNOUNCED);
         [self.due, timer]
             .into_iter()
@@ -295,16 +283,13 @@ impl Rules {
         self.next().is_some_and(|at| at <= Instant::now())
     }
 
-    /// False if only the destinations can be others.
-    fn read_again(&mut self) -> bool {
-        let rules = self.due.is_some() || self.unannounced == Some(Unannounced::Rules);
+    fn begin_again(&mut self) {
         // First listen, then look: what is announced from here on is another change.
-        if let Some(events) = self.events.as_mut().filter(|_| rules) {
+        if let Some(events) = self.events.as_mut() {
             events.drain();
         }
         self.due = None;
         self.last = Some(Instant::now());
-        rules
     }
 }
 

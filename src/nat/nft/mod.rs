@@ -203,6 +203,12 @@ pub struct ChainHead {
     pub devices: Box<[Box<[u8]>]>,
 }
 
+/// Whether it is hooked in.
+pub fn is_base(msg: &Message<'_>) -> Result<bool, Malformed> {
+    let (_, rest) = msg.body()?;
+    Ok(Fields::<5>::read(rest)?.bytes(NFTA_CHAIN_HOOK).is_some())
+}
+
 /// A chain.
 pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
     const BAD: Malformed = Malformed("chain");

@@ -2,7 +2,7 @@
 //!
 //! Owns the names: rules name chains and sets, the model has indices. Pure.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 
 use super::{Get, Message, Names, TableKey, expr, sets};
@@ -14,21 +14,48 @@ use crate::nat::rules::{Backend, Chain, Expr, Family, Table};
 pub struct Ruleset {
     tables: Vec<Table>,
     index: HashMap<TableKey, Index>,
+    partial: bool,
 }
 
 /// The names of one table.
 #[derive(Default)]
 struct Index {
     table: usize,
-    chains: HashMap<Box<[u8]>, u32>,
+    chains: RefCell<HashMap<Box<[u8]>, u32>>,
+    /// A name that is not known is that of a chain that was not read.
+    partial: bool,
+    /// Chains of this kind that the table does not have yet, in the order of their numbers.
+    unread: RefCell<Vec<Chain>>,
+    next: Cell<u32>,
     sets: HashMap<Box<[u8]>, u32>,
     /// Sets that rules name and that were not added.
     unknown: RefCell<BTreeSet<Box<[u8]>>>,
 }
 
+impl Index {
+    fn known(&self, chain: &[u8]) -> Option<u32> {
+        self.chains.borrow().get(chain).copied()
+    }
+}
+
 impl Names for Index {
     fn chain(&self, name: &[u8]) -> Option<u32> {
-        self.chains.get(name).copied()
+        let known = self.known(name);
+        if known.is_some() || !self.partial {
+            return known;
+        }
+        let number = self.next.get();
+        self.next.set(number.checked_add(1)?);
+        self.chains.borrow_mut().insert(name.into(), number);
+        let mut chain = Chain {
+            name: name.into(),
+            base: None,
+            devices: Box::default(),
+            rules: Vec::new(),
+        };
+        chain.leave_unread();
+        self.unread.borrow_mut().push(chain);
+        Some(number)
     }
 
     fn set(&self, name: &[u8]) -> Option<u32> {
@@ -65,6 +92,14 @@ fn number(n: usize) -> Result<u32, Malformed> {
 }
 
 impl Ruleset {
+    /// One that has the base chains, of which none was read, and then those that are named by what is read.
+    pub fn partial() -> Self {
+        Self {
+            partial: true,
+            ..Self::default()
+        }
+    }
+
     /// One message of the answer to a request. Tables come first, then chains and sets, then rules.
     pub fn add(&mut self, get: Get, m: &Message<'_>) -> Result<(), Malformed> {
         match get {
@@ -80,6 +115,7 @@ impl Ruleset {
                         key,
                         Index {
                             table,
+                            partial: self.partial,
                             ..Index::default()
                         },
                     );
@@ -92,6 +128,8 @@ impl Ruleset {
                     });
                 }
             }
+            // A cluster has tens of thousands of others.
+            Get::Chains if self.partial && !super::is_base(m)? => {}
             Get::Chains => {
                 let super::ChainHead {
                     key,
@@ -101,13 +139,19 @@ impl Ruleset {
                 } = super::chain(m)?;
                 if let Some(i) = self.index.get_mut(&key) {
                     let chains = &mut self.tables[i.table].chains;
-                    i.chains.insert(name.clone(), number(chains.len())?);
-                    chains.push(Chain {
+                    let n = number(chains.len())?;
+                    i.chains.get_mut().insert(name.clone(), n);
+                    i.next.set(n + 1);
+                    let mut chain = Chain {
                         name,
                         base,
                         devices,
                         rules: Vec::new(),
-                    });
+                    };
+                    if self.partial {
+                        chain.leave_unread();
+                    }
+                    chains.push(chain);
                 }
             }
             Get::Sets => {
@@ -122,10 +166,11 @@ impl Ruleset {
                 let (key, chain) = expr::rule_place(m)?;
                 // What came between two dumps is not known here; the generation tells.
                 if let Some(i) = self.index.get(&key)
-                    && let Some(&chain) = i.chains.get(chain)
+                    && let Some(chain) = i.known(chain)
                 {
                     let rule = expr::rule(m, i)?;
                     let table = &mut self.tables[i.table];
+                    table.chains.append(&mut i.unread.take());
                     for e in &rule.exprs {
                         if let Expr::UpdateSet { set: Some(set) } = e
                             && let Some(set) = table.sets.get_mut(*set as usize)
@@ -168,12 +213,6 @@ impl Ruleset {
             }));
         }
         out
-    }
-
-    /// Leaves the rules of all chains open.
-    pub fn leave_unread(&mut self) {
-        let chains = self.tables.iter_mut().flat_map(|t| &mut t.chains);
-        chains.for_each(Chain::leave_unread);
     }
 
     fn key(&self, table: usize) -> Option<&TableKey> {
@@ -237,9 +276,11 @@ impl Ruleset {
     /// One message with elements of a set.
     pub fn add_elements(&mut self, of: &Wanted, m: &Message<'_>) -> Result<(), Malformed> {
         if let Some(i) = self.index.get(&of.key)
-            && let Some(set) = self.tables[i.table].sets.get_mut(of.set as usize)
+            && let table = &mut self.tables[i.table]
+            && let Some(set) = table.sets.get_mut(of.set as usize)
         {
             sets::elements(m, i, set.elements.get_or_insert_default())?;
+            table.chains.append(&mut i.unread.take());
         }
         Ok(())
     }
