@@ -48,10 +48,15 @@ impl Cli {
         };
         match self.command {
             Some(Command::Apply(mut args)) => {
+                args.devices.append(&mut args.named);
+                if args.if_exists && args.devices.is_empty() {
+                    return Err("--if-exists is about a device: name one".to_owned());
+                }
                 join(&mut args.dry_run, &mut args.exit_code)?;
                 Ok(Command::Apply(args))
             }
             Some(Command::Revert(mut args)) => {
+                args.devices.append(&mut args.named);
                 join(&mut args.dry_run, &mut args.exit_code)?;
                 Ok(Command::Revert(args))
             }
@@ -59,6 +64,18 @@ impl Cli {
                 "--dry-run belongs to apply and revert: this command changes nothing anyway"
                     .to_owned(),
             ),
+            Some(Command::Status(mut args)) => {
+                args.devices.append(&mut args.named);
+                Ok(Command::Status(args))
+            }
+            Some(Command::Doctor(mut args)) => {
+                args.devices.append(&mut args.named);
+                Ok(Command::Doctor(args))
+            }
+            Some(Command::Explain(mut args)) => {
+                args.device = args.device.or(args.named.take());
+                Ok(Command::Explain(args))
+            }
             Some(command) => Ok(command),
             None if self.dry_run => Ok(Command::Apply(Apply {
                 dry_run: true,
@@ -76,27 +93,53 @@ impl Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 fine; 1 some device failed, or nothing could be done; 2 changes are pending (only with --exit-code); 64 wrong \
+Exit codes: 0 fine; 1 some device failed, or nothing could be done; 2 changes are pending (only with --exit-code), or doctor: packets may be corrupted; 64 wrong \
 usage; 77 not permitted; 78 the policy is not valid.";
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Print JSON instead of text.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Log what is changed and what fails (to the journal, else to stderr with priorities) and print no report: for units.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub log: bool,
+    /// Print no report; the exit code and errors are left.
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Where log records go.
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = LogTarget::Auto, value_name = "WHERE")]
+    pub log_target: LogTarget,
     /// Read this policy, and nothing else, instead of the installed files.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILE"
+    )]
     pub policy: Option<PathBuf>,
     /// Which interface of the kernel to use.
-    #[arg(long, global = true, value_enum, default_value_t = BackendArg::Auto, value_name = "WHICH")]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = BackendArg::Auto, value_name = "WHICH")]
     pub backend: BackendArg,
     /// Read policy, os-release, version_signature and what other programs set up below this directory, and keep /run/vxcsum there.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "DIR",
+        default_value = "/"
+    )]
     pub root: PathBuf,
+}
+
+/// `--log-target`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogTarget {
+    /// The journal if stderr is connected to it, else stderr.
+    Auto,
+    /// stderr.
+    Stderr,
 }
 
 /// `--backend`.
@@ -123,19 +166,31 @@ impl From<BackendArg> for Choice {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Turn the feature off where the policy and the kernel ask for it.
+    /// Turn the offload off on the devices that need it.
+    #[command(
+        after_help = "Examples:\n  vxcsum apply --dry-run     show what would be changed\n  vxcsum apply flannel.1     change one device, also if it is contested\n\nSee vxcsum(8)."
+    )]
     Apply(Apply),
-    /// Give back what vxcsum turned off since boot.
+    /// Turn the offload back on where vxcsum turned it off.
     Revert(Revert),
     /// Run continuously and handle each VXLAN device as it appears or changes.
     Watch(Watch),
     /// Show every VXLAN device, its state and what apply would do.
+    #[command(
+        after_help = "Examples:\n  vxcsum status\n  vxcsum status --exit-code --quiet     for a monitor: 0 fine, 2 something to do\n\nSee vxcsum(8)."
+    )]
     Status(Status),
-    /// Explain a decision and how to change it.
+    /// Explain the decision for a device, and how to change it.
+    #[command(
+        after_help = "Examples:\n  vxcsum explain flannel.1\n  vxcsum explain --kernel 4.18.0-147.5.1.el8_1.x86_64\n\nSee vxcsum(8)."
+    )]
     Explain(Explain),
     /// Measure whether this kernel corrupts packets: in a network namespace of its own, on devices of its own.
     Probe(Probe),
     /// Diagnose this node: NAT rules, kernel, offload, the evidence, and what to do.
+    #[command(
+        after_help = "Examples:\n  vxcsum doctor\n  vxcsum doctor --watch 10     and count wrong checksums for 10 seconds\n\nSee vxcsum(8)."
+    )]
     Doctor(Doctor),
     /// Check or show the policy.
     #[command(subcommand)]
@@ -180,14 +235,17 @@ pub struct Apply {
     /// Show what would be done and do nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Only this device (may be given more than once).
-    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    /// Only these devices; without any, all.
+    #[arg(value_name = "DEVICE", value_parser = if_name())]
     pub devices: Vec<IfName>,
-    /// A --device that is not there, or is no VXLAN device, is no error: it may have gone since the event that named it.
-    #[arg(long, requires = "devices")]
+    /// The same as DEVICE (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub named: Vec<IfName>,
+    /// A named device that is not there, or is no VXLAN device, is no error: it may have gone since the event that named it.
+    #[arg(long)]
     pub if_exists: bool,
     /// Only the device of this kernel event, if it is still there. For the udev rule.
-    #[arg(long, hide = true, value_name = "IFINDEX:SEQNUM", value_parser = event_ifindex, conflicts_with = "devices")]
+    #[arg(long, hide = true, value_name = "IFINDEX:SEQNUM", value_parser = event_ifindex, conflicts_with_all = ["devices", "named"])]
     pub uevent: Option<u32>,
     /// With --dry-run: exit 2 if something would be changed.
     #[arg(long)]
@@ -200,9 +258,12 @@ pub struct Revert {
     /// Show what would be given back and do nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Only this device (may be given more than once).
-    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    /// Only these devices; without any, all.
+    #[arg(value_name = "DEVICE", value_parser = if_name())]
     pub devices: Vec<IfName>,
+    /// The same as DEVICE (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub named: Vec<IfName>,
     /// Given before the command, with --dry-run: exit 2 if something would be given back.
     #[arg(skip)]
     pub exit_code: bool,
@@ -211,10 +272,13 @@ pub struct Revert {
 /// `status`.
 #[derive(Args, Debug)]
 pub struct Status {
-    /// Only this device (may be given more than once).
-    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    /// Only these devices; without any, all.
+    #[arg(value_name = "DEVICE", value_parser = if_name())]
     pub devices: Vec<IfName>,
-    /// Exit 2 if apply would change something.
+    /// The same as DEVICE (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub named: Vec<IfName>,
+    /// Exit 2 if apply would change something, or if packets may be corrupted.
     #[arg(long)]
     pub exit_code: bool,
     /// Print for a monitoring program instead of for people.
@@ -251,6 +315,9 @@ pub struct Explain {
     /// Explain the decision about this device; without one, the verdict on this kernel.
     #[arg(value_name = "DEVICE", value_parser = if_name(), conflicts_with = "kernel")]
     pub device: Option<IfName>,
+    /// The same as DEVICE.
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name(), conflicts_with_all = ["device", "kernel"])]
+    pub named: Option<IfName>,
     /// Judge this `uname -r` of any machine instead; nothing of this one is looked at.
     #[arg(long, value_name = "RELEASE")]
     pub kernel: Option<String>,
@@ -280,7 +347,13 @@ pub struct Probe {
 /// `doctor`.
 #[derive(Args, Debug)]
 pub struct Doctor {
-    /// Also say how the counters change during so many seconds.
+    /// Only these devices; without any, all.
+    #[arg(value_name = "DEVICE", value_parser = if_name())]
+    pub devices: Vec<IfName>,
+    /// The same as DEVICE (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub named: Vec<IfName>,
+    /// Sample the error counters for so many seconds and show the increase.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
 }

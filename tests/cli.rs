@@ -31,7 +31,8 @@ fn wrong_usage_is_64_in_words_and_in_json() {
         ("--exit-code", "--dry-run"),
         ("apply --exit-code", "--dry-run"),
         ("apply --device", "--device <NAME>"),
-        ("apply extra", "unexpected argument 'extra'"),
+        ("apply --if-exists", "name one"),
+        ("apply a/b", "no device can have this name"),
         (
             "status --backend sysfs",
             "[possible values: auto, netlink, ioctl]",
@@ -255,8 +256,62 @@ fn anstream_free(text: &str) -> String {
     })
 }
 
+/// What vxcsum prints on a terminal of so many columns, without the colours.
+fn on_a_terminal(netns: &Netns, columns: usize, term: &str, words: &str) -> String {
+    let line = format!(
+        "stty cols {columns}; {VXCSUM} {words} --root {}",
+        netns.remembering_root()
+    );
+    let typescript = run(netns
+        .command("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", term)
+        .env_remove("NO_COLOR"))
+    .expect(0);
+    let text = typescript.text().replace('\r', "");
+    let colored = text.contains('\u{1b}');
+    assert!(!colored || term != "dumb", "{term}: {text}");
+    let mut plain = String::new();
+    for (n, part) in text.split("\u{1b}[").enumerate() {
+        let rest = part.split_once('m').filter(|_| n > 0);
+        plain += rest.map_or(part, |(_, rest)| rest);
+    }
+    plain
+}
+
 #[test]
-fn reports_fit_100_columns_with_the_names_people_have() {
+fn a_dumb_terminal_gets_no_colours_and_a_pipe_whole_lines() {
+    let netns = Netns::with_three();
+    let text = on_a_terminal(&netns, 80, "dumb", "status");
+    assert!(text.starts_with("AT RISK  a0, b0, c0: "), "{text}");
+    let piped = netns.vxcsum("apply --dry-run").expect(0);
+    let whole = |line: &str| line.contains("why: ") && line.contains("namespace cannot be seen");
+    assert!(piped.text().lines().any(whole), "{}", piped.text());
+}
+
+#[test]
+fn devices_can_be_named_as_arguments_and_as_options() {
+    let netns = Netns::with_three();
+    for words in [
+        "status a0 b0",
+        "status --device a0 --device b0",
+        "doctor a0 --device b0",
+    ] {
+        let run = netns.vxcsum(&format!("{words} --json"));
+        let report = run.json();
+        assert_eq!(common::names(&report), ["a0", "b0"], "{words}");
+        assert_eq!(report["summary"]["devices"], 2, "{words}");
+    }
+    let explained = netns.vxcsum("explain --device a0").expect(0);
+    assert!(explained.text().starts_with("a0: "), "{}", explained.text());
+    netns.vxcsum("apply a0").expect(0);
+    assert_eq!(["a0", "b0"].map(|name| netns.is_on(name)), [false, true]);
+    let quiet = netns.vxcsum("status --exit-code --quiet").expect(2);
+    assert!(quiet.out.is_empty() && quiet.err.is_empty(), "{quiet:?}");
+}
+
+#[test]
+fn reports_fit_a_terminal_with_the_names_people_have() {
     let netns = Netns::with_underlay();
     netns.batch(
         "link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum\n\
@@ -293,13 +348,23 @@ fn reports_fit_100_columns_with_the_names_people_have() {
         "status",
     ] {
         let run = netns.vxcsum(words).expect(0);
-        for line in run
-            .text()
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("https://"))
-        {
-            assert!(line.chars().count() <= 100, "{words}: {line}");
+        for line in run.text().lines() {
             assert_eq!(line.trim_end(), line, "{words}: trailing spaces");
+        }
+        for columns in [80, 100] {
+            let text = on_a_terminal(&netns, columns, "xterm", words);
+            let links = |line: &&str| !line.trim_start().starts_with("https://");
+            for line in text.lines().filter(links) {
+                assert!(line.chars().count() <= columns, "{words}: {line}");
+            }
+            let header = text.lines().find(|line| line.starts_with("DEVICE"));
+            if let Some(header) = header {
+                assert!(
+                    header.contains("ACTION") && header.contains("REASON"),
+                    "{header}"
+                );
+                assert_eq!(header.contains("UNDERLAY"), columns == 100, "{header}");
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ fn no_device_is_no_error() {
                 .expect(0);
             assert!(
                 run.text()
-                    .ends_with("\nno VXLAN devices in this network namespace\n"),
+                    .starts_with("OK  no VXLAN devices in this network namespace"),
                 "{}",
                 run.text()
             );
@@ -312,6 +312,8 @@ fn a_device_that_fails_stops_no_other() {
     let text = netns
         .with_faults(&[&fault], "apply --backend ioctl")
         .expect(1);
+    let said = "vxcsum: b0: set tx-checksum-ip-generic off: Device or resource busy (EBUSY)\n";
+    assert_eq!(text.errors(), said, "also where the report is thrown away");
     assert!(
         text.text()
             .contains("error: set tx-checksum-ip-generic off: Device or resource busy (EBUSY)"),
@@ -319,7 +321,7 @@ fn a_device_that_fails_stops_no_other() {
         text.text()
     );
     assert!(
-        text.text().ends_with("\n2 changed, 1 failed\n"),
+        text.text().starts_with("FAILED  b0: ") && text.text().contains("\n2 changed, 1 failed\n"),
         "{}",
         text.text()
     );

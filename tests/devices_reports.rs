@@ -139,9 +139,17 @@ fn the_json_report_has_these_keys() {
         "explain flannel.1 --json",
     ] {
         let report = netns.vxcsum(words).expect(0).json();
-        let mut top = vec!["backend", "devices", "dry_run", "kernel", "schema_version"];
+        let mut top = vec![
+            "backend",
+            "devices",
+            "dry_run",
+            "kernel",
+            "persistent",
+            "schema_version",
+            "summary",
+        ];
         if words.starts_with("explain") {
-            top.insert(4, "rules");
+            top.insert(5, "rules");
         }
         assert_eq!(keys(&report), top, "{words}");
         assert_eq!(report["schema_version"], 1);

@@ -454,14 +454,14 @@ fn what_the_state_of_the_feature_makes_of_a_decision() {
             "on [fixed] by hw",
             Ok(state(false, true, true, false)),
             Action::Leave,
-            "fixed",
+            "feature-fixed",
             Outcome::Refused,
         ),
         (
             "on [fixed] by nochange",
             Ok(state(true, true, true, true)),
             Action::Leave,
-            "fixed",
+            "feature-fixed",
             Outcome::Refused,
         ),
         (

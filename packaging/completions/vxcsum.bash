@@ -21,12 +21,12 @@ _vxcsum_reply() {
 _vxcsum() {
     # Not COMP_WORDS as it is: readline takes a colon or an equals sign in a word for its end.
     local cur=$2 prev=$3 word command='' sub=''
-    local global='--json --log --policy --backend --root --help --version'
+    local global='--json --log --quiet --log-target --policy --backend --root --help --version'
     local -i n=1
     while ((n < COMP_CWORD)); do
         word=${COMP_WORDS[n]}
         case $word in
-            --policy | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release | --nodes | --format | --output | --metrics) n+=1 ;;
+            --policy | --log-target | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release | --nodes | --format | --output | --metrics) n+=1 ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=$word; elif [[ -z $sub ]]; then sub=$word; fi ;;
         esac
@@ -35,6 +35,7 @@ _vxcsum() {
     COMPREPLY=()
     case $prev in
         --device) _vxcsum_reply "$cur" < <(_vxcsum_devices); return ;;
+        --log-target) mapfile -t COMPREPLY < <(compgen -W 'auto stderr' -- "$cur"); return ;;
         --backend) mapfile -t COMPREPLY < <(compgen -W 'auto netlink ioctl' -- "$cur"); return ;;
         --policy | --os-release | --nodes | --output | --metrics)
             compopt -o filenames
@@ -51,20 +52,24 @@ _vxcsum() {
         --uname-version | --version-signature | --watch) return ;;
     esac
     local words
+    if [[ $cur != -* && $command =~ ^(apply|revert|status|doctor)$ ]]; then
+        _vxcsum_reply "$cur" < <(_vxcsum_devices)
+        return
+    fi
     case $command in
         '') words="apply revert watch status explain probe doctor policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
         revert) words="--dry-run --device $global" ;;
         watch) words="--metrics --revert-on-exit $global" ;;
         probe) words="$global" ;;
-        doctor) words="--watch $global" ;;
+        doctor) words="--device --watch $global" ;;
         status) words="--device --exit-code --format --output $global" ;;
         explain)
             if [[ $cur != -* && -z $sub ]]; then
                 _vxcsum_reply "$cur" < <(_vxcsum_devices)
                 return
             fi
-            words="--kernel --uname-version --version-signature --os-release --nodes $global"
+            words="--device --kernel --uname-version --version-signature --os-release --nodes $global"
             ;;
         policy)
             case $sub in

@@ -10,8 +10,8 @@ end
 
 complete -c vxcsum -f
 
-complete -c vxcsum -n __fish_use_subcommand -a apply -d 'Turn the feature off where the policy and the kernel ask for it'
-complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Give back what vxcsum turned off since boot'
+complete -c vxcsum -n __fish_use_subcommand -a apply -d 'Turn the offload off on the devices that need it'
+complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Turn the offload back on where vxcsum turned it off'
 complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Run continuously and handle each VXLAN device as it appears or changes'
 complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN device, its state and what apply would do'
 complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Explain a decision and how to change it'
@@ -24,6 +24,8 @@ complete -c vxcsum -n __fish_use_subcommand -l exit-code -d 'With --dry-run: exi
 complete -c vxcsum -n __fish_use_subcommand -s V -l version -d 'Show the version'
 
 complete -c vxcsum -l json -d 'Print JSON instead of text'
+complete -c vxcsum -l quiet -d 'Print no report'
+complete -c vxcsum -l log-target -x -a 'auto stderr' -d 'Where log records go'
 complete -c vxcsum -l policy -r -F -d 'Read this policy and nothing else'
 complete -c vxcsum -l backend -x -a 'auto netlink ioctl' -d 'Which interface of the kernel to use'
 complete -c vxcsum -l log -d 'Log changes and failures, and print no report'
@@ -31,7 +33,7 @@ complete -c vxcsum -l root -x -a '(__fish_complete_directories)' -d 'Read files 
 complete -c vxcsum -s h -l help -d 'Show help'
 
 complete -c vxcsum -n '__fish_seen_subcommand_from apply revert' -l dry-run -d 'Show what would be done and do nothing'
-complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status' -l device -x -a '(__vxcsum_devices)' -d 'Only this device'
+complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status explain doctor' -l device -x -a '(__vxcsum_devices)' -d 'Only this device'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply' -l if-exists -d 'A device that is not there is no error'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d 'Exit 2 if something would be changed'
 
@@ -42,7 +44,7 @@ complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l revert-on-exit -d '
 
 complete -c vxcsum -n '__fish_seen_subcommand_from doctor' -l watch -x -d 'Also say how the counters change'
 
-complete -c vxcsum -n '__fish_seen_subcommand_from explain' -a '(__vxcsum_devices)' -d 'VXLAN device'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain apply revert status doctor' -a '(__vxcsum_devices)' -d 'VXLAN device'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l kernel -x -a '(uname -r)' -d 'Judge this release'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l uname-version -x -d 'That machine\'s uname -v'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l version-signature -x -d 'That machine\'s /proc/version_signature'

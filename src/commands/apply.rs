@@ -1,15 +1,18 @@
 //! `apply` and `revert`: gather, plan, carry out or not, render.
 
 use std::collections::HashMap;
+use std::io::IsTerminal as _;
 
-use super::{print, selection};
+use log::error;
+
+use super::{complete, print, selection};
 use crate::cli::{Apply, Common, Revert};
 use crate::error::{Error, ExitCode};
 use crate::offload::discover_io::Selection;
 use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{Node, require_net_admin};
 use crate::offload::plan::{self, Action, Plan};
-use crate::offload::report::{Change, Report};
+use crate::offload::report::{Change, DeviceReport, Outcome, Report};
 use crate::output::{self, journal_io};
 
 /// Upper bound on rescans by `apply --if-exists`.
@@ -35,7 +38,9 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         }
         return show_planned(common, &node, &plan, args.dry_run, args.exit_code);
     }
-    change(common, &mut node, which, Node::plan)
+    // Neither a unit nor the rule of udev names a device to have its way.
+    let by_hand = !common.log && !args.if_exists && !args.devices.is_empty();
+    change(common, &mut node, which, by_hand, Node::plan)
 }
 
 /// `revert`.
@@ -48,7 +53,7 @@ pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
         return show_planned(common, &node, &plan, true, args.exit_code);
     }
     require_net_admin()?;
-    change(common, &mut node, which, |node, facts| {
+    change(common, &mut node, which, false, |node, facts| {
         plan::decide_revert(facts, &node.verdict)
     })
 }
@@ -62,7 +67,7 @@ fn show_planned(
 ) -> Result<ExitCode, Error> {
     let mut report = Report::planned(plan, node.kernel_report(), Some(node.backend()));
     report.dry_run = dry_run;
-    show(common, &report)?;
+    show(common, node, &mut report)?;
     Ok(report.exit_code(exit_code))
 }
 
@@ -71,6 +76,7 @@ fn change(
     common: &Common,
     node: &mut Node,
     which: Selection<'_>,
+    by_hand: bool,
     planner: impl for<'f> Fn(&Node, &'f Facts) -> Plan<'f>,
 ) -> Result<ExitCode, Error> {
     let backend = node.backend();
@@ -82,6 +88,9 @@ fn change(
     loop {
         let mut locked = node.lock()?;
         let mut facts = node.look_locked(which, &locked)?;
+        if by_hand {
+            node.end_backoffs(&mut facts, &mut locked);
+        }
         let plan = planner(node, &facts);
         let mut applied = node.carry_out(&plan, &mut locked, matches!(which, Selection::All));
         drop(locked);
@@ -115,16 +124,28 @@ fn change(
             }
         }
         let plan = planner(node, &facts);
-        let report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
-        show(common, &report)?;
+        let mut report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
+        show(common, node, &mut report)?;
         return Ok(report.exit_code(false));
     }
 }
 
-fn show(common: &Common, report: &Report<'_>) -> Result<(), Error> {
+fn show(common: &Common, node: &Node, report: &mut Report<'_>) -> Result<(), Error> {
     if common.log && !common.json {
         return Ok(());
     }
+    complete(common, node, report);
+    // Somebody who throws the report away, such as cron, is still told what failed.
+    if !common.json && !common.log && !std::io::stdout().is_terminal() {
+        let failed =
+            |d: &&DeviceReport<'_>| matches!(d.outcome, Outcome::Failed | Outcome::Refused);
+        for device in report.devices.iter().filter(failed) {
+            if let Some(error) = &device.error {
+                error!("{}: {error}", device.name);
+            }
+        }
+    }
+    let report = &*report;
     print(common, report, |out, color| {
         output::apply(out, report, color)
     })

@@ -1,11 +1,12 @@
 //! `doctor`.
 
-use super::print;
+use super::{complete, print, selection};
 use crate::cli::{Common, Doctor};
 use crate::doctor;
 use crate::error::{Error, ExitCode};
 use crate::kernel::verdict::judge;
 use crate::nat::partial_io::RulesInUse;
+use crate::offload::health::State;
 use crate::offload::node_io::{Node, measurements};
 use crate::offload::report::Report;
 use crate::text::IfName;
@@ -13,10 +14,14 @@ use crate::text::IfName;
 pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let before = doctor::read_io::counters();
-    let facts = node.look_at_all()?;
+    let facts = node.look_at_all(selection(&args.devices))?;
     let plan = node.plan(&facts);
-    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
-    let code = report.exit_code(false);
+    let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    complete(common, &node, &mut report);
+    let code = match report.summary.state {
+        State::AtRisk | State::Broken => ExitCode::Pending,
+        State::Ok | State::Failed => report.exit_code(false),
+    };
     let names: Vec<IfName> = facts
         .devices
         .iter()

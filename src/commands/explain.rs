@@ -2,7 +2,7 @@
 
 use log::warn;
 
-use super::print;
+use super::{complete, print};
 use crate::cli::{Common, Explain};
 use crate::error::{Error, ExitCode};
 use crate::ethtool::FeatureTable;
@@ -65,7 +65,8 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let all = node.look(Selection::Named(std::slice::from_ref(device)))?;
     let plan = node.plan(&all);
-    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    complete(common, &node, &mut report);
     let code = report.exit_code(false);
     let Some(facts) = all.devices.first() else {
         return Err(Error::Device(format!("{device}: gone in the meantime")));

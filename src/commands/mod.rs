@@ -27,17 +27,23 @@ use crate::cli::{Cli, Command, Common, PolicyCommand};
 use crate::error::{Error, ExitCode};
 use crate::fault::describe_io;
 use crate::offload::discover_io::Selection;
-use crate::offload::node_io::Options;
+use crate::offload::node_io::{Node, Options};
+use crate::offload::report::Report;
+use crate::offload::units_io;
 use crate::output::{self, journal_io};
 use crate::text::IfName;
-use crate::{docs, watch};
+use crate::{docs, term, watch};
 
 /// Runs the command and says what to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     // Before the arguments are understood: what is wrong with them is said there too.
     let log = args.iter().any(|arg| arg == "--log");
-    journal_io::init(log);
+    let stderr = args.iter().any(|arg| arg == "--log-target=stderr")
+        || args
+            .windows(2)
+            .any(|two| two[0] == "--log-target" && two[1] == "stderr");
+    journal_io::init(log, !stderr);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e, args.iter().any(|arg| arg == "--json")),
@@ -79,9 +85,13 @@ fn fail(e: &Error, json: bool, log: bool) -> ExitCode {
             error!("{e}");
         }
     } else if let (Error::Policy(_), true) = (e, log) {
-        journal_io::policy_rejected(e, "the policy is not valid and nothing was done");
+        journal_io::policy_rejected(e, "nothing was done");
     } else if let Error::Policy(errors) = e {
-        let _ = write!(io::stderr(), "{}", errors.render(colored(&io::stderr())));
+        let text = errors.render(colored(&io::stderr()));
+        let _ = writeln!(
+            io::stderr(),
+            "vxcsum: the policy is not valid, and nothing was done\n{text}"
+        );
     } else {
         error!("{e}");
     }
@@ -123,6 +133,12 @@ fn selection(names: &[IfName]) -> Selection<'_> {
     }
 }
 
+/// What a report says of this node beside its devices.
+fn complete(common: &Common, node: &Node, report: &mut Report<'_>) {
+    report.limited = node.limit().into_iter().collect();
+    report.persistent = Some(units_io::persistent(&common.root));
+}
+
 fn print_document(text: &str) -> Result<ExitCode, Error> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io(format!(
@@ -138,7 +154,16 @@ fn print(
     value: &impl serde::Serialize,
     text: impl FnOnce(&mut BufWriter<io::StdoutLock<'_>>, bool) -> io::Result<()>,
 ) -> Result<(), Error> {
+    if common.quiet && !common.json {
+        return Ok(());
+    }
     let color = colored(&io::stdout());
+    if io::stdout().is_terminal()
+        && let Ok(size) = rustix::termios::tcgetwinsize(io::stdout())
+        && size.ws_col > 0
+    {
+        term::set_width(size.ws_col.into());
+    }
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     let written = if common.json {
         output::json(&mut out, value)
@@ -155,5 +180,8 @@ fn print(
 
 /// <https://no-color.org>
 fn colored(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let is = |name, value: &str| std::env::var_os(name).is_some_and(|found| found == *value);
+    stream.is_terminal()
+        && !is("TERM", "dumb")
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{print, print_document, selection};
+use super::{complete, print, print_document, selection};
 use crate::cli::{Common, Format, Status};
 use crate::error::{Error, ExitCode};
+use crate::offload::health::State;
 use crate::offload::node_io::Node;
 use crate::offload::report::Report;
 use crate::output;
@@ -27,7 +28,8 @@ fn look(common: &Common, args: &Status) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let facts = node.look(selection(&args.devices))?;
     let plan = node.plan(&facts);
-    let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
+    complete(common, &node, &mut report);
     match args.format {
         None => print(common, &report, |out, color| {
             output::status(out, &report, color)
@@ -42,7 +44,13 @@ fn look(common: &Common, args: &Status) -> Result<ExitCode, Error> {
             return Ok(code);
         }
     }
-    Ok(report.exit_code(args.exit_code))
+    let code = report.exit_code(args.exit_code);
+    let corrupt = matches!(report.summary.state, State::AtRisk | State::Broken);
+    Ok(if code == ExitCode::Ok && args.exit_code && corrupt {
+        ExitCode::Pending
+    } else {
+        code
+    })
 }
 
 fn emit(file: Option<&Path>, text: &str) -> Result<(), Error> {

@@ -4,79 +4,26 @@
 //! writes the diagnosis.
 
 mod evidence;
+mod exemption;
 mod managers;
 pub mod read_io;
 pub mod render;
 
+pub use crate::offload::health::{Defence, Health};
 pub use evidence::{Count, Counters, Flows};
 pub use managers::{Candidate, Manager, managers};
 
 use serde::Serialize;
 
 use crate::kernel::{BugId, KernelVerdict, Status};
-use crate::nat::exposure::{CitedRule, Exposure};
+use crate::nat::exposure::{CitedRule, Doubt, Exposure};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
-use crate::offload::plan::Action;
+use crate::offload::health::{State, named};
+use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Checksum;
 use crate::probe::{BugResult, Hex, Observed, Outcome, ProbeRun};
-
-/// How one device stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// At least one line of defence holds for certain.
-    Safe,
-    /// None holds for certain, and not all are known to fail.
-    AtRisk,
-    /// All three fail: packets that NAT rewrites leave corrupt.
-    Broken,
-}
-
-/// The three lines of defence of one device; any that holds is enough. `None` where it is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Defence {
-    /// No NAT rule can rewrite its outer packets.
-    pub nat_rules: Option<bool>,
-    /// The kernel does not have the bugs that it can meet.
-    pub kernel: Option<bool>,
-    /// The feature is off.
-    pub offload: Option<bool>,
-    /// What follows.
-    pub health: Health,
-}
-
-impl Defence {
-    /// Of one device.
-    pub fn of(device: &DeviceReport<'_>) -> Self {
-        let nat_rules = match device.exposure {
-            Exposure::Exposed(_) => Some(false),
-            Exposure::NotExposed(_) => Some(true),
-            Exposure::Unknown(_) => None,
-        };
-        let kernel = match device.verdict.status {
-            Status::Affected => Some(false),
-            Status::NotAffected => Some(true),
-            Status::Unknown => None,
-        };
-        let offload = device.feature.map(|feature| !feature.active);
-        let lines = [nat_rules, kernel, offload];
-        let health = if lines.contains(&Some(true)) {
-            Health::Safe
-        } else if lines == [Some(false); 3] {
-            Health::Broken
-        } else {
-            Health::AtRisk
-        };
-        Self {
-            nat_rules,
-            kernel,
-            offload,
-            health,
-        }
-    }
-}
 
 /// A bug of which the table says one thing and the probe another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -127,13 +74,78 @@ fn telling_frame(run: &ProbeRun, bug: BugId, status: Status) -> Option<&Hex> {
     })
 }
 
+/// A step names at most this many devices.
+const MAX_NAMED: usize = 8;
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// What, and why.
     pub text: String,
+    /// The NAT rule that this is about, as its tool prints it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// How.
     pub commands: Vec<String>,
+}
+
+impl Step {
+    fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            rule: None,
+            commands: Vec::new(),
+        }
+    }
+}
+
+/// A command with a name in it is printed only if no shell changes it.
+fn plain(command: &str) -> bool {
+    let mut chars = command.chars();
+    chars.all(|c| c.is_ascii_alphanumeric() || " -_.:@".contains(c))
+}
+
+/// For each rule that rewrites packets, whose it is and how to keep the packets out of it. A rule is never taken away: others
+/// need it.
+fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<Step>) {
+    let leftovers = kube_proxy::leftovers(rules);
+    let mut done: Vec<(&CitedRule, Option<u16>)> = Vec::new();
+    for device in devices {
+        let Exposure::Exposed(found) = device.exposure else {
+            continue;
+        };
+        if done.contains(&(&found.rule, device.dst_port)) || leftovers.contains(&found.rule.at) {
+            continue;
+        }
+        let known = done.iter().any(|(rule, _)| *rule == &found.rule);
+        done.push((&found.rule, device.dst_port));
+        let commands = exemption::commands(rules, found, device.dst_port);
+        if known {
+            // The ports of one rule are one step: a node has one or two, and a hundred lines help nobody.
+            let step = steps
+                .iter_mut()
+                .find(|step| step.rule.as_deref() == Some(&found.rule.text));
+            if let Some(step) = step
+                && step.commands.len() + commands.len() <= MAX_NAMED
+            {
+                step.commands.extend(commands);
+            }
+            continue;
+        }
+        let whose = exemption::owner(rules, found).map_or_else(String::new, |owner| {
+            format!("; {owner} keeps this rule: do not edit it")
+        });
+        let how = if commands.is_empty() {
+            "its owner has to exclude VXLAN packets from NAT"
+        } else {
+            "exclude VXLAN packets from NAT (until a reboot, or until these rules are loaded again)"
+        };
+        steps.push(Step {
+            rule: Some(found.rule.text.clone()),
+            text: format!("{how}{whose}. They meet this rule in {}", found.rule.table),
+            commands,
+        });
+    }
 }
 
 /// A bug that could not be measured.
@@ -238,7 +250,7 @@ impl<'a> Diagnosis<'a> {
             report,
         };
         let leftovers = findings.rules.map(kube_proxy::leftovers_quoted);
-        diagnosis.steps = diagnosis.steps(leftovers.unwrap_or_default());
+        diagnosis.steps = diagnosis.steps(leftovers.unwrap_or_default(), findings.rules);
         diagnosis
     }
 
@@ -249,91 +261,164 @@ impl<'a> Diagnosis<'a> {
         devices.rev().max_by_key(|(_, defence)| defence.health)
     }
 
-    fn steps(&self, leftovers: Vec<(String, Option<String>)>) -> Vec<Step> {
+    /// The cure of what is wrong now comes first, then what keeps it away.
+    fn steps(
+        &self,
+        leftovers: Vec<(String, Option<String>)>,
+        rules: Option<&NatRules>,
+    ) -> Vec<Step> {
         let mut steps = Vec::new();
-        let mut step = |text: &str, commands: Vec<String>| {
-            steps.push(Step {
-                text: text.to_owned(),
-                commands,
-            });
+        for limit in &self.report.limited {
+            steps.push(Step::new(format!(
+                "read the NAT rules: {}. {}",
+                limit.why, limit.advice
+            )));
+        }
+        self.refused(&mut steps);
+        self.apply(&mut steps);
+        let bad = |device: &&DeviceReport<'_>| {
+            !matches!(State::of(device), State::Ok) || device.reason.code == ReasonCode::AlreadyOff
         };
-        if !self.unread_rules.is_empty() {
-            step(
-                "run this as root: not all NAT rules could be read",
-                vec!["sudo vxcsum doctor".to_owned()],
-            );
-        }
-        if !self.measured && self.inconclusive.is_empty() {
-            step(
-                "measure what this kernel does, which is stronger than any table",
-                vec!["vxcsum probe".to_owned()],
-            );
-        }
-        if self.health != Health::Safe {
-            step(
-                "turn the offload off where it is needed: this helps at once",
-                vec![
-                    "vxcsum apply --dry-run".to_owned(),
-                    "vxcsum apply".to_owned(),
-                ],
-            );
-        }
-        let changes = |device: &DeviceReport<'_>| device.action != Action::Leave;
-        if self.health == Health::Safe && self.report.devices.iter().any(changes) {
-            step(
-                "apply the policy: it asks for more than packets of this node need now",
-                vec![
-                    "vxcsum apply --dry-run".to_owned(),
-                    "vxcsum apply".to_owned(),
-                ],
-            );
-        }
-        if self.kube_proxy == KubeProxy::KeepsMark {
-            step(
-                "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer, which take the mark away first; after an update in place take out the old rules in KUBE-POSTROUTING as well, or restart the node",
-                vec![
-                    "kubectl -n kube-system get pods -l k8s-app=kube-proxy -o jsonpath='{..image}'"
-                        .to_owned(),
-                ],
-            );
-        }
         for (rule, command) in leftovers {
-            let text = format!(
-                "an older kube-proxy left this rule behind, which keeps the mark: take it away: {rule}"
-            );
-            step(&text, command.into_iter().collect());
+            steps.push(Step {
+                text: "an older kube-proxy left this rule behind. It keeps the mark, and nothing needs it: delete it".to_owned(),
+ rule: Some(rule),
+ commands: command.into_iter().collect(),
+            });
         }
-        let mut others: Vec<&CitedRule> = Vec::new();
-        for device in &self.report.devices {
-            if let Exposure::Exposed(found) = device.exposure
-                && !kube_proxy::owns(&found.rule.chain)
-                && !others.contains(&&found.rule)
-            {
-                others.push(&found.rule);
-            }
+        let no_leftovers = steps
+            .iter()
+            .all(|step| !step.text.contains("left this rule behind"));
+        if self.kube_proxy == KubeProxy::KeepsMark && no_leftovers {
+            steps.push(Step::new(
+                "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer: those take the mark away before they masquerade; the version is in the image of its pod or in the service of the node",
+            ));
         }
-        for rule in others {
-            let text = format!(
-                "keep VXLAN packets out of this NAT rule, or take it away: {}",
-                rule.text
-            );
-            step(&text, Vec::new());
+        if let Some(rules) = rules {
+            let devices: Vec<_> = self.report.devices.iter().filter(bad).collect();
+            exempt(rules, &devices, &mut steps);
         }
+        self.elsewhere(&mut steps);
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
-                step(
-                    &format!("update the kernel: {} is fixed in {versions}", bug.as_str()),
-                    vec!["vxcsum explain".to_owned()],
-                );
+                steps.push(Step {
+                    rule: None,
+                    text: format!("update the kernel: {} is fixed in {versions}", bug.as_str()),
+                    commands: vec!["vxcsum explain".to_owned()],
+                });
             }
         }
+        let unknown = |device: &DeviceReport<'_>| device.verdict.status == Status::Unknown;
+        if !self.measured && self.report.devices.iter().any(unknown) {
+            steps.push(Step {
+                rule: None,
+                text: "measure what this kernel does, for the table does not know it".to_owned(),
+                commands: vec!["vxcsum probe".to_owned()],
+            });
+        }
         if !self.disagreements.is_empty() {
-            step(
-                "report the disagreement of table and measurement, with what is printed above",
-                vec!["vxcsum probe --json".to_owned()],
-            );
+            steps.push(Step {
+                rule: None,
+                text:
+                    "report the disagreement of table and measurement, with what is printed below"
+                        .to_owned(),
+                commands: vec!["vxcsum probe --json".to_owned()],
+            });
         }
         steps
+    }
+
+    /// Devices that `apply` cannot or may not change: each reason has its cure.
+    fn refused(&self, steps: &mut Vec<Step>) {
+        for device in &self.report.devices {
+            let (name, rule) = (device.name, device.rule.unwrap_or("[bugs]"));
+            let (text, command) = match device.reason.code {
+                ReasonCode::Contested => (
+                    format!(
+                        "{name}: find the program that turns the offload back on, and stop it: the first command shows when it does; \"who else sets it\" below names candidates. Then end the pause with the second"
+                    ),
+                    vec![
+                        format!("ethtool --monitor {name}"),
+                        format!("vxcsum apply {name}"),
+                    ],
+                ),
+                ReasonCode::RuleNever | ReasonCode::BugNever if State::of(device) != State::Ok => (
+                    format!(
+                        "{name}: the policy says never ({}): take that out, check it, then apply",
+                        crate::text::escape(rule.as_bytes())
+                    ),
+                    vec![
+                        "vxcsum policy check".to_owned(),
+                        format!("vxcsum apply {name}"),
+                    ],
+                ),
+                ReasonCode::FeatureFixed | ReasonCode::NoSuchFeature => (
+                    format!(
+                        "{name}: the kernel lets nobody turn the offload off on it, so keep NAT away from its packets: see the next steps"
+                    ),
+                    Vec::new(),
+                ),
+                ReasonCode::NotReadable => (
+                    format!(
+                        "{name}: its offload could not be read: {}",
+                        device
+                            .error
+                            .as_ref()
+                            .map_or_else(String::new, ToString::to_string)
+                    ),
+                    Vec::new(),
+                ),
+                _ => continue,
+            };
+            steps.push(Step {
+                rule: None,
+                text,
+                commands: command.into_iter().filter(|c| plain(c)).collect(),
+            });
+        }
+    }
+
+    fn apply(&self, steps: &mut Vec<Step>) {
+        let changes = |device: &DeviceReport<'_>| device.action != Action::Leave;
+        if !self.report.limited.is_empty() || !self.report.devices.iter().any(changes) {
+            return;
+        }
+        let text = if self.health == Health::Safe {
+            "apply the policy: it asks for more than packets of this node need now"
+        } else if self.report.persistent == Some(false) {
+            "turn the offload off where it is needed. That helps at once, until the device is created again or the node reboots; the last command keeps it off"
+        } else {
+            "turn the offload off where it is needed: this helps at once"
+        };
+        let mut commands = vec![
+            "vxcsum apply --dry-run".to_owned(),
+            "vxcsum apply".to_owned(),
+        ];
+        if self.report.persistent == Some(false) {
+            commands.push("systemctl enable --now vxcsum.service vxcsum.timer".to_owned());
+        }
+        steps.push(Step {
+            rule: None,
+            text: text.to_owned(),
+            commands,
+        });
+    }
+
+    /// What cannot be seen from here.
+    fn elsewhere(&self, steps: &mut Vec<Step>) {
+        let doubtful = |device: &&DeviceReport<'_>| {
+            matches!(
+                device.exposure,
+                Exposure::Unknown(Doubt::Underlay(_) | Doubt::OtherEgress(_))
+            ) && State::of(device) == State::AtRisk
+        };
+        let devices: Vec<_> = self.report.devices.iter().filter(doubtful).collect();
+        if !devices.is_empty() {
+            steps.push(Step::new(format!(
+                "{}: no rule here rewrites its packets, but NAT beyond this network namespace cannot be seen. In a container, run vxcsum doctor on the host as well. If you know that no NAT touches them: unknown-exposure = \"not-exposed\" in the policy",
+                named(&devices, MAX_NAMED)
+            )));
+        }
     }
 
     fn bug_matters(&self, bug: BugId) -> bool {

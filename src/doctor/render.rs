@@ -11,31 +11,37 @@ use crate::ethtool::FEATURE;
 use crate::kernel::Source;
 use crate::nat::exposure::Exposure;
 use crate::nat::kube_proxy::KubeProxy;
+use crate::offload::health::named;
 use crate::offload::report::DeviceReport;
-use crate::output::{feature, status_style, status_word};
-use crate::term::{GREEN, RED, YELLOW, paint, wrapped};
+use crate::output::{feature, footers, headline, status_style, status_word};
+use crate::term::{GREEN, RED, YELLOW, paint, wrapped, wrapped_around};
 use crate::text::escape;
+
+/// A line names at most this many devices.
+const MAX_NAMED: usize = 4;
 
 /// The diagnosis.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
-    let verdict = match (diagnosis.report.devices.is_empty(), diagnosis.health) {
-        (true, _) => paint("no VXLAN devices in this network namespace", GREEN, color),
-        (_, Health::Safe) => paint("no VXLAN packet of this node leaves corrupt", GREEN, color),
-        (_, Health::AtRisk) => paint(
-            "VXLAN packets of this node may leave corrupt",
-            YELLOW,
-            color,
-        ),
-        (_, Health::Broken) => paint(
-            "VXLAN packets of this node that NAT rewrites leave corrupt",
-            RED,
-            color,
-        ),
-    };
-    writeln!(out, "{verdict}")?;
+    headline(out, &diagnosis.report, color)?;
+    writeln!(out, "\nwhat to do")?;
+    if diagnosis.steps.is_empty() {
+        writeln!(out, "  nothing")?;
+    }
+    for (n, step) in diagnosis.steps.iter().enumerate() {
+        wrapped(out, "  ", &format!("{}. {}", n + 1, step.text))?;
+        if let Some(rule) = &step.rule {
+            writeln!(out, "       {rule}")?;
+        }
+        for command in &step.commands {
+            writeln!(out, "       {command}")?;
+        }
+    }
+    if diagnosis.report.devices.is_empty() {
+        return Ok(());
+    }
     if let Some((device, defence)) = diagnosis.worst() {
         writeln!(out)?;
         diagram(out, device, defence, color)?;
@@ -49,19 +55,21 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
     )?;
     kernel(out, diagnosis, color)?;
     writeln!(out, "\n3. offload ({FEATURE})")?;
-    for device in &diagnosis.report.devices {
-        wrapped(
-            out,
-            "  ",
-            &format!(
-                "{}: {}; outer checksum {}; {} ({})",
-                device.name,
-                feature(device.feature),
-                device.outer_checksum.as_str(),
-                device.action.as_str(),
-                device.reason.code.as_str()
-            ),
-        )?;
+    let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| {
+        (a.feature, a.outer_checksum, a.action, a.reason.code)
+            == (b.feature, b.outer_checksum, b.action, b.reason.code)
+    };
+    for group in groups(diagnosis, alike) {
+        let device = group[0];
+        let text = format!(
+            "{}: {}; outer checksum {}; {} ({})",
+            named(&group, MAX_NAMED),
+            feature(device.feature),
+            device.outer_checksum.as_str(),
+            device.action.as_str(),
+            device.reason.code.as_str()
+        );
+        wrapped(out, "  ", &text)?;
     }
     writeln!(out, "\nevidence")?;
     evidence(out, diagnosis)?;
@@ -73,21 +81,14 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
         let path = manager.path.as_deref().unwrap_or(manager.kind);
         wrapped(out, "  ", &format!("{path}: {}", manager.text))?;
     }
-    writeln!(out, "\nwhat to do")?;
-    if diagnosis.steps.is_empty() {
-        writeln!(out, "  nothing")?;
-    }
-    for (n, step) in diagnosis.steps.iter().enumerate() {
-        wrapped(out, "  ", &format!("{}. {}", n + 1, step.text))?;
-        for command in &step.commands {
-            writeln!(out, "       {command}")?;
-        }
-    }
-    Ok(())
+    footers(out, &diagnosis.report)
 }
 
 fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
     let kube_proxy = match diagnosis.kube_proxy {
+        KubeProxy::Absent if !diagnosis.unread_rules.is_empty() => {
+            "kube-proxy: not known, the NAT rules could not be read"
+        }
         KubeProxy::Absent => "no rules of kube-proxy were found",
         KubeProxy::ClearsMark => {
             "kube-proxy is patched: it takes the mark away before it masquerades"
@@ -97,7 +98,9 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         }
     };
     wrapped(out, "  ", kube_proxy)?;
-    for device in &diagnosis.report.devices {
+    let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| a.exposure_text == b.exposure_text;
+    for group in groups(diagnosis, alike) {
+        let device = group[0];
         let style = match device.exposure {
             Exposure::Exposed(_) => RED,
             Exposure::NotExposed(_) => GREEN,
@@ -105,16 +108,31 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         };
         let text = format!(
             "{}: {}: {}",
-            device.name,
+            named(&group, MAX_NAMED),
             paint(device.exposure.as_str(), style, color),
             device.exposure_text
         );
-        wrapped(out, "  ", &text)?;
+        wrapped_around(out, "  ", &text, device.exposure_rule)?;
     }
     for part in &diagnosis.unread_rules {
         wrapped(out, "  ", &format!("not read: {part}"))?;
     }
     Ok(())
+}
+
+/// Devices of which the same is to be said, in the order of the report.
+fn groups<'d, 'a>(
+    diagnosis: &'d Diagnosis<'a>,
+    alike: impl Fn(&DeviceReport<'a>, &DeviceReport<'a>) -> bool,
+) -> Vec<Vec<&'d DeviceReport<'a>>> {
+    let mut groups: Vec<Vec<&DeviceReport<'a>>> = Vec::new();
+    for device in &diagnosis.report.devices {
+        match groups.iter_mut().find(|group| alike(group[0], device)) {
+            Some(group) => group.push(device),
+            None => groups.push(vec![device]),
+        }
+    }
+    groups
 }
 
 fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {

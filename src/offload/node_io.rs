@@ -20,6 +20,7 @@ use super::answers_io::KeptAnswers;
 use super::apply_io::apply;
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
+use super::health::Limit;
 use super::plan::{Action, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
@@ -197,6 +198,21 @@ impl Node {
         KernelReport::new(&self.kernel, self.verdict.clone())
     }
 
+    /// What of the NAT rules could not be read, if they were asked.
+    pub fn limit(&self) -> Option<Limit> {
+        let rules = self.rules.as_ref()?.rules();
+        Limit::of_rules(&rules.unread, rustix::process::geteuid().is_root())
+    }
+
+    /// Forgets that another program turned these devices back on: somebody who names a device wants it now.
+    pub fn end_backoffs(&self, facts: &mut Facts, locked: &mut Locked) {
+        for device in &mut facts.devices {
+            if device.history.contested.take().is_some() {
+                locked.state.forget_flips(&self.identity(device));
+            }
+        }
+    }
+
     /// Looks, to change nothing.
     ///
     /// # Errors
@@ -210,9 +226,9 @@ impl Node {
     ///
     /// # Errors
     /// As [`Self::look`].
-    pub fn look_at_all(&mut self) -> Result<Facts, Error> {
+    pub fn look_at_all(&mut self, selection: Selection<'_>) -> Result<Facts, Error> {
         let state = self.record.load(None);
-        self.facts(Selection::All, &state, true)
+        self.facts(selection, &state, true)
     }
 
     /// Waits until no other vxcsum process changes anything.

@@ -55,7 +55,7 @@ codes! {
         /// It should be off, and is.
         AlreadyOff = "already-off",
         /// It should be off, and the kernel does not let anybody change it on this device.
-        Fixed = "fixed",
+        FeatureFixed = "feature-fixed",
         /// It should be off, and this kernel has no feature of this name.
         NoSuchFeature = "no-such-feature",
         /// It should be off, and its state could not be read.
@@ -631,7 +631,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
         )
     } else if state.fixed() {
         leave(
-            ReasonCode::Fixed,
+            ReasonCode::FeatureFixed,
             &format!("the kernel keeps {FEATURE} on for this device ([fixed])"),
         )
     } else if let Some(flips) = device.history.contested {

@@ -283,6 +283,15 @@ impl State {
         true
     }
 
+    /// A person has named the device: what others did to it before is no reason to wait.
+    pub fn forget_flips(&mut self, device: &Identity) {
+        if let Some(entry) = self.entry_mut(device) {
+            entry.backoff_until = None;
+            entry.flips.clear();
+            entry.confirmed = false;
+        }
+    }
+
     /// The kernel did not turn it off, or it is given back.
     pub fn remove(&mut self, device: &Identity) {
         if self.entry(device).is_some()

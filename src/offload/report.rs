@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::facts::Exposure;
+use super::health::{Limit, Summary};
 use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, FeatureState, SET_OFF};
@@ -123,6 +124,13 @@ pub struct DeviceReport<'a> {
 pub struct Report<'a> {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
+    /// The answer and the counts.
+    pub summary: Summary,
+    /// What could not be looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limited: Vec<Limit>,
+    /// Whether units or `watch` keep the offload off after this run; null if nobody looked.
+    pub persistent: Option<bool>,
     /// Nothing was changed.
     pub dry_run: bool,
     /// The interface that was used; null where no device was looked at.
@@ -140,13 +148,7 @@ impl<'a> Report<'a> {
             .devices
             .iter()
             .map(|device| report(device, plan, unchanged(device, plan)));
-        Self {
-            schema_version: SCHEMA_VERSION,
-            dry_run: true,
-            backend,
-            kernel,
-            devices: devices.collect(),
-        }
+        Self::new(true, backend, kernel, devices.collect())
     }
 
     /// What was done, by ifindex.
@@ -164,13 +166,24 @@ impl<'a> Report<'a> {
                 change.unwrap_or_else(|| unchanged(device, plan)),
             )
         });
-        let backend = Some(backend);
+        Self::new(false, Some(backend), kernel, devices.collect())
+    }
+
+    fn new(
+        dry_run: bool,
+        backend: Option<BackendName>,
+        kernel: KernelReport,
+        devices: Vec<DeviceReport<'a>>,
+    ) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
-            dry_run: false,
+            summary: Summary::of(&devices),
+            limited: Vec::new(),
+            persistent: None,
+            dry_run,
             backend,
             kernel,
-            devices: devices.collect(),
+            devices,
         }
     }
 
@@ -260,10 +273,10 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         (Action::Leave, ReasonCode::Contested, _) => (
             Outcome::Refused,
             Some(refused("another program keeps turning it back on, so vxcsum has stopped for an hour").advise(
-                "make that program leave it off, or give this device a rule that says never",
+                "stop that program; then name the device, as in `vxcsum apply DEVICE`, which ends the pause",
             )),
         ),
-        (Action::Leave, ReasonCode::Fixed, _) => (
+        (Action::Leave, ReasonCode::FeatureFixed, _) => (
             Outcome::Refused,
             Some(refused("the kernel does not let anybody change it on this device ([fixed])").advise(
                 "avoid the NAT on the outer packets instead: vxcsum explain says which bug it is",

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{action, feature, head, kernel_line, status_word, wrapped};
+use super::{action, feature, footers, head, kernel_line, status_word, wrapped, wrapped_around};
 use crate::kernel::{Basis, BugVerdict, Source, Status};
 use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
@@ -64,7 +64,7 @@ pub fn explain_device(
         action(device),
         device.reason.code.as_str()
     )?;
-    wrapped(out, "  ", &device.reason.text)?;
+    wrapped_around(out, "  ", &device.reason.text, device.exposure_rule)?;
     writeln!(out, "\ninputs")?;
     inputs(out, device, facts)?;
     writeln!(out)?;
@@ -80,7 +80,8 @@ pub fn explain_device(
     writeln!(out, "\npolicy")?;
     policy_text(out, explanation, facts, policy, device)?;
     writeln!(out, "\nto change the outcome")?;
-    remedies(out, device)
+    remedies(out, device, report)?;
+    footers(out, report)
 }
 
 /// The verdict on a kernel.
@@ -156,7 +157,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         (crate::ethtool::FEATURE, sets),
         ("exposure to NAT", exposure),
     ] {
-        wrapped(out, "  ", &format!("{label}: {text}"))?;
+        wrapped_around(out, "  ", &format!("{label}: {text}"), device.exposure_rule)?;
     }
     if let Some(error) = &device.error {
         wrapped(out, "  ", &format!("error: {error}"))?;
@@ -271,7 +272,11 @@ fn policy_text(
 }
 
 /// What an administrator can do about it, the narrowest first.
-fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
+fn remedies(
+    out: &mut impl Write,
+    device: &DeviceReport<'_>,
+    report: &Report<'_>,
+) -> io::Result<()> {
     let rule = |when: &str| {
         format!(
             "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",
@@ -279,12 +284,24 @@ fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
         )
     };
     let mut ways = Vec::new();
+    match device.reason.code {
+        // No rule ends it.
+        ReasonCode::Contested => ways.push(format!(
+            "stop the program that turns it on: `ethtool --monitor {0}` shows when it does. Then: vxcsum apply {0}",
+            device.name
+        )),
+        ReasonCode::RuleNever | ReasonCode::BugNever => ways.push(
+            "the policy says never: take that out, check with vxcsum policy check, then run vxcsum apply".to_owned(),
+        ),
+        ReasonCode::NotReadable => ways.push("first make it readable: see the error above".to_owned()),
+        _ => {}
+    }
     let off = device.feature.is_some_and(|feature| !feature.active);
     let wants_off =
         device.action == Action::TurnOff || device.reason.code == ReasonCode::AlreadyOff;
     if wants_off {
         ways.push(format!(
-            "to keep the offload on this device, {}",
+            "to keep the offload on this device, {}\n    and vxcsum apply, which turns it on again if vxcsum turned it off",
             rule("never")
         ));
         if device.verdict.status == Status::Unknown {
@@ -300,7 +317,8 @@ fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
                     .to_owned(),
             );
         }
-        if device.reason.code == ReasonCode::ExposureUnknown {
+        // What could not be read is no ground for a policy.
+        if device.reason.code == ReasonCode::ExposureUnknown && report.limited.is_empty() {
             ways.push(
                 "if you know that no NAT rewrites its packets, unknown-exposure = \"not-exposed\", in a rule for this device \
                  or for all"
@@ -314,7 +332,7 @@ fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
                     .to_owned(),
             );
         }
-    } else {
+    } else if device.reason.code != ReasonCode::Contested {
         ways.push(format!(
             "to {} the offload off on this device, {}",
             if off { "keep" } else { "turn" },
@@ -323,7 +341,7 @@ fn remedies(out: &mut impl Write, device: &DeviceReport<'_>) -> io::Result<()> {
     }
     if off {
         ways.push(format!(
-            "to turn the offload on again by hand: ethtool -K {} {} on",
+            "to turn the offload on by hand, until the next vxcsum apply: ethtool -K {} {} on",
             device.name,
             crate::ethtool::FEATURE
         ));

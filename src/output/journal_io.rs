@@ -21,6 +21,7 @@ use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
 use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
+use crate::policy::PolicyError;
 
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///
@@ -28,8 +29,9 @@ use crate::offload::report::{DeviceReport, Outcome, Report};
 ///
 /// `for_units`: lines on stderr get the priorities of sd-daemon(3). Whether a service manager listens cannot be told: the
 /// variables that it sets are inherited by terminals too.
-pub fn init(for_units: bool) {
-    let to_journal = connected_to_journal()
+pub fn init(for_units: bool, journal: bool) {
+    let to_journal = journal
+        && connected_to_journal()
         && JournalLog::new().is_ok_and(|log| {
             log.with_syslog_identifier("vxcsum".to_owned())
                 .install()
@@ -110,9 +112,15 @@ fn contested(plan: &DevicePlan<'_>) {
     );
 }
 
-/// The policy is not valid; `consequence` says what that means.
+/// The policy is not valid: a line for each problem; `consequence` says what that means.
 pub fn policy_rejected(error: &Error, consequence: &str) {
-    log!(Level::Error, MESSAGE_ID = message_ids::POLICY_REJECTED; "{consequence}:\n{error}");
+    let lines = match error {
+        Error::Policy(errors) => errors.items().map(PolicyError::line_for_logs).collect(),
+        other => vec![other.to_string()],
+    };
+    for line in lines {
+        log!(Level::Error, MESSAGE_ID = message_ids::POLICY_REJECTED; "{line} ({consequence})");
+    }
 }
 
 /// Link events were lost.

@@ -25,11 +25,12 @@ use crate::error::Error;
 use crate::ethtool::{FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::nat::exposure::Exposure;
+use crate::offload::health::{self, State, named};
 use crate::offload::plan::{Action, ReasonCode};
-use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report};
+use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report, SCHEMA_VERSION};
 use crate::policy::PolicyError;
 use crate::term::table::{Cell, Table};
-use crate::term::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
+use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped, wrapped_around};
 
 /// A paragraph names at most this many devices and counts the rest; the table names them all.
 const MAX_NAMED: usize = 8;
@@ -45,6 +46,7 @@ pub fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
 
 #[derive(Serialize)]
 struct ErrorObject<'a> {
+    schema_version: u32,
     error: ErrorBody<'a>,
 }
 
@@ -72,38 +74,107 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
         text: error.to_string(),
         problems,
     };
-    json(out, &ErrorObject { error: body })
+    json(
+        out,
+        &ErrorObject {
+            schema_version: SCHEMA_VERSION,
+            error: body,
+        },
+    )
 }
 
-/// `status`: the kernel and the table.
+/// The answer, before anything else.
+///
+/// # Errors
+/// Those of the writer.
+pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
+    let state = report.summary.state;
+    let style = match state {
+        State::Ok => GREEN,
+        State::AtRisk => YELLOW,
+        State::Broken | State::Failed => RED,
+    };
+    let word = paint(state.word(), style, color);
+    // The width counts what is seen.
+    let text = format!("{}  {}", state.word(), health::answer(report));
+    let mut plain = Vec::new();
+    wrapped(&mut plain, "", &text)?;
+    let plain = String::from_utf8_lossy(&plain);
+    write!(out, "{}", plain.replacen(state.word(), &word, 1))
+}
+
+/// What the answer does not cover, and how long it holds.
+pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    for limit in &report.limited {
+        let text = format!(
+            "the NAT rules could not be read, so this is the worst case ({}). {}",
+            limit.why, limit.advice
+        );
+        writeln!(out)?;
+        wrapped(out, "", &text)?;
+    }
+    let off = |device: &DeviceReport<'_>| match device.outcome {
+        Outcome::Changed => device.action == Action::TurnOff,
+        Outcome::Unchanged => device.reason.code == ReasonCode::AlreadyOff,
+        _ => false,
+    };
+    if report.persistent == Some(false) && report.devices.iter().any(off) {
+        writeln!(out)?;
+        wrapped(
+            out,
+            "",
+            "the offload stays off until the device is created again or the node reboots. To keep it off:",
+        )?;
+        writeln!(out, "  systemctl enable --now vxcsum.service vxcsum.timer")?;
+    }
+    Ok(())
+}
+
+/// `status`: the answer, the table and the kernel.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
-    head(out, report, color)?;
+    headline(out, report, color)?;
     devices(out, report, color)?;
+    writeln!(out)?;
+    kernel_line(out, &report.kernel, color)?;
     paragraphs(out, report, &[Section::Failed])?;
     if report
         .devices
         .iter()
         .any(|device| device.outcome == Outcome::Planned)
     {
-        writeln!(
-            out,
-            "\n{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more",
+        writeln!(out)?;
+        let text = format!(
+            "{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more",
             totals(report)
-        )?;
+        );
+        wrapped(out, "", &text)?;
     }
-    Ok(())
+    footers(out, report)
 }
 
-/// `apply`: the kernel, the table, and in sentences what was done, or with --dry-run what would be done.
+/// `apply`: the answer, the table, the kernel, and in sentences what was done, or with --dry-run what would be done.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
-    head(out, report, color)?;
+    // After `revert` the answer of `apply` would undo it.
+    let reverts = |device: &DeviceReport<'_>| {
+        matches!(
+            device.reason.code,
+            ReasonCode::TurnedOffByVxcsum
+                | ReasonCode::AlreadyOn
+                | ReasonCode::NotTurnedOffByVxcsum
+        )
+    };
+    if !report.devices.iter().any(reverts) {
+        headline(out, report, color)?;
+    }
     devices(out, report, color)?;
+    writeln!(out)?;
+    kernel_line(out, &report.kernel, color)?;
     paragraphs(
         out,
         report,
@@ -121,9 +192,10 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
         } else {
             ""
         };
-        writeln!(out, "\n{}{suffix}", totals(report))?;
+        writeln!(out)?;
+        wrapped(out, "", &format!("{}{suffix}", totals(report)))?;
     }
-    Ok(())
+    footers(out, report)
 }
 
 fn head(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
@@ -135,16 +207,21 @@ fn head(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()
 }
 
 fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::Result<()> {
-    write!(
-        out,
-        "kernel {}:",
-        crate::text::escape(kernel.release.as_bytes())
-    )?;
+    let start = format!("kernel {}:", crate::text::escape(kernel.release.as_bytes()));
+    let words: Vec<String> = kernel
+        .bugs
+        .iter()
+        .map(|bug| format!("{} {}", bug.id.as_str(), status_word(bug)))
+        .collect();
+    // Colours have no width.
+    let whole = start.len() + words.iter().map(|word| word.len() + 2).sum::<usize>();
+    let between = if whole > width() { "\n " } else { "" };
+    write!(out, "{start}")?;
     for (n, bug) in kernel.bugs.iter().enumerate() {
         let comma = if n == 0 { "" } else { "," };
         write!(
             out,
-            "{comma} {} {}",
+            "{comma}{between} {} {}",
             bug.id.as_str(),
             paint(&status_word(bug), status_style(bug.status), color)
         )?;
@@ -171,7 +248,7 @@ pub(crate) fn status_style(status: Status) -> Style {
 
 fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     if report.devices.is_empty() {
-        return writeln!(out, "\nno VXLAN devices in this network namespace");
+        return Ok(());
     }
     writeln!(out)?;
     let mut table = Table::new([
@@ -196,7 +273,8 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
             Cell::plain(device.reason.code.as_str()),
         ]);
     }
-    table.write(out, WIDTH, color)
+    // What decides stays; the rest is in `explain` and JSON.
+    table.write(out, width(), &[1, 2, 3], color)
 }
 
 /// A bug that no packet of this node can run into is latent, in words and not in JSON: there the exposure is a key of its own.
@@ -207,7 +285,7 @@ fn verdict(device: &DeviceReport<'_>) -> Cell {
         || matches!(
             device.reason.code,
             ReasonCode::AlreadyOff
-                | ReasonCode::Fixed
+                | ReasonCode::FeatureFixed
                 | ReasonCode::NoSuchFeature
                 | ReasonCode::NotReadable
                 | ReasonCode::Contested
@@ -309,19 +387,14 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
         };
         writeln!(out, "\n{title}")?;
         for group in groups {
-            let more = group.len().saturating_sub(MAX_NAMED);
-            let named: Vec<_> = group[..group.len() - more]
-                .iter()
-                .map(|device| device.name.to_string())
-                .collect();
-            let and_more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            wrapped(out, "  ", &format!("{}{and_more}", named.join(", ")))?;
+            wrapped(out, "  ", &named(&group, MAX_NAMED))?;
             for (label, text) in sentences(group[0]) {
-                wrapped(out, "    ", &format!("{label}: {text}"))?;
+                wrapped_around(
+                    out,
+                    "    ",
+                    &format!("{label}: {text}"),
+                    group[0].exposure_rule,
+                )?;
             }
         }
     }

@@ -8,8 +8,8 @@ use super::status_style;
 use crate::kernel::nodes::Group;
 use crate::kernel::{BugId, Status};
 use crate::offload::report::SCHEMA_VERSION;
-use crate::term::WIDTH;
 use crate::term::table::{Cell, Table};
+use crate::term::width;
 use crate::text::escape;
 
 /// The summary.
@@ -106,7 +106,7 @@ pub fn nodes(out: &mut impl Write, summary: &NodeSummary, color: bool) -> io::Re
             }
         }));
     }
-    table.write(out, WIDTH, color)?;
+    table.write(out, width(), &[], color)?;
     writeln!(
         out,
         "\n`vxcsum explain --kernel RELEASE` gives the evidence; on a node, `vxcsum status` says whether its devices need anything"

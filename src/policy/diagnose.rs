@@ -48,6 +48,23 @@ impl PolicyError {
         }
     }
 
+    /// `FILE:LINE:COLUMN: message; help`, on one line.
+    pub fn line_for_logs(&self) -> String {
+        let place = match (self.line, self.column) {
+            (Some(line), Some(column)) => format!(":{line}:{column}"),
+            (Some(line), None) => format!(":{line}"),
+            (None, _) => String::new(),
+        };
+        let help = self.help.as_ref().map(|help| format!("; {help}"));
+        let text = format!(
+            "{}{place}: {}{}",
+            self.file,
+            self.message,
+            help.unwrap_or_default()
+        );
+        text.replace('\n', "; ")
+    }
+
     fn group(&self) -> Group<'_> {
         let title = Level::ERROR.primary_title(self.message.as_str());
         let group = match (&self.excerpt, self.line) {

@@ -44,8 +44,7 @@ pub enum Wanted<'a> {
     /// The first `policy.toml` of the four directories below the root, and the drop-ins of all four.
     Default,
     /// This file alone, without drop-ins: a path of this machine, not below the root, because a named file means that
-    /// file. `/dev/null` is the built-in default. A file in a directory `policy.d` is read as a drop-in, which may leave out
-    /// the version.
+    /// file. `/dev/null` is the built-in default. It may leave out the version, as a drop-in may.
     Path(&'a Path),
 }
 
@@ -89,18 +88,12 @@ const FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOCTTY);
 
 fn one(path: &Path) -> Loaded {
-    let directory = path.parent().and_then(Path::file_name);
-    let kind = if directory == Some(OsStr::new("policy.d")) {
-        Kind::DropIn
-    } else {
-        Kind::Main
-    };
     let opened = fs::open(path, FLAGS, Mode::empty()).map_err(|errno| Problem::io("open", errno));
     let mut loaded = (Vec::new(), Vec::new());
     add(
         &mut loaded,
         path,
-        kind,
+        Kind::DropIn,
         opened.and_then(|fd| contents(fd, None)),
     );
     loaded

@@ -8,7 +8,7 @@ use super::frame::Checksum;
 use super::{Case, NatKind, Observed, Outcome, ProbeRun};
 use crate::link::OuterChecksum;
 use crate::term::table::{Cell, Table};
-use crate::term::{GREEN, RED, WIDTH, YELLOW, paint, wrapped};
+use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped};
 
 /// What is stored for the rest of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     }
     if !run.cases.is_empty() {
         writeln!(out)?;
-        matrix(run).write(out, WIDTH, color)?;
+        matrix(run).write(out, width(), &[], color)?;
     }
     let after = match (run.answers(), stored) {
         (true, Stored::NotStored) => return Ok(()),

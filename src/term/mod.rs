@@ -5,11 +5,23 @@
 pub(crate) mod table;
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anstyle::{AnsiColor, Style};
 
+/// Text for a file or a pipe is not broken: programs read its lines.
+static WIDTH: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Text goes to a terminal with so many columns. Within bounds: a line of two words helps nobody, nor does one that is longer
+/// than eyes follow.
+pub(crate) fn set_width(columns: usize) {
+    WIDTH.store(columns.clamp(60, 120), Ordering::Relaxed);
+}
+
 /// Reports are not wider than this, as long as the names in them allow it.
-pub(crate) const WIDTH: usize = 100;
+pub(crate) fn width() -> usize {
+    WIDTH.load(Ordering::Relaxed)
+}
 
 pub(crate) const RED: Style = AnsiColor::Red.on_default();
 pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
@@ -25,13 +37,13 @@ pub(crate) fn paint(text: &str, style: Style, color: bool) -> String {
 
 /// Breaks a text at spaces; what follows the first line is indented two columns more.
 pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
-    let mut column = 0;
+    let (mut column, limit) = (0, width());
     for word in text.split(' ') {
         let width = unicode_width::UnicodeWidthStr::width(word);
         if column == 0 {
             write!(out, "{indent}{word}")?;
             column = indent.len() + width;
-        } else if column + 1 + width > WIDTH {
+        } else if column + 1 + width > limit {
             write!(out, "\n{indent}  {word}")?;
             column = indent.len() + 2 + width;
         } else {
@@ -40,4 +52,20 @@ pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Res
         }
     }
     writeln!(out)
+}
+
+/// The same, but a part that people copy, such as a rule, stands whole on a line of its own.
+pub(crate) fn wrapped_around(
+    out: &mut impl Write,
+    indent: &str,
+    text: &str,
+    quoted: Option<&str>,
+) -> io::Result<()> {
+    let parts = quoted.and_then(|quoted| Some((quoted, text.split_once(&format!("`{quoted}`"))?)));
+    let Some((quoted, (before, after))) = parts else {
+        return wrapped(out, indent, text);
+    };
+    wrapped(out, indent, before.trim_end())?;
+    writeln!(out, "{indent}    {quoted}")?;
+    wrapped(out, &format!("{indent}  "), after.trim_start())
 }

@@ -61,26 +61,45 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// Every column as wide as its widest cell. Where that makes the table wider than `limit`, the last column goes to a
-    /// line of its own below each row: names are never cut.
-    pub fn write(&self, out: &mut impl Write, limit: usize, color: bool) -> io::Result<()> {
+    /// Every column as wide as its widest cell. Where that makes the table wider than `limit`, the columns that can be `spared`
+    /// go, in this order, until it fits; then the last column goes to a line of its own below each row: names are never cut.
+    pub fn write(
+        &self,
+        out: &mut impl Write,
+        limit: usize,
+        spared: &[usize],
+        color: bool,
+    ) -> io::Result<()> {
         let widths: [usize; N] =
             std::array::from_fn(|n| self.rows.iter().map(|row| row[n].width).max().unwrap_or(0));
-        let whole = widths.iter().sum::<usize>() + 2 * (N - 1);
-        let in_line = if whole > limit { N - 1 } else { N };
-        let spaces = vec![b' '; limit.max(whole)];
+        let mut shown: Vec<usize> = (0..N).collect();
+        let whole = |shown: &[usize]| {
+            shown.iter().map(|n| widths[*n]).sum::<usize>() + 2 * (shown.len() - 1)
+        };
+        for column in spared {
+            if whole(&shown) > limit {
+                shown.retain(|n| n != column);
+            }
+        }
+        let below = if whole(&shown) > limit {
+            shown.pop()
+        } else {
+            None
+        };
+        let spaces = vec![b' '; whole(&shown) + 2];
         for row in &self.rows {
-            for (n, cell) in row[..in_line].iter().enumerate() {
+            for (n, column) in shown.iter().enumerate() {
+                let cell = &row[*column];
                 cell.write(out, color)?;
-                let padding = if n + 1 == in_line {
+                let padding = if n + 1 == shown.len() {
                     0
                 } else {
-                    widths[n] - cell.width + 2
+                    widths[*column] - cell.width + 2
                 };
                 out.write_all(&spaces[..padding])?;
             }
             out.write_all(b"\n")?;
-            for cell in &row[in_line..] {
+            if let Some(cell) = below.map(|column| &row[column]) {
                 out.write_all(b"    ")?;
                 cell.write(out, color)?;
                 out.write_all(b"\n")?;
@@ -94,25 +113,34 @@ impl<const N: usize> Table<N> {
 mod tests {
     use super::*;
 
-    fn render(rows: &[[&'static str; 3]], limit: usize) -> String {
+    fn render(rows: &[[&'static str; 3]], limit: usize, spared: &[usize]) -> String {
         let mut table = Table::new(["A", "BB", "C"]);
         for row in rows {
             table.row(row.map(Cell::plain));
         }
         let mut out = Vec::new();
-        table.write(&mut out, limit, false).unwrap();
+        table.write(&mut out, limit, spared, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn columns_line_up_by_what_a_terminal_shows() {
-        let text = render(&[["vx🦀", "1", "x"], ["v", "22222", "y"]], 100);
+        let text = render(&[["vx🦀", "1", "x"], ["v", "22222", "y"]], 100, &[]);
         assert_eq!(text, "A     BB     C\nvx🦀  1      x\nv     22222  y\n");
     }
 
     #[test]
     fn what_is_too_wide_goes_below_and_nothing_is_cut() {
-        let text = render(&[["a-long-name", "b", "reason"]], 20);
+        let text = render(&[["a-long-name", "b", "reason"]], 20, &[]);
         assert_eq!(text, "A            BB\n    C\na-long-name  b\n    reason\n");
+    }
+
+    #[test]
+    fn columns_that_can_be_spared_go_first() {
+        let rows = [["a-long-name", "b", "reason"]];
+        let whole = "A            BB  C\na-long-name  b   reason\n";
+        assert_eq!(render(&rows, 100, &[1]), whole);
+        let text = render(&rows, 20, &[1]);
+        assert_eq!(text, "A            C\na-long-name  reason\n");
     }
 }

@@ -1,0 +1,339 @@
+//! How the devices of a node stand: each device's lines of defence, and the answer for all of them.
+//!
+//! Owns the states, the counts and the sentence that every report begins with. Pure.
+
+use serde::Serialize;
+
+use super::facts::Exposure;
+use super::plan::{Action, ReasonCode};
+use super::report::{DeviceReport, Outcome, Report};
+use crate::kernel::Status;
+use crate::nat::rules::Unread;
+
+/// The sentence names at most this many devices and counts the rest; the table names them all.
+const MAX_NAMED: usize = 3;
+
+/// How the NAT rules, the kernel and the offload of one device stand together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// At least one line of defence holds for certain.
+    Safe,
+    /// None holds for certain, and not all are known to fail.
+    AtRisk,
+    /// All three fail: packets that NAT rewrites leave corrupt.
+    Broken,
+}
+
+/// The three lines of defence of one device; any that holds is enough. `None` where it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Defence {
+    /// No NAT rule can rewrite its outer packets.
+    pub nat_rules: Option<bool>,
+    /// The kernel does not have the bugs that its packets can meet.
+    pub kernel: Option<bool>,
+    /// The feature is off.
+    pub offload: Option<bool>,
+    /// What follows.
+    pub health: Health,
+}
+
+impl Defence {
+    /// Of one device. One without peers sends nothing that could be corrupted.
+    pub fn of(device: &DeviceReport<'_>) -> Self {
+        let nat_rules = match device.exposure {
+            Exposure::Exposed(_) => Some(false),
+            Exposure::NotExposed(_) => Some(true),
+            Exposure::Unknown(_) => None,
+        };
+        let kernel = match device.verdict.status {
+            Status::Affected => Some(false),
+            Status::NotAffected => Some(true),
+            Status::Unknown => None,
+        };
+        let offload = device.feature.map(|feature| !feature.active);
+        let lines = [nat_rules, kernel, offload];
+        let health = if lines.contains(&Some(true)) || device.reason.code == ReasonCode::NoPeersYet
+        {
+            Health::Safe
+        } else if lines == [Some(false); 3] {
+            Health::Broken
+        } else {
+            Health::AtRisk
+        };
+        Self {
+            nat_rules,
+            kernel,
+            offload,
+            health,
+        }
+    }
+}
+
+codes! {
+    /// The answer for a device, or the worst of a node.
+    pub enum State {
+        /// Nothing is to be done against corrupt packets.
+        Ok = "ok",
+        /// NAT may corrupt packets, or it is not known that it cannot.
+        AtRisk = "at-risk",
+        /// NAT corrupts packets.
+        Broken = "broken",
+        /// A device could not be read, or not changed as it has to be.
+        Failed = "failed",
+    }
+}
+
+impl State {
+    /// Of one device. What is not known and what the policy counts as harmless is not held against it; a rule that is known to
+    /// corrupt packets is, whatever the policy says.
+    pub fn of(device: &DeviceReport<'_>) -> Self {
+        let accepted = matches!(
+            device.reason.code,
+            ReasonCode::RuleNever
+                | ReasonCode::BugNever
+                | ReasonCode::KernelUnknownFixed
+                | ReasonCode::ExposureUnknownNotExposed
+        );
+        match (device.outcome, Defence::of(device).health) {
+            (Outcome::Failed | Outcome::Refused, _) => Self::Failed,
+            (_, Health::Broken) => Self::Broken,
+            (_, Health::AtRisk) if !accepted => Self::AtRisk,
+            (_, Health::AtRisk | Health::Safe) => Self::Ok,
+        }
+    }
+
+    /// The first word of a report.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::AtRisk => "AT RISK",
+            Self::Broken => "BROKEN",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// The answer and the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// The worst of the devices.
+    pub state: State,
+    /// How many there are.
+    pub devices: usize,
+    /// How many are in each state.
+    pub ok: usize,
+    /// See [`State`].
+    pub at_risk: usize,
+    /// See [`State`].
+    pub broken: usize,
+    /// See [`State`].
+    pub failed: usize,
+    /// How many would be changed.
+    pub pending: usize,
+    /// How many were changed.
+    pub changed: usize,
+}
+
+impl Summary {
+    /// Of all devices of a report.
+    pub fn of(devices: &[DeviceReport<'_>]) -> Self {
+        let in_state = |state| devices.iter().filter(|d| State::of(d) == state).count();
+        let with = |outcome| devices.iter().filter(|d| d.outcome == outcome).count();
+        let worst = [State::Failed, State::Broken, State::AtRisk]
+            .into_iter()
+            .find(|state| in_state(*state) > 0);
+        Self {
+            state: worst.unwrap_or(State::Ok),
+            devices: devices.len(),
+            ok: in_state(State::Ok),
+            at_risk: in_state(State::AtRisk),
+            broken: in_state(State::Broken),
+            failed: in_state(State::Failed),
+            pending: with(Outcome::Planned),
+            changed: with(Outcome::Changed),
+        }
+    }
+}
+
+/// The first few names, and how many more there are.
+pub fn named(devices: &[&DeviceReport<'_>], most: usize) -> String {
+    let more = devices.len().saturating_sub(most);
+    let names: Vec<_> = devices[..devices.len() - more]
+        .iter()
+        .map(|device| device.name.to_string())
+        .collect();
+    match more {
+        0 => names.join(", "),
+        _ => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// The sentence behind the first word: which devices, why, and the command to run.
+pub fn answer(report: &Report<'_>) -> String {
+    let state = report.summary.state;
+    if report.devices.is_empty() {
+        return "no VXLAN devices in this network namespace (in a container? run it on the host)"
+            .to_owned();
+    }
+    let of = |state: State| -> Vec<&DeviceReport<'_>> {
+        let devices = report.devices.iter();
+        devices.filter(|d| State::of(d) == state).collect()
+    };
+    let devices = of(state);
+    if state == State::Ok {
+        return all_ok(report);
+    }
+    let first = devices[0];
+    let bugs: Vec<_> = first.verdict.bugs.iter().map(|b| b.as_str()).collect();
+    let bugs = match first.verdict.status {
+        Status::Unknown => format!(
+            "it is not known whether this kernel has {}",
+            bugs.join(", ")
+        ),
+        _ => format!("kernel bug {}", bugs.join(", ")),
+    };
+    let why = match state {
+        State::Broken => format!("NAT on this node corrupts VXLAN packets ({bugs})"),
+        State::AtRisk => format!("NAT may corrupt VXLAN packets ({bugs})"),
+        _ => failure(first),
+    };
+    format!(
+        "{}: {why}. {}",
+        named(&devices, MAX_NAMED),
+        next(report, &devices)
+    )
+}
+
+fn all_ok(report: &Report<'_>) -> String {
+    let safe = |device: &DeviceReport<'_>| Defence::of(device).health == Health::Safe;
+    let what = if report.devices.iter().all(safe) {
+        "no packet can be corrupted"
+    } else {
+        "nothing to fix, as the policy counts what is not known"
+    };
+    let count = match report.devices.len() {
+        1 => "1 VXLAN device".to_owned(),
+        n => format!("{n} VXLAN devices"),
+    };
+    let pending: Vec<_> = planned(report).collect();
+    if pending.is_empty() {
+        format!("{count}: {what}")
+    } else {
+        let names = named(&pending, MAX_NAMED);
+        format!("{count}: {what}. The policy asks for a change of {names}: vxcsum apply")
+    }
+}
+
+fn planned<'r, 'a>(report: &'r Report<'a>) -> impl Iterator<Item = &'r DeviceReport<'a>> {
+    let devices = report.devices.iter();
+    devices.filter(|device| device.outcome == Outcome::Planned)
+}
+
+fn failure(device: &DeviceReport<'_>) -> String {
+    match (device.reason.code, &device.error) {
+        (ReasonCode::Contested, _) => {
+            "another program keeps turning the offload back on".to_owned()
+        }
+        (ReasonCode::FeatureFixed, _) => {
+            "the kernel lets nobody turn the offload off on it".to_owned()
+        }
+        (_, Some(error)) => format!("{}: {}", error.operation, error.text),
+        (code, None) => code.as_str().to_owned(),
+    }
+}
+
+/// What to run next for these devices.
+fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
+    let pending = |device: &&DeviceReport<'_>| {
+        device.outcome == Outcome::Planned && device.action == Action::TurnOff
+    };
+    if report.limited.is_empty() && devices.iter().any(pending) {
+        "Fix: vxcsum apply".to_owned()
+    } else if matches!(
+        devices[0].reason.code,
+        ReasonCode::RuleNever | ReasonCode::BugNever
+    ) {
+        format!(
+            "The policy leaves it so: vxcsum explain {}",
+            devices[0].name
+        )
+    } else if let Some(limit) = report.limited.first() {
+        limit.advice.clone()
+    } else {
+        "See: vxcsum doctor".to_owned()
+    }
+}
+
+/// Something that could not be looked at, so that the answer is the worst case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// What: `nat-rules`.
+    pub what: &'static str,
+    /// Why not.
+    pub why: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl Limit {
+    /// Of the parts of the NAT rules that could not be read. Advice that fits the cause: root needs no `sudo`.
+    pub fn of_rules(unread: &[Unread], root: bool) -> Option<Self> {
+        unread.first()?;
+        let says = |words: &[&str]| {
+            let mut parts = unread.iter();
+            parts.any(|part| words.iter().any(|word| part.why.contains(word)))
+        };
+        let advice = if says(&["CAP_NET_ADMIN", "EPERM", "EACCES"]) {
+            if root {
+                "This container lacks CAP_NET_ADMIN: add that capability, and use the host's network"
+                    .to_owned()
+            } else {
+                "Run it as root, as with sudo".to_owned()
+            }
+        } else if says(&["EAFNOSUPPORT"]) {
+            "A sandbox forbids these sockets: run it outside, or allow AF_INET, AF_INET6 and AF_NETLINK"
+                .to_owned()
+        } else {
+            "See: vxcsum doctor".to_owned()
+        };
+        let why: Vec<_> = unread
+            .iter()
+            .map(|part| format!("{}: {}", part.what, part.why))
+            .collect();
+        Some(Self {
+            what: "nat-rules",
+            why: why.join("; "),
+            advice,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_follows_the_cause() {
+        let unread = |why: &str| {
+            vec![Unread {
+                what: "nf_tables".to_owned(),
+                why: why.to_owned(),
+            }]
+        };
+        assert_eq!(Limit::of_rules(&[], true), None);
+        for (why, root, expected) in [
+            ("not permitted (needs CAP_NET_ADMIN)", false, "sudo"),
+            ("not permitted (needs CAP_NET_ADMIN)", true, "container"),
+            (
+                "Address family not supported (EAFNOSUPPORT)",
+                true,
+                "AF_INET",
+            ),
+            ("the answer is malformed", false, "vxcsum doctor"),
+        ] {
+            let limit = Limit::of_rules(&unread(why), root).expect("a limit");
+            assert!(limit.advice.contains(expected), "{why}: {limit:?}");
+        }
+    }
+}
