@@ -21,7 +21,7 @@ TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services benches/throughput $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders original-report lifecycle bullseye lib.sh \
+	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
@@ -95,6 +95,7 @@ test-vm: deb
 	tests/vm/matrix
 	tests/vm/units
 	tests/vm/orders
+	tests/vm/geneve
 	tests/vm/original-report
 	tests/vm/lifecycle
 	tests/vm/bullseye

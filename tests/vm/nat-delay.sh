@@ -18,7 +18,7 @@
 #
 # The nodes are network namespaces named $NS-a, $NS-b and $NS-pod. With NODE_A=here, node a is the namespace that the script runs in, which
 # is for a guest, where services of the guest are to see flannel.1. UNDERLAY=virtio takes this guest's eth0 and eth1 (guest -n) for the
-# nodes instead of a veth pair. STACK is what is between flannel.1 and the NIC (layers.sh). RULES is a file of tests/cases/exposure, or
+# nodes instead of a veth pair. KIND is what flannel.1 is: vxlan or geneve. STACK is what is between flannel.1 and the NIC (layers.sh). RULES is a file of tests/cases/exposure, or
 # `none`, instead of the rules above; IPTABLES the command that loads it. Connects go to the service, or to the pod where the rules have
 # none. A connect is tried 1 + $SYN_RETRIES times.
 # Needs root, iproute2, iptables, ethtool, socat, and nft for RULES.
@@ -28,6 +28,7 @@ NS=${NS:-vxcsum}
 NODE_A=${NODE_A:-}
 UNDERLAY=${UNDERLAY:-veth}
 STACK=${STACK:-nic}
+KIND=${KIND:-vxlan}
 RULES=${RULES:-}
 IPTABLES=${IPTABLES:-iptables}
 CONNECTS=${CONNECTS:-10}
@@ -83,17 +84,22 @@ wire_virtio() { ip link set eth1 name eth0 netns "$NS-b"; }
 
 # node IN DEVICE ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
 node() {
-    local in=$1 device=$2 address=$3 peer=$4 mac=$5 peer_mac=$6 pods=$7 peer_pods=$8 mode=$9
+    local in=$1 device=$2 address=$3 peer=$4 mac=$5 peer_mac=$6 pods=$7 peer_pods=$8 mode=$9 kind
+    case $KIND in
+        vxlan) kind="vxlan id 1 dstport 8472 local $address dev $device nolearning" ;;
+        geneve) kind="geneve id 1 remote $peer" ;;
+        *) echo "nat-delay: KIND=$KIND: vxlan or geneve" >&2; return 64 ;;
+    esac
     "$in" ip -batch - <<BATCH
 link set lo up
 addr add $address/24 dev $device
-link add flannel.1 address $mac type vxlan id 1 dstport 8472 local $address dev $device nolearning $mode
+link add flannel.1 address $mac type $kind $mode
 addr add $pods/32 dev flannel.1
 link set flannel.1 up
 route add $peer_pods/24 via $peer_pods dev flannel.1 onlink
 neigh add $peer_pods lladdr $peer_mac dev flannel.1
 BATCH
-    "$in" bridge fdb add "$peer_mac" dst "$peer" dev flannel.1
+    [ "$KIND" = geneve ] || "$in" bridge fdb add "$peer_mac" dst "$peer" dev flannel.1
 }
 
 load_rules() {
