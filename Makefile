@@ -24,7 +24,7 @@ SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
-.PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
+.PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install uninstall clean
 
 all: build
 
@@ -85,6 +85,20 @@ install: install-files
 	install -D -m 644 packaging/policy.toml $(DESTDIR)$(LIBDIR)/vxcsum/policy.toml
 	install -d $(DESTDIR)$(DOCDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/packet-path.svg
+
+# What `install` wrote, with the same DESTDIR and PREFIX; the policy of the machine stays. First `vxcsum revert`, if the offload is to be
+# on again.
+uninstall:
+	rm -f $(DESTDIR)$(SBINDIR)/vxcsum $(DESTDIR)$(LIBDIR)/systemd/system/vxcsum*.{service,timer,path} \
+		$(DESTDIR)$(LIBDIR)/udev/rules.d/90-vxcsum.rules $(DESTDIR)$(LIBDIR)/systemd/system-preset/90-vxcsum.preset \
+		$(DESTDIR)$(LIBDIR)/systemd/catalog/vxcsum.catalog $(DESTDIR)$(LIBDIR)/tmpfiles.d/vxcsum.conf \
+		$(DESTDIR)$(LIBDIR)/vxcsum/policy.toml $(DESTDIR)/etc/vxcsum/policy.d/README \
+		$(DESTDIR)$(PREFIX)/share/man/man8/vxcsum.8 $(DESTDIR)$(PREFIX)/share/man/man5/vxcsum-policy.5 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vxcsum \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vxcsum \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vxcsum.fish
+	rm -rf $(DESTDIR)$(DOCDIR) $(DESTDIR)$(PREFIX)/share/vxcsum
 
 # In booted machines, with the built package: takes some minutes, and once some more for two kernels and a root. Each of
 # these can be run alone.

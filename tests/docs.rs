@@ -270,3 +270,136 @@ fn zsh_lists_the_devices() {
         source packaging/completions/_vxcsum; _vxcsum_devices -J x";
     assert_eq!(with_devices("zsh", script), "a$b flannel.1");
 }
+
+/// What people read, beside the manual.
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "docs/how-it-works.md",
+    "docs/evidence.md",
+    "docs/troubleshooting.md",
+    "docs/operations.md",
+];
+
+/// The heading as the link to it is written on the forge.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .trim_start_matches(['#', ' '])
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut links = 0;
+    for document in DOCUMENTS {
+        for link in read(document).split("](").skip(1) {
+            let target = link.split(')').next().expect("the end of a link");
+            if target.starts_with("http") {
+                continue;
+            }
+            let (file, part) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() {
+                source::root().join(document)
+            } else {
+                source::root().join(document).with_file_name(file)
+            };
+            assert!(file.exists(), "{document} links to {target}");
+            if !part.is_empty() {
+                let text = std::fs::read_to_string(&file).expect("read what is linked to");
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.map(anchor).any(|found| found == part),
+                    "{document} links to {target}"
+                );
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 10, "{links}");
+    assert!(read("README.md").lines().count() <= 150, "README is a page");
+}
+
+#[test]
+fn every_reason_has_its_cure() {
+    let text = read("docs/troubleshooting.md");
+    let codes: Vec<_> = text
+        .split("## Every reason")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .expect("the reasons")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let mut all = ReasonCode::ALL.map(ReasonCode::as_str).to_vec();
+    let mut codes = codes;
+    all.sort_unstable();
+    codes.sort_unstable();
+    assert_eq!(codes, all);
+}
+
+/// The lines of the console blocks that run vxcsum, without prompt and comment.
+fn command_lines(text: &str) -> Vec<String> {
+    let blocks = text.split("```console\n").skip(1);
+    blocks
+        .filter_map(|block| block.split("```").next())
+        .flat_map(str::lines)
+        .filter_map(|line| line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")))
+        .map(|line| line.split("  # ").next().unwrap_or(line).trim().to_owned())
+        .filter(|line| line.starts_with("vxcsum "))
+        .collect()
+}
+
+/// In a namespace with two devices each command does what the document says: it is no wrong usage, and nothing fails.
+#[test]
+fn every_command_of_the_documents_runs() {
+    let mut lines: Vec<String> = DOCUMENTS
+        .iter()
+        .flat_map(|document| command_lines(&read(document)))
+        .collect();
+    lines.sort();
+    lines.dedup();
+    assert!(lines.len() > 9, "{lines:?}");
+    let root = tempfile::tempdir().expect("make a directory");
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_vxcsum"));
+    let bin = bin.parent().expect("a directory").display();
+    for line in lines {
+        let line = line.replacen(
+            "vxcsum",
+            &format!("vxcsum --root {}", root.path().display()),
+            1,
+        );
+        let script = format!("PATH={bin}:$PATH; set -o pipefail; {line} >&2; echo code=$?");
+        let code = with_devices("bash", &script);
+        // 2: doctor found something.
+        assert!(
+            ["code=0", "code=2"].contains(&code.as_str()),
+            "{line}: {code}"
+        );
+    }
+}
+
+/// What README shows of a report is what is printed: `...` stands for lines that were left out.
+#[test]
+fn the_report_in_readme_is_a_real_one() {
+    let text = read("README.md");
+    let block = text.split("# vxcsum --dry-run\n").nth(1).expect("a report");
+    let mut shown = block.split("```").next().expect("its end").lines();
+    let real = read("tests/fixtures/dry-run.txt");
+    let columns = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert!(
+        shown.next().is_some_and(
+            |line| line.starts_with("AT RISK  flannel.1: NAT may corrupt VXLAN packets")
+        )
+    );
+    for line in shown.filter(|line| !line.is_empty() && *line != "...") {
+        let same = |other: &str| columns(other) == columns(line);
+        let total =
+            line.contains("to change") && real.contains("; this is a dry run: nothing was changed");
+        assert!(total || real.lines().any(same), "{line} is not in\n{real}");
+    }
+}

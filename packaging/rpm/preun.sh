@@ -9,6 +9,6 @@ if [ "$1" -eq 0 ]; then
     fi
     systemctl --no-reload disable vxcsum.service vxcsum.timer vxcsum-watch.service vxcsum-probe.service >/dev/null 2>&1 || :
     if [ -e /run/vxcsum/state.json ]; then
-        /usr/sbin/vxcsum revert >/dev/null || echo "vxcsum: some device did not get its offload back: see above" >&2
+        /usr/sbin/vxcsum revert >/dev/null || echo "vxcsum: the devices named above did not get their offload back" >&2
     fi
 fi

@@ -26,7 +26,7 @@ codes! {
 }
 
 codes! {
-    /// Why. The codes are stable; the README lists them.
+    /// Why. The codes are stable; docs/troubleshooting.md lists them.
     pub enum ReasonCode {
         /// The kernel has the bug, and the policy asks for no more.
         KernelAffected = "kernel-affected",
