@@ -21,7 +21,7 @@ TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services benches/throughput $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve original-report lifecycle bullseye lib.sh \
+	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install uninstall clean
@@ -121,10 +121,11 @@ test-vm-upstream:
 	tests/vm/prepare
 	tests/vm/upstream
 
-# All of them, and the orders of events with each kind of rules: what `.ci/run` has no time for.
+# All of them, the orders of events with each kind of rules, and what is segmented twice: what `.ci/run` has no time for.
 .PHONY: test-vm-all
 test-vm-all: test-vm test-vm-upstream
 	tests/vm/orders all
+	tests/vm/gso
 
 # deb, rpm, check-packages, install-files.
 include packaging/package.mk
