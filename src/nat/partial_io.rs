@@ -14,6 +14,7 @@ use super::nft::{self, Get, Ruleset};
 use super::partial::{answer, can_change, first};
 use super::read_io::{self, Dumps, ReadError};
 use super::rules::{NatRules, Need};
+use super::xt;
 
 /// So often more is read before everything is.
 const ROUNDS: usize = 24;
@@ -47,6 +48,8 @@ pub struct RulesInUse {
     nf_tables: usize,
     /// None once everything was read.
     partial: Option<(Dumps, Ruleset)>,
+    /// Of the tables of iptables-legacy, which come after those, what their chains are decoded from.
+    legacy: Vec<xt::Entries>,
     /// Of `nf_tables`, if it could be read.
     generation: Option<u32>,
 }
@@ -59,6 +62,7 @@ impl RulesInUse {
             rules: read_io::read(),
             nf_tables: 0,
             partial: None,
+            legacy: Vec::new(),
             generation,
         }
     }
@@ -82,11 +86,12 @@ impl RulesInUse {
             ..NatRules::default()
         };
         let nf_tables = rules.tables.len();
-        read_io::read_legacy(&mut rules);
+        let legacy = read_io::read_legacy(&mut rules, false);
         let mut out = Self {
             rules,
             nf_tables,
             partial: Some((dumps, set)),
+            legacy,
             generation: Some(generation),
         };
         for _ in 0..ROUNDS {
@@ -161,10 +166,16 @@ impl RulesInUse {
         let Some((dumps, set)) = &mut self.partial else {
             return Ok(());
         };
-        let legacy = self.rules.tables.split_off(self.nf_tables);
+        let mut legacy = self.rules.tables.split_off(self.nf_tables);
         set.put_tables(std::mem::take(&mut self.rules.tables));
         for need in needs {
             match *need {
+                Need::Chain(table, chain) if table >= self.nf_tables => {
+                    let n = table - self.nf_tables;
+                    if let Some((entries, table)) = self.legacy.get(n).zip(legacy.get_mut(n)) {
+                        entries.decode(table, chain)?;
+                    }
+                }
                 Need::Chain(table, chain) => read_chain(dumps, set, table, chain)?,
                 Need::Set(table, n) => read_elements(dumps, set, table, n)?,
             }

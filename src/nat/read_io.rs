@@ -81,7 +81,7 @@ pub fn read() -> NatRules {
         ..NatRules::default()
     };
     part(&mut rules, "nf_tables".into(), retry(nf_tables));
-    read_legacy(&mut rules);
+    read_legacy(&mut rules, true);
     if rules.asks_ipsets()
         && let Ok(sets) = retry(ipsets)
     {
@@ -160,8 +160,9 @@ const LEGACY: [(Family, &str); 2] = [
     (Family::Ip6, "ip6_tables_names"),
 ];
 
-/// The tables of iptables-legacy.
-pub(super) fn read_legacy(rules: &mut NatRules) {
+/// The tables of iptables-legacy, with all chains or with those that are hooked in and what to decode the others from.
+pub(super) fn read_legacy(rules: &mut NatRules, whole: bool) -> Vec<xt::Entries> {
+    let mut out = Vec::new();
     for (family, names) in LEGACY {
         match legacy_names(names) {
             Ok(names) => {
@@ -171,13 +172,24 @@ pub(super) fn read_legacy(rules: &mut NatRules) {
                         family.word(),
                         crate::text::escape(&name)
                     );
-                    let table = retry(|| Ok(legacy(family, &name)?.map(|t| vec![t])));
+                    let table = retry(|| {
+                        let Some((mut table, entries)) = legacy(family, &name)? else {
+                            return Ok(None);
+                        };
+                        if whole {
+                            entries.decode_all(&mut table)?;
+                        } else {
+                            out.push(entries);
+                        }
+                        Ok(Some(vec![table]))
+                    });
                     part(rules, what, table);
                 }
             }
             Err(e) => part(rules, names.into(), Err(e)),
         }
     }
+    out
 }
 
 /// Whether there is a table of iptables-legacy, or it cannot be told.
@@ -320,7 +332,7 @@ fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
 }
 
 /// One legacy table; `None` if it changed meanwhile.
-fn legacy(family: Family, name: &[u8]) -> Result<Option<Table>, ReadError> {
+fn legacy(family: Family, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, ReadError> {
     const GET_INFO: i32 = 64;
     const GET_ENTRIES: i32 = 65;
     let (domain, level) = if family == Family::Ip6 {
@@ -342,12 +354,7 @@ fn legacy(family: Family, name: &[u8]) -> Result<Option<Table>, ReadError> {
         Err(e) if e.is(Errno::AGAIN) || e.is(Errno::INVAL) => return Ok(None),
         other => other?,
     }
-    Ok(Some(xt::decode_table(
-        family,
-        name,
-        &info,
-        &entries[xt::ENTRIES_HEADER..],
-    )?))
+    Ok(Some(xt::open_table(family, name, &info, entries)?))
 }
 
 fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {

@@ -128,15 +128,64 @@ fn priority(table: &[u8], hook: Hook) -> i32 {
     }
 }
 
-/// Reads the entries of one table, which begin after [`ENTRIES_HEADER`] bytes of the kernel's answer.
-pub fn decode_table(
+/// The entries of a table as the kernel gave them: a cluster has tens of thousands of chains, of which few are ever decoded.
+pub struct Entries {
+    family: Family,
+    /// The kernel's answer, in which the entries begin after [`ENTRIES_HEADER`] bytes.
+    answer: Vec<u8>,
+    /// In the order of their chains.
+    all: Vec<Entry>,
+    /// Chains by the offset of their first entry.
+    starts: HashMap<usize, u32>,
+}
+
+impl Entries {
+    /// Decodes the rules of a chain.
+    pub fn decode(&self, table: &mut Table, chain: u32) -> Result<(), Malformed> {
+        let into = table.chains.get_mut(chain as usize).ok_or(BAD)?;
+        into.rules.clear();
+        let first = self.all.partition_point(|e| e.chain < chain);
+        for e in self.all[first..].iter().take_while(|e| e.chain == chain) {
+            let l = layout(self.family);
+            let entry = &self.answer[ENTRIES_HEADER..][e.at..e.end];
+            let exprs = decode_entry(self.family, l, entry, e.target, e.at, &self.starts);
+            let exprs = exprs.ok_or(BAD)??;
+            if !e.tail {
+                into.rules.push(Rule {
+                    exprs: exprs.into(),
+                    comment: None,
+                });
+            } else if let Some(base) = &mut into.base {
+                base.drops = exprs.last() == Some(&Expr::Verdict(Verdict::Drop));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes the rules of all chains.
+    pub fn decode_all(&self, table: &mut Table) -> Result<(), Malformed> {
+        (0u32..)
+            .zip(0..table.chains.len())
+            .try_for_each(|(chain, _)| self.decode(table, chain))
+    }
+}
+
+const BAD: Malformed = Malformed("table entry");
+
+fn layout(family: Family) -> &'static Layout {
+    if family == Family::Ip6 { &V6 } else { &V4 }
+}
+
+/// Finds the chains of one table, whose entries begin after [`ENTRIES_HEADER`] bytes of the kernel's answer. Those that are hooked
+/// in are decoded, the others are left open.
+pub fn open_table(
     family: Family,
     name: &[u8],
     info: &Info,
-    blob: &[u8],
-) -> Result<Table, Malformed> {
-    const BAD: Malformed = Malformed("table entry");
-    let l = if family == Family::Ip6 { &V6 } else { &V4 };
+    answer: Vec<u8>,
+) -> Result<(Table, Entries), Malformed> {
+    let l = layout(family);
+    let blob = answer.get(ENTRIES_HEADER..).ok_or(BAD)?;
     // Entries by offset, and which chain each belongs to: a chain begins at a hook's entry or after an ERROR target.
     let mut chains: Vec<Chain> = Vec::new();
     let mut starts: HashMap<usize, u32> = HashMap::new();
@@ -189,12 +238,14 @@ pub fn decode_table(
             if at + next < blob.len() {
                 current = Some(index(chains.len())?);
                 starts.insert(at + next, index(chains.len())?);
-                chains.push(Chain {
+                let mut chain = Chain {
                     name: text(label).into(),
                     base: None,
                     devices: Box::default(),
                     rules: Vec::new(),
-                });
+                };
+                chain.leave_unread();
+                chains.push(chain);
             }
         } else {
             entries.push(Entry {
@@ -207,26 +258,25 @@ pub fn decode_table(
         }
         at += next;
     }
-    for e in entries {
-        let chain = chains.get_mut(e.chain as usize).ok_or(BAD)?;
-        let exprs =
-            decode_entry(family, l, &blob[e.at..e.end], e.target, e.at, &starts).ok_or(BAD)??;
-        if !e.tail {
-            chain.rules.push(Rule {
-                exprs: exprs.into(),
-                comment: None,
-            });
-        } else if let Some(base) = &mut chain.base {
-            base.drops = exprs.last() == Some(&Expr::Verdict(Verdict::Drop));
-        }
-    }
-    Ok(Table {
+    let mut table = Table {
         backend: Backend::Legacy,
         family,
         name: name.into(),
         chains,
         sets: Vec::new(),
-    })
+    };
+    let entries = Entries {
+        family,
+        answer,
+        all: entries,
+        starts,
+    };
+    for (n, chain) in (0u32..).zip(0..table.chains.len()) {
+        if table.chains[chain].base.is_some() {
+            entries.decode(&mut table, n)?;
+        }
+    }
+    Ok((table, entries))
 }
 
 /// Where one entry is in the blob.

@@ -17,7 +17,9 @@ fn captured(tag: &str) -> Vec<u8> {
 }
 
 fn decode(family: Family, info: &[u8], entries: &[u8]) -> Result<NatRules, Malformed> {
-    let table = decode_table(family, b"nat", &decode_info(info)?, entries)?;
+    let answer = [&[0; ENTRIES_HEADER][..], entries].concat();
+    let (mut table, entries) = open_table(family, b"nat", &decode_info(info)?, answer)?;
+    entries.decode_all(&mut table)?;
     Ok(NatRules {
         tables: vec![table],
         ..NatRules::default()
