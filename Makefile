@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
@@ -69,8 +69,8 @@ deny:
 	else echo "deny: left out, there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
 bench: build
-	@tests/needs root gcc ip ethtool strace
-	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && exit $$status
+	@tests/needs root gcc ip ethtool strace iptables nft
+	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && benches/rules $(BIN) && exit $$status
 
 # What the cures cost, as ratios; nothing is built for it.
 .PHONY: bench-throughput
