@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run deploy/image/build tests/deploy tests/image tests/monitoring tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
@@ -129,6 +129,20 @@ test-vm-all: test-vm test-vm-upstream
 
 # deb, rpm, check-packages, install-files.
 include packaging/package.mk
+
+# The container image, as an archive: skopeo, podman and `ctr images import` take it.
+.PHONY: image
+image: build
+	@tests/needs buildah jq
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) deploy/image/build $(BIN) build/vxcsum-image.tar
+
+# Manifests, alerts, metrics and the image, each with the program that reads it.
+.PHONY: check-deploy
+check-deploy: build
+	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl
+	tests/deploy $(BIN)
+	tests/monitoring $(BIN)
+	tests/image $(BIN)
 
 clean:
 	$(CARGO) clean
