@@ -505,6 +505,17 @@ fn a_policy_is_checked_and_shown() {
         (&json!("policy"), &json!(78))
     );
     assert_eq!(error["problems"].as_array().map(Vec::len), Some(1));
+    for (text, answer) in [
+        ("[[rule]]\nwhen = never\n", "write text in quotes"),
+        ("rule:\n  - when: never\n", "this looks like YAML"),
+    ] {
+        fs::write(file.path(), text).expect("write");
+        let bad = vxcsum(&format!("policy check {path}")).expect(78);
+        assert!(bad.errors().contains(answer), "{text}: {}", bad.errors());
+        assert!(bad.errors().ends_with('\n'), "{text}");
+    }
+    fs::write(file.path(), "[bugs]\nnat-lco-csum = \"never\"\n").expect("write");
+    vxcsum(&format!("policy check {path}")).expect(0);
     let missing = vxcsum("policy check /nonexistent/policy.toml").expect(78);
     assert!(
         missing.errors().contains("/nonexistent/policy.toml"),

@@ -236,7 +236,10 @@ fn a_change_undone_at_once_counts_as_a_flip() {
     let root = netns.remembering_root();
     for round in 0..4 {
         let mut sets = 0;
-        let command = [VXCSUM, "apply", "--json", "--device", "b0", "--root", root];
+        // As a unit does: a person who names a device has it changed once more.
+        let command = [
+            VXCSUM, "apply", "--json", "--log", "--device", "b0", "--root", root,
+        ];
         let (run, _) = netns.step(&command, |requests| {
             let now = requests.iter().filter(|request| request.is_set()).count();
             if now > sets {

@@ -79,6 +79,14 @@ const DRIVER_MAX: usize = 31;
 /// `__NEW_UTS_LEN`: <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/utsname.h>.
 const RELEASE_MAX: usize = 64;
 
+/// Whether the line at this byte has a colon, as YAML has where TOML has `=`.
+fn colon(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next().unwrap_or_default();
+    line.contains(':') && !line.contains('=')
+}
+
 /// What a policy file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -154,6 +162,19 @@ impl Parser<'_> {
                 word if word.starts_with("string values") || word.contains("boolean") => (
                     printable(word),
                     "write text in quotes, such as \"affected\"",
+                ),
+                // The parser takes a bare word for the beginning of a number.
+                word if word.starts_with("invalid float")
+                    || word.starts_with("invalid boolean") =>
+                {
+                    (
+                        "a word without quotes".to_owned(),
+                        "write text in quotes, as in when = \"never\"",
+                    )
+                }
+                word if word.starts_with("key with no value") && colon(text, at.start) => (
+                    printable(word),
+                    "this looks like YAML: a policy is TOML, as in when = \"never\"",
                 ),
                 other => (printable(other), ""),
             };
