@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use common::{Netns, feed};
 use dice::Dice;
 use vxcsum::ethtool::backend_io::{Backend, Choice};
-use vxcsum::nat::exposure::{Exposure, OuterFlow, analyze};
+use vxcsum::nat::exposure::{Exposed, Exposure, NoCure, OuterFlow, Untracked, analyze};
 use vxcsum::nat::partial_io::RulesInUse;
 use vxcsum::nat::read_io;
 use vxcsum::offload::discover_io::{Discovery, Selection};
@@ -371,6 +371,25 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     {
         fail(&format!("rule is quoted as {:?}", found.rule.text));
     }
+    if let Some(found) = got.exposed() {
+        let kept_by = found.kept_by.as_ref().map(|rule| rule.text.as_str());
+        if case
+            .value("kept-by")
+            .is_some_and(|rule| Some(rule) != kept_by)
+        {
+            fail(&format!("the mark is kept by {kept_by:?}"));
+        }
+        let notrack = found
+            .notrack
+            .as_ref()
+            .map_or_else(ToString::to_string, |_| "suffices".into());
+        if case.value("notrack").is_some_and(|want| want != notrack) {
+            fail(&format!("notrack: {notrack}"));
+        }
+        if let Some(what) = without_tracking(&lab, found) {
+            fail(&what);
+        }
+    }
     // Over a veth the same rules never show the device harmless.
     let over_veth = analyze(&rules, &device(&lab, "veth"));
     if word(&over_veth) == "not-exposed" {
@@ -378,6 +397,27 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     }
     let line = format!("{:26} {tool:16} {:12} {packets}", case.name, word(&got));
     (line, wrong)
+}
+
+/// What packets do with the rule in place that leaves them untracked, if that is not what the analysis says.
+fn without_tracking(lab: &Lab, found: &Exposed) -> Option<String> {
+    let packets = match &found.notrack {
+        Ok(packets) => *packets,
+        Err(NoCure::Dropped(_)) => Untracked {
+            v6: Some(false),
+            local: None,
+            port: 8472,
+        },
+        Err(_) => return None,
+    };
+    let commands = Untracked::commands(&[packets]).join("\n") + "\n";
+    // Twice, as whoever is not sure whether it was done does.
+    lab.within("a", || feed("sh", &["-e"], &commands.repeat(2)));
+    let after = lab.packets();
+    match (&found.notrack, after) {
+        (Ok(_), "fine") | (Err(_), "lost") => None,
+        _ => Some(format!("without tracking packets are {after}")),
+    }
 }
 
 /// The decision by no more of the rules than it takes, in a kernel that can copy packets only where these rules do.

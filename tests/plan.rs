@@ -7,7 +7,7 @@ use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
-use vxcsum::nat::exposure::{Change as NatChange, CitedRule, Exposed};
+use vxcsum::nat::exposure::{Change as NatChange, CitedRule, Exposed, NoCure};
 use vxcsum::nat::machine::RuleRef;
 use vxcsum::offload::facts::{Device, Exposure, Facts, History};
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
@@ -749,6 +749,8 @@ fn exposures() -> [Exposure; 3] {
             v6: false,
             change: NatChange::RandomPortFully,
             marks: 0,
+            kept_by: None,
+            notrack: Err(NoCure::NoPort),
         })),
         Exposure::NotExposed(None),
         Exposure::not_asked(),

@@ -16,7 +16,7 @@ pub use managers::{Candidate, Manager, managers};
 use serde::Serialize;
 
 use crate::kernel::{BugId, KernelVerdict, Status};
-use crate::nat::exposure::{CitedRule, Doubt, Exposure};
+use crate::nat::exposure::{CitedRule, Doubt, Exposure, Untracked};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
 use crate::offload::health::{State, named};
@@ -298,6 +298,19 @@ impl<'a> Diagnosis<'a> {
             let devices: Vec<_> = self.report.devices.iter().filter(bad).collect();
             exempt(rules, &devices, &mut steps);
         }
+        let (tracked, names) = self.cured_by_notrack();
+        if !tracked.is_empty() {
+            let text = format!(
+                "or keep connection tracking, and so NAT, off the outer packets of {}: the offload stays on. Tunnel packets gain \
+                 nothing from being tracked. These commands hold until the next boot or `flush ruleset`",
+                names.join(", ")
+            );
+            steps.push(Step {
+                rule: None,
+                text,
+                commands: Untracked::commands(&tracked),
+            });
+        }
         self.elsewhere(&mut steps);
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
@@ -326,6 +339,22 @@ impl<'a> Diagnosis<'a> {
             });
         }
         steps
+    }
+
+    /// The devices that rules without tracking are enough for, and how those describe their packets.
+    fn cured_by_notrack(&self) -> (Vec<Untracked>, Vec<String>) {
+        let (mut tracked, mut names) = (Vec::new(), Vec::new());
+        for device in &self.report.devices {
+            if device.verdict.status != Status::NotAffected
+                && let Some(Ok(packets)) = device.exposure.exposed().map(|found| &found.notrack)
+            {
+                names.push(device.name.to_string());
+                if !tracked.contains(packets) {
+                    tracked.push(*packets);
+                }
+            }
+        }
+        (tracked, names)
     }
 
     /// Devices that `apply` cannot or may not change: each reason has its cure.

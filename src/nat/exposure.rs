@@ -20,7 +20,8 @@ use super::bits::Mark;
 use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
 use super::packet::{Destinations, Packet};
 use super::rules::{
-    Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Need, Table, Unread,
+    Expr, Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Need, Table,
+    Unread,
 };
 use super::settable::{Assume, settable};
 use super::state::{State, add};
@@ -125,6 +126,77 @@ pub struct Exposed {
     pub change: Change,
     /// The bits of the inner packet's mark by which the outer packet meets it.
     pub marks: u32,
+    /// The rule that translates inner packets before a rule takes that mark away, if nothing else keeps it.
+    pub kept_by: Option<CitedRule>,
+    /// Whether it is cured by leaving the outer packets untracked, or why not.
+    pub notrack: Result<Untracked, NoCure>,
+}
+
+/// The outer packets of a device, as a rule has to describe them that leaves them untracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untracked {
+    /// The packets are IPv6; `None` if both families occur.
+    pub v6: Option<bool>,
+    /// Their source, if the device has one.
+    pub local: Option<IpAddr>,
+    /// Their destination port.
+    pub port: u16,
+}
+
+impl Untracked {
+    /// The rule in the language of nft(8). Packets to this machine itself stay tracked.
+    pub fn rule(&self) -> String {
+        let packets = match (self.local, self.v6) {
+            (Some(a), _) if a.is_ipv6() => format!("ip6 saddr {a} "),
+            (Some(a), _) => format!("ip saddr {a} "),
+            (None, Some(true)) => "meta nfproto ipv6 ".to_owned(),
+            (None, Some(false)) => "meta nfproto ipv4 ".to_owned(),
+            (None, None) => String::new(),
+        };
+        format!("oifname != \"lo\" {packets}udp dport {} notrack", self.port)
+    }
+
+    /// The commands that put rules for these packets in place. They can be run again.
+    pub fn commands(all: &[Self]) -> Vec<String> {
+        let mut commands = vec![
+            "nft add table inet vxlan-notrack".to_owned(),
+            "nft 'add chain inet vxlan-notrack output { type filter hook output priority -300; }'"
+                .to_owned(),
+            "nft flush chain inet vxlan-notrack output".to_owned(),
+        ];
+        let add = |of: &Self| format!("nft 'add rule inet vxlan-notrack output {}'", of.rule());
+        commands.extend(all.iter().map(add));
+        commands
+    }
+}
+
+/// Why it does not suffice to leave the outer packets untracked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoCure {
+    /// The device has no fixed destination port, by which a rule can tell its packets.
+    NoPort,
+    /// Nobody asked.
+    NotAsked,
+    /// Rules copy packets (TEE, `dup`). In tests with such rules packets were lost that are fine with the offload off.
+    Copied,
+    /// They can be rewritten or handed on unfinished all the same; the analysis in words.
+    StillExposed(String),
+    /// A rule, or the policy of a chain, would drop untracked packets and does not drop tracked ones.
+    Dropped(String),
+}
+
+impl fmt::Display for NoCure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPort => f.write_str("the device has no fixed destination port"),
+            Self::NotAsked => f.write_str("it was not looked at"),
+            Self::Copied => {
+                f.write_str("rules here copy packets, with which it was not shown to help")
+            }
+            Self::StillExposed(why) => write!(f, "even then {why}"),
+            Self::Dropped(by) => write!(f, "{by} can drop untracked packets"),
+        }
+    }
 }
 
 /// A rule by reference, with what names it to people.
@@ -297,7 +369,17 @@ impl Exposure {
             v6: false,
             change: Change::RandomPortFully,
             marks: 0,
+            kept_by: None,
+            notrack: Err(NoCure::NotAsked),
         }))
+    }
+
+    /// How NAT can rewrite the outer packets, if it is known to.
+    pub fn exposed(&self) -> Option<&Exposed> {
+        match self {
+            Self::Exposed(found) => Some(found),
+            Self::NotExposed(_) | Self::Unknown(_) => None,
+        }
     }
 
     /// The stable code.
@@ -360,6 +442,13 @@ impl fmt::Display for Exposed {
                 "the outer packets keep the mark {marks:#x} of the inner ones"
             )?,
         }
+        if let Some(rule) = &self.kept_by {
+            write!(
+                f,
+                ", for `{}` in {} translates those before it is taken away",
+                rule.text, rule.table
+            )?;
+        }
         write!(f, ", and {}", self.change)
     }
 }
@@ -382,10 +471,10 @@ pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
 /// Decides for one device by rules of which some may not have been read.
 pub(super) fn examine(rules: &NatRules, device: &OuterFlow, unread: Assume) -> Examined {
     let mut met = Met::default();
-    let exposure = match meet(rules, device, unread, &mut met) {
-        Ok(()) => judge(rules, device, met.findings),
-        Err(BudgetExceeded) => Exposure::Unknown(Doubt::BudgetExceeded),
-    };
+    let mut exposure = run(rules, device, unread, &mut met);
+    if let Exposure::Exposed(found) = &mut exposure {
+        found.notrack = untracked(rules, device);
+    }
     Examined {
         exposure,
         needs: met.needs,
@@ -393,16 +482,86 @@ pub(super) fn examine(rules: &NatRules, device: &OuterFlow, unread: Assume) -> E
     }
 }
 
+fn run(rules: &NatRules, device: &OuterFlow, unread: Assume, met: &mut Met) -> Exposure {
+    match meet(rules, device, unread, met) {
+        Ok(()) => judge(rules, device, met),
+        Err(BudgetExceeded) => Exposure::Unknown(Doubt::BudgetExceeded),
+    }
+}
+
+/// Whether it suffices to leave the outer packets untracked. Only all of the rules can tell.
+fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> {
+    if rules.is_partial() {
+        return Err(NoCure::NotAsked);
+    }
+    let port = device.dst_port.ok_or(NoCure::NoPort)?;
+    let chains = rules.tables.iter().flat_map(|t| &t.chains);
+    let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
+    if exprs.any(|e| matches!(e, Expr::Copy(_))) {
+        return Err(NoCure::Copied);
+    }
+    let watched = |untracked| {
+        let mut met = Met {
+            untracked,
+            drops: Some(Drops::new()),
+            ..Met::default()
+        };
+        let exposure = run(rules, device, Assume::Anything, &mut met);
+        (exposure, met.drops.unwrap_or_default())
+    };
+    let (exposure, drops) = watched(true);
+    match exposure {
+        Exposure::NotExposed(_) => {}
+        still => return Err(NoCure::StillExposed(still.to_string())),
+    }
+    if let Some(&(table, chain, rule)) = drops.difference(&watched(false).1).next() {
+        let of = &rules.tables[table];
+        let by = match rule {
+            Some(rule) => CitedRule::new(rules, RuleRef { table, chain, rule }).text,
+            None => format!(
+                "the policy of chain {}",
+                escape(&of.chains[chain as usize].name)
+            ),
+        };
+        return Err(NoCure::Dropped(format!("`{by}` in {}", table_text(of))));
+    }
+    let family = |v6: bool| {
+        device
+            .remotes
+            .iter()
+            .all(|a| a.is_ipv6() == v6)
+            .then_some(v6)
+    };
+    Ok(Untracked {
+        v6: family(false)
+            .or(family(true))
+            .filter(|_| !device.remotes.is_empty()),
+        local: device.local,
+        port,
+    })
+}
+
+type Drops = BTreeSet<(usize, u32, Option<usize>)>;
+
 /// What packets met.
 #[derive(Default)]
 struct Met {
+    /// To begin with: the outer packets are not tracked.
+    untracked: bool,
+    /// Where the outer packets can be dropped; `None` if nobody asks.
+    drops: Option<Drops>,
+    /// Where inner packets are translated, and the mark bits that they can have there.
+    kept: Vec<(RuleRef, u32)>,
+    /// Mark bits that inner packets can have which no rule translates.
+    kept_anyway: u32,
     /// With whether the outer packet is IPv6.
     findings: Vec<(bool, RuleRef, Finding)>,
     needs: BTreeSet<Need>,
     foreign: u32,
 }
 
-fn judge(rules: &NatRules, device: &OuterFlow, found: Vec<(bool, RuleRef, Finding)>) -> Exposure {
+fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
+    let found = std::mem::take(&mut met.findings);
     let (mut harmless, mut not_understood) = (None, None);
     for (v6, at, finding) in found {
         match finding {
@@ -413,6 +572,8 @@ fn judge(rules: &NatRules, device: &OuterFlow, found: Vec<(bool, RuleRef, Findin
                         v6,
                         change,
                         marks,
+                        kept_by: kept_by(met, at, marks).map(|at| CitedRule::new(rules, at)),
+                        notrack: Err(NoCure::NotAsked),
                     }));
                 }
                 None => harmless = harmless.or(Some(at)),
@@ -429,6 +590,14 @@ fn judge(rules: &NatRules, device: &OuterFlow, found: Vec<(bool, RuleRef, Findin
         Some(doubt) => Exposure::Unknown(doubt),
         None => Exposure::NotExposed(harmless.map(|at| CitedRule::new(rules, at))),
     }
+}
+
+/// The rule that lets inner packets keep these mark bits, if it is another than the one that rewrites the outer packets.
+fn kept_by(met: &Met, rewrites: RuleRef, marks: u32) -> Option<RuleRef> {
+    let mut keeps = met.kept.iter().filter(|(_, bits)| bits & marks == marks);
+    let itself = keeps.clone().any(|(at, _)| *at == rewrites);
+    let wanted = marks != 0 && met.kept_anyway & marks != marks && !itself;
+    keeps.next().filter(|_| wanted).map(|(at, _)| *at)
 }
 
 /// Whether the underlay can hand packets on unfinished.
@@ -463,16 +632,13 @@ fn meet(
     for v6 in [false, true] {
         let can = settable[usize::from(v6)];
         // A later inner packet meets no nat chain: its mark is what other chains set. If it answers one that did, it keeps that one's.
-        add(
-            &mut marks,
-            State::new(Mark::only(
-                if rules.marks_are_answered {
-                    can.anywhere
-                } else {
-                    can.outside_nat
-                } | foreign,
-            )),
-        );
+        let later = if rules.marks_are_answered {
+            can.anywhere
+        } else {
+            can.outside_nat
+        } | foreign;
+        met.kept_anyway |= later;
+        add(&mut marks, State::new(Mark::only(later)));
         let inner = Packet {
             v6,
             oif: Some(device.device.as_bytes()).filter(|_| !device.enslaved),
@@ -486,8 +652,12 @@ fn meet(
         let first = State::new(Mark::only(can.anywhere | foreign));
         let mut machine = Machine::new(rules, &inner);
         for s in machine.hook(Hook::Postrouting, &[first])? {
+            if !s.translated {
+                met.kept_anyway |= s.mark.possible();
+            }
             add(&mut marks, State::new(s.mark));
         }
+        met.kept.append(&mut machine.kept);
         met.needs.append(&mut machine.needs);
     }
     for v6 in [false, true] {
@@ -512,10 +682,19 @@ fn meet(
             ct_bits: settable[usize::from(v6)].connection,
         };
         let mut machine = Machine::new(rules, &outer);
+        machine.drops = met.drops.as_ref().map(|_| Drops::new());
+        let untracked = |s: &State| State {
+            untracked: met.untracked,
+            ..*s
+        };
+        let marks: Vec<State> = marks.iter().map(untracked).collect();
         let sent = machine.hook(Hook::Output, &marks)?;
         let sent = machine.hook(Hook::Postrouting, &sent)?;
         machine.hook(Hook::Egress, &sent)?;
         met.needs.append(&mut machine.needs);
+        if let Some(drops) = &mut met.drops {
+            drops.extend(machine.drops.take().into_iter().flatten());
+        }
         let findings = machine.findings.into_iter();
         met.findings.extend(findings.map(|(at, f)| (v6, at, f)));
     }

@@ -93,6 +93,10 @@ pub struct Machine<'a> {
     pub findings: Vec<(RuleRef, Finding)>,
     /// What was met that was not read.
     pub needs: BTreeSet<Need>,
+    /// Where packets were translated, and the mark bits that they can have there.
+    pub kept: Vec<(RuleRef, u32)>,
+    /// Rules that can drop the packet, and base chains whose policy can, which have no rule; `None` if nobody asks.
+    pub drops: Option<BTreeSet<(usize, u32, Option<usize>)>>,
 }
 
 impl<'a> Machine<'a> {
@@ -111,6 +115,8 @@ impl<'a> Machine<'a> {
             steps: 0,
             findings: Vec::new(),
             needs: BTreeSet::new(),
+            kept: Vec::new(),
+            drops: None,
         }
     }
 
@@ -167,7 +173,7 @@ impl<'a> Machine<'a> {
             for (chain, c) in (0u32..).zip(&t.chains) {
                 if let Some(base) = c.base.filter(|b| b.hook == hook)
                     && self.packet.may_leave_through(&c.devices)
-                    && matters(self.rules, table, chain)
+                    && (self.drops.is_some() || matters(self.rules, table, chain))
                 {
                     chains.push(BaseChain {
                         place: match (base.nat, hook) {
@@ -261,6 +267,10 @@ impl<'a> Machine<'a> {
             for &s in &out.fell_through {
                 add(&mut left, s);
             }
+        } else if let Some(drops) = &mut self.drops
+            && !out.fell_through.is_empty()
+        {
+            drops.insert((table, chain, None));
         }
         Ok(left)
     }
@@ -328,7 +338,11 @@ impl<'a> Machine<'a> {
     ) -> Result<(), BudgetExceeded> {
         match v {
             Verdict::Accept => add(&mut out.accepted, s),
-            Verdict::Drop => {}
+            Verdict::Drop => {
+                if let Some(drops) = &mut self.drops {
+                    drops.insert((at.table, at.chain, Some(at.rule)));
+                }
+            }
             Verdict::Queue(_) => {
                 // A program can have the hook run again (NF_REPEAT), which for a nat chain is more than is followed here.
                 if self.base.nat {
@@ -417,6 +431,7 @@ impl<'a> Machine<'a> {
                         hidden: false,
                     };
                     self.record(at, Finding::Nat(translation, s.relied));
+                    self.kept.push((at, s.mark.possible()));
                     s.translated = true;
                     add(&mut out.accepted, s);
                     return Ok(());
@@ -424,6 +439,7 @@ impl<'a> Machine<'a> {
                 Expr::NatRegs(nat) => {
                     let translation = translation(nat, &regs);
                     self.record(at, Finding::Nat(translation, s.relied));
+                    self.kept.push((at, s.mark.possible()));
                     s.translated = true;
                     add(&mut out.accepted, s);
                     return Ok(());

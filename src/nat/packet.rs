@@ -16,6 +16,10 @@ use crate::text::octets;
 const RTN_LOCAL: u32 = 2;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`, the same bit in xtables.
 const NEW: u16 = 8;
+/// `NF_CT_STATE_UNTRACKED_BIT`.
+const UNTRACKED: u32 = 1 << 6;
+/// The states of tracked packets and `INVALID`; the bits above differ between the matches `state` and `conntrack`.
+const TRACKED_OR_INVALID: u16 = 0xf;
 
 /// A packet, as far as it is known.
 #[derive(Clone, Debug)]
@@ -148,6 +152,7 @@ impl Packet<'_> {
             Source::Ct(NFT_CT_STATE) if self.outer && tracked => {
                 put(0, &u32::from(NEW).to_ne_bytes());
             }
+            Source::Ct(NFT_CT_STATE) if self.outer => put(0, &UNTRACKED.to_ne_bytes()),
             // IPS_DST_NAT: a destination that a rule changed is reported where it was changed.
             Source::Ct(NFT_CT_STATUS) if self.outer && tracked => {
                 for (slot, bit) in out.iter_mut().zip(32u32.to_ne_bytes()) {
@@ -307,6 +312,11 @@ impl Packet<'_> {
             }
             Match::State { states, invert } if self.outer && tracked => {
                 Tri::known(states & NEW != 0).flip(*invert)
+            }
+            Match::State { states, invert }
+                if self.outer && !tracked && states & !TRACKED_OR_INVALID == 0 =>
+            {
+                Tri::No.flip(*invert)
             }
             Match::Set {
                 index,

@@ -549,3 +549,57 @@ fn every_order_of_chains_of_the_same_priority_counts() {
         assert_eq!(word(&analyze(&rules, &flow())), want);
     }
 }
+
+#[test]
+fn a_rule_for_untracked_packets_is_as_narrow_as_the_device() {
+    let rule = |v6, local: Option<&str>| {
+        let local = local.map(|a| a.parse().unwrap());
+        Untracked {
+            v6,
+            local,
+            port: 8472,
+        }
+        .rule()
+    };
+    for (v6, local, want) in [
+        (Some(false), Some("192.0.2.1"), "ip saddr 192.0.2.1 "),
+        (Some(true), Some("2001:db8::1"), "ip6 saddr 2001:db8::1 "),
+        (Some(false), None, "meta nfproto ipv4 "),
+        (Some(true), None, "meta nfproto ipv6 "),
+        (None, None, ""),
+    ] {
+        let want = format!("oifname != \"lo\" {want}udp dport 8472 notrack");
+        assert_eq!(rule(v6, local), want);
+    }
+}
+
+#[test]
+fn notrack_needs_a_port_and_all_rules_and_helps_only_against_nat() {
+    let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
+    let notrack = |rules: &NatRules, flow: &OuterFlow| {
+        let found = analyze(rules, flow);
+        found.exposed().unwrap().notrack.clone()
+    };
+    let packets = notrack(&rules, &flow()).unwrap();
+    assert_eq!(
+        packets.rule(),
+        "oifname != \"lo\" ip saddr 192.0.2.1 udp dport 8472 notrack"
+    );
+    let without_port = OuterFlow {
+        dst_port: None,
+        ..flow()
+    };
+    assert_eq!(notrack(&rules, &without_port), Err(NoCure::NoPort));
+    let unfinished = OuterFlow {
+        underlay_finishes: false,
+        ..flow()
+    };
+    assert!(matches!(
+        notrack(&rules, &unfinished),
+        Err(NoCure::StillExposed(_))
+    ));
+    let mut copies = rules.clone();
+    copies.tables[0].chains[0].rules[0].exprs =
+        [Expr::Copy("dup".into()), masquerade(NAT_RANDOM_FULLY)].into();
+    assert_eq!(notrack(&copies, &flow()), Err(NoCure::Copied));
+}
