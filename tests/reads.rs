@@ -12,6 +12,11 @@ use common::{Netns, feed, run};
 /// A node with the rules of kube-proxy for 50 services, in a kernel with nothing that copies packets.
 fn node(marks: &str) -> Netns {
     let netns = Netns::with_underlay();
+    // An IPv6 address becomes usable a second after its device, and answers may rest on that.
+    run(netns
+        .command("sysctl")
+        .args(["-qw", "net.ipv6.conf.all.disable_ipv6=1"]))
+    .expect(0);
     netns.ip("link add a0 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 udpcsum");
     netns.add_peer("a0");
     let rules = run(netns.command("benches/services").args(["nft", marks, "50"])).expect(0);

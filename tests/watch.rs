@@ -283,15 +283,22 @@ fn what_fails_once_is_tried_again() {
         ("recvfrom", "ENOMEM", "read link events"),
         ("sendto", "ENOMEM", "trying again"),
     ] {
-        let netns = Netns::with_three();
         let next = calls(&calm, call) + 1;
         let fault = format!("--inject={call}:error={error}:when={next}");
-        let watch = Watch::start_with(&netns, "", &["-s", "0", &fault], &[]);
-        assert_eq!(calls(&watch.log(), call) + 1, next, "{call}");
-        netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
-        watch.off("flannel.1");
-        let errors = watch.stop();
-        assert_eq!(errors.matches(said).count(), 1, "{call}, {error}: {errors}");
+        // On a busy machine the kernel's answers may come in more pieces; then the fault has met another call.
+        let met = (0..20).any(|_| {
+            let netns = Netns::with_three();
+            let watch = Watch::start_with(&netns, "", &["-s", "0", &fault], &[]);
+            if calls(&watch.log(), call) + 1 != next {
+                return false;
+            }
+            netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+            watch.off("flannel.1");
+            let errors = watch.stop();
+            assert_eq!(errors.matches(said).count(), 1, "{call}, {error}: {errors}");
+            true
+        });
+        assert!(met, "{call}");
     }
 }
 
