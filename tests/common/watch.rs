@@ -1,6 +1,7 @@
 //! A running `vxcsum watch`: what it tells the service manager, and with strace what it asks of the kernel.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -88,6 +89,7 @@ impl<'a> Watch<'a> {
         loop {
             let len = match self.notify.recv(&mut buffer) {
                 Ok(len) => len,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => panic!("no {line}, but {before}: {e}\n{}", self.errors()),
             };
             let text = std::str::from_utf8(&buffer[..len]).expect("UTF-8");
