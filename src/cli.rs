@@ -179,7 +179,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  vxcsum status\n  vxcsum status --exit-code --quiet     for a monitor: 0 fine, 2 something to do\n\nSee vxcsum(8)."
     )]
-    Status(Status),
+    Status(StatusArgs),
     /// Explain the decision for a device, and how to change it.
     #[command(
         after_help = "Examples:\n  vxcsum explain flannel.1\n  vxcsum explain --kernel 4.18.0-147.5.1.el8_1.x86_64\n\nSee vxcsum(8)."
@@ -271,7 +271,7 @@ pub struct Revert {
 
 /// `status`.
 #[derive(Args, Debug)]
-pub struct Status {
+pub struct StatusArgs {
     /// Only these devices; without any, all.
     #[arg(value_name = "DEVICE", value_parser = if_name())]
     pub devices: Vec<IfName>,

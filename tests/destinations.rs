@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use common::{Netns, run};
 use vxcsum::ethtool::backend_io::{Backend, Choice};
-use vxcsum::nat::exposure::{Elsewhere, OuterFlow};
+use vxcsum::nat::exposure::{OtherEgress, OuterFlow};
 use vxcsum::offload::discover_io::{Discovery, Selection};
 use vxcsum::text::IfName;
 
@@ -132,7 +132,11 @@ fn destinations_are_those_that_bridge_shows() {
         );
         // Another way out for one of them.
         let elsewhere = (device == "via").then(|| ifindex(&netns, "peer0"));
-        assert_eq!(flow.elsewhere, elsewhere.map(Elsewhere::Device), "{device}");
+        assert_eq!(
+            flow.elsewhere,
+            elsewhere.map(OtherEgress::Device),
+            "{device}"
+        );
     }
 }
 
@@ -169,7 +173,7 @@ fn routing_can_send_packets_another_way() {
          link add own type vxlan id 3 remote 203.0.113.9 dev eth0 dstport 8472 nolearning\n\
          link add free type vxlan id 4 remote 203.0.113.9 local 192.0.2.1 dstport 8472 nolearning\n",
     );
-    let eth1 = Some(Elsewhere::Device(ifindex(&netns, "eth1")));
+    let eth1 = Some(OtherEgress::Device(ifindex(&netns, "eth1")));
     let way = |device: &str| flows(&netns, Some(device))[device].elsewhere;
     let through = |device: &str, destination: &str| {
         let entry = format!("02:00:00:00:00:02 dev {device} dst {destination}");
@@ -199,7 +203,7 @@ fn routing_can_send_packets_another_way() {
     // Its own destination goes through its own underlay; without one, routing decides.
     assert_eq!((way("own"), way("free")), (None, eth1));
 
-    let diverted = Some(Elsewhere::Diverted);
+    let diverted = Some(OtherEgress::Diverted);
     for (rule, v4, v6) in [
         ("rule add from 10.0.0.0/8 lookup 7", None, None),
         ("rule add fwmark 0x80/0x80 lookup main", None, None),

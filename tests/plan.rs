@@ -7,7 +7,7 @@ use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
-use vxcsum::nat::exposure::{Change as NatChange, CitedRule, Exposed, NoCure};
+use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure};
 use vxcsum::nat::machine::RuleRef;
 use vxcsum::offload::facts::{Device, Exposure, Facts, History};
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};

@@ -16,7 +16,7 @@ use vxcsum::kernel::BugId;
 use vxcsum::link::OuterChecksum;
 use vxcsum::probe::frame::Checksum;
 use vxcsum::probe::run_io::{host, run};
-use vxcsum::probe::{Cause, Limits, NatKind, Observed, Outcome, Place, ProbeRun};
+use vxcsum::probe::{BugOutcome, CaseNat, Cause, Limits, Observed, Place, ProbeRun};
 
 /// Where [`child`] writes its result; the presence of the variable is what makes it a child.
 const OUT: &str = "VXCSUM_TEST_PROBE_OUT";
@@ -64,8 +64,8 @@ fn run_child(wrapper: &[&str]) -> ProbeRun {
 
 fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
     let code = |id| match &run.results[id].outcome {
-        Outcome::Inconclusive(reason) => Some(reason.code),
-        Outcome::Affected | Outcome::NotAffected => None,
+        BugOutcome::Inconclusive(reason) => Some(reason.code),
+        BugOutcome::Affected | BugOutcome::NotAffected => None,
     };
     BugId::ALL.map(code).to_vec()
 }
@@ -74,7 +74,7 @@ fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
 fn assert_conclusive(run: &ProbeRun) {
     for result in &run.results {
         match (&result.outcome, result.cured) {
-            (Outcome::NotAffected, None) | (Outcome::Affected, Some(true)) => {}
+            (BugOutcome::NotAffected, None) | (BugOutcome::Affected, Some(true)) => {}
             other => panic!("{}: {other:?} ({:?})", result.id.as_str(), run.failed),
         }
     }
@@ -83,7 +83,7 @@ fn assert_conclusive(run: &ProbeRun) {
             panic!("nothing captured: {case:?}");
         };
         assert_eq!(*inner, Checksum::Valid, "{case:?}");
-        if case.nat == NatKind::None || !case.feature_on {
+        if case.nat == CaseNat::None || !case.feature_on {
             let expected = match case.outer_checksum {
                 OuterChecksum::Zero => Checksum::Absent,
                 _ => Checksum::Valid,

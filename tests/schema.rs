@@ -9,12 +9,12 @@ use std::fs;
 
 use serde_json::{Value, json};
 use source::read;
-use vxcsum::kernel::{Basis, BugId, Source, Status, Why};
+use vxcsum::kernel::{Basis, BugId, EvidenceSource, Status, Why};
 use vxcsum::link::OuterChecksum;
 use vxcsum::offload::plan::{Action, ReasonCode};
 use vxcsum::offload::report::Outcome;
 use vxcsum::policy::When;
-use vxcsum::probe::{Cause, NatKind};
+use vxcsum::probe::{CaseNat, Cause};
 
 fn schema(name: &str) -> Value {
     let text = read(&format!("packaging/schema/{name}.schema.json"));
@@ -268,7 +268,7 @@ fn the_codes_are_those_of_the_types() {
         ("/$defs/status".to_owned(), all(Status::WORDS)),
         ("/$defs/bug/properties/why".to_owned(), all(Why::WORDS)),
         (format!("{evidence}/mark"), all(Basis::WORDS)),
-        (format!("{evidence}/source"), all(Source::WORDS)),
+        (format!("{evidence}/source"), all(EvidenceSource::WORDS)),
         (
             format!("{device}/outer_checksum"),
             all(OuterChecksum::WORDS),
@@ -282,7 +282,7 @@ fn the_codes_are_those_of_the_types() {
         ),
         (
             "/$defs/probe_case/properties/nat".to_owned(),
-            all(NatKind::WORDS),
+            all(CaseNat::WORDS),
         ),
         ("/$defs/rule/properties/when".to_owned(), all(When::WORDS)),
     ] {

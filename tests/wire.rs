@@ -259,7 +259,7 @@ fn the_family_and_its_commands() {
     let message = netlink::messages(datagram).next().unwrap().unwrap();
     assert_eq!(
         ethnl::family(&message),
-        Ok(ethnl::Family {
+        Ok(ethnl::GenlFamily {
             id: FAMILY,
             has_features: true
         })
@@ -275,7 +275,7 @@ fn the_family_and_its_commands() {
     let message = netlink::messages(&without).next().unwrap().unwrap();
     assert_eq!(
         ethnl::family(&message),
-        Ok(ethnl::Family {
+        Ok(ethnl::GenlFamily {
             id: FAMILY,
             has_features: false
         })
@@ -373,8 +373,8 @@ fn read_all(message: &Message<'_>) {
         rtnl::link(message),
         rtnl::own_address(message),
         rtnl::forwarding(message),
-        route::way(message),
-        route::diversion(message),
+        route::route(message),
+        route::routing_rule(message),
         ethnl::family(message),
     );
     let _ = (

@@ -6,7 +6,7 @@ use crate::doctor;
 use crate::error::{Error, ExitCode};
 use crate::kernel::verdict::judge;
 use crate::nat::partial_io::RulesInUse;
-use crate::offload::health::State;
+use crate::offload::health::NodeState;
 use crate::offload::node_io::{Node, measurements};
 use crate::offload::report::Report;
 use crate::text::IfName;
@@ -19,8 +19,8 @@ pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
     complete(common, &node, &mut report);
     let code = match report.summary.state {
-        State::AtRisk | State::Broken => ExitCode::Pending,
-        State::Ok | State::Failed => report.exit_code(false),
+        NodeState::AtRisk | NodeState::Broken => ExitCode::Pending,
+        NodeState::Ok | NodeState::Failed => report.exit_code(false),
     };
     let names: Vec<IfName> = facts
         .devices

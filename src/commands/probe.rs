@@ -7,7 +7,7 @@ use crate::cli::{Common, Probe};
 use crate::error::{Error, ExitCode};
 use crate::output::message_ids;
 use crate::probe::render::Stored;
-use crate::probe::{self, Cause, Limits, Outcome, Place, ProbeRun, file_io, log_io, run_io};
+use crate::probe::{self, BugOutcome, Cause, Limits, Place, ProbeRun, file_io, log_io, run_io};
 
 pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
     let place = if args.private_network {
@@ -46,7 +46,7 @@ fn exit_code(run: &ProbeRun) -> ExitCode {
         .results
         .iter()
         .filter_map(|result| match &result.outcome {
-            Outcome::Inconclusive(reason) => Some(reason.code),
+            BugOutcome::Inconclusive(reason) => Some(reason.code),
             _ => None,
         });
     match reasons.max_by_key(|code| *code == Cause::NoPermission) {

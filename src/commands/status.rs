@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use super::{complete, print, print_document, selection};
-use crate::cli::{Common, Format, Status};
+use crate::cli::{Common, Format, StatusArgs};
 use crate::error::{Error, ExitCode};
-use crate::offload::health::State;
+use crate::offload::health::NodeState;
 use crate::offload::node_io::Node;
 use crate::offload::report::Report;
 use crate::output;
 use crate::watch::metrics;
 
-pub fn run(common: &Common, args: &Status) -> Result<ExitCode, Error> {
+pub fn run(common: &Common, args: &StatusArgs) -> Result<ExitCode, Error> {
     let done = look(common, args);
     match (done, args.format) {
         (Err(e), Some(Format::Npd)) => {
@@ -24,7 +24,7 @@ pub fn run(common: &Common, args: &Status) -> Result<ExitCode, Error> {
     }
 }
 
-fn look(common: &Common, args: &Status) -> Result<ExitCode, Error> {
+fn look(common: &Common, args: &StatusArgs) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let facts = node.look(selection(&args.devices))?;
     let plan = node.plan(&facts);
@@ -45,7 +45,7 @@ fn look(common: &Common, args: &Status) -> Result<ExitCode, Error> {
         }
     }
     let code = report.exit_code(args.exit_code);
-    let corrupt = matches!(report.summary.state, State::AtRisk | State::Broken);
+    let corrupt = matches!(report.summary.state, NodeState::AtRisk | NodeState::Broken);
     Ok(if code == ExitCode::Ok && args.exit_code && corrupt {
         ExitCode::Pending
     } else {

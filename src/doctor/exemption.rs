@@ -3,8 +3,8 @@
 //! Owns whose a rule is, and the command in the syntax of its tool. It never edits a rule, nor a chain, that a program keeps.
 //! Pure.
 
-use crate::nat::exposure::{Change, Exposed};
-use crate::nat::rules::{Backend, Chain, Family, Hook, NatRules, Table};
+use crate::nat::exposure::{Exposed, NatChange};
+use crate::nat::rules::{Chain, Hook, NatRules, RuleStore, Table, TableFamily};
 use crate::text::escape;
 
 /// Who keeps a rule, by the beginning of its chain's or its table's name.
@@ -42,7 +42,7 @@ pub fn commands(rules: &NatRules, found: &Exposed, port: Option<u16>) -> Vec<Str
         return Vec::new();
     };
     let hook = match found.change {
-        Change::Destination => Hook::Output,
+        NatChange::Destination => Hook::Output,
         _ => Hook::Postrouting,
     };
     let chains = table.chains.iter().filter(|chain| {
@@ -72,14 +72,14 @@ fn command(
     // iptables calls the chains of its tables by the hooks' names. Everybody puts rules into those; nobody owns them.
     let iptables = name == "nat" && matches!(at.as_str(), "POSTROUTING" | "OUTPUT");
     let tool = match (table.family, table.backend, iptables) {
-        (Family::Ip, Backend::Legacy, _) => "iptables-legacy",
-        (Family::Ip6, Backend::Legacy, _) => "ip6tables-legacy",
-        (Family::Ip, Backend::NfTables, true) => "iptables-nft",
-        (Family::Ip6, Backend::NfTables, true) => "ip6tables-nft",
-        (family, Backend::NfTables, _) if owner.is_none() => {
+        (TableFamily::Ip, RuleStore::Legacy, _) => "iptables-legacy",
+        (TableFamily::Ip6, RuleStore::Legacy, _) => "ip6tables-legacy",
+        (TableFamily::Ip, RuleStore::NfTables, true) => "iptables-nft",
+        (TableFamily::Ip6, RuleStore::NfTables, true) => "ip6tables-nft",
+        (family, RuleStore::NfTables, _) if owner.is_none() => {
             let v6 = match family {
-                Family::Inet if found.v6 => "meta nfproto ipv6 ",
-                Family::Inet => "meta nfproto ipv4 ",
+                TableFamily::Inet if found.v6 => "meta nfproto ipv6 ",
+                TableFamily::Inet => "meta nfproto ipv4 ",
                 _ => "",
             };
             let family = family.word();

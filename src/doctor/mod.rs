@@ -19,11 +19,11 @@ use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::nat::exposure::{CitedRule, Doubt, Exposure, Untracked};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
-use crate::offload::health::{State, named};
+use crate::offload::health::{NodeState, named};
 use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Checksum;
-use crate::probe::{BugResult, Hex, Observed, Outcome, ProbeRun};
+use crate::probe::{BugOutcome, BugResult, Hex, Observed, ProbeRun};
 
 /// A bug of which the table says one thing and the probe another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,9 +43,9 @@ fn disagreements(table: &KernelVerdict, run: &ProbeRun) -> Vec<Disagreement> {
         .into_iter()
         .filter_map(|bug| {
             let measured = match run.results[bug].outcome {
-                Outcome::Affected => Status::Affected,
-                Outcome::NotAffected => Status::NotAffected,
-                Outcome::Inconclusive(_) => return None,
+                BugOutcome::Affected => Status::Affected,
+                BugOutcome::NotAffected => Status::NotAffected,
+                BugOutcome::Inconclusive(_) => return None,
             };
             let said = table[bug].status;
             let contradicts = said != Status::Unknown && said != measured;
@@ -79,7 +79,7 @@ const MAX_NAMED: usize = 8;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct NextStep {
     /// What, and why.
     pub text: String,
     /// The NAT rule that this is about, as its tool prints it.
@@ -89,7 +89,7 @@ pub struct Step {
     pub commands: Vec<String>,
 }
 
-impl Step {
+impl NextStep {
     fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -107,7 +107,7 @@ fn plain(command: &str) -> bool {
 
 /// For each rule that rewrites packets, whose it is and how to keep the packets out of it. A rule is never taken away: others
 /// need it.
-fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<Step>) {
+fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextStep>) {
     let leftovers = kube_proxy::leftovers(rules);
     let mut done: Vec<(&CitedRule, Option<u16>)> = Vec::new();
     for device in devices {
@@ -140,7 +140,7 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<Step>
         } else {
             "exclude VXLAN packets from NAT (until a reboot, or until these rules are loaded again)"
         };
-        steps.push(Step {
+        steps.push(NextStep {
             rule: Some(found.rule.text.clone()),
             text: format!("{how}{whose}. They meet this rule in {}", found.rule.table),
             commands,
@@ -150,21 +150,21 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<Step>
 
 /// A bug that could not be measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Inconclusive {
+pub struct NotMeasured {
     /// Which.
     pub bug: BugId,
     /// Why not.
     pub why: String,
 }
 
-impl Inconclusive {
+impl NotMeasured {
     fn of(result: &BugResult) -> Option<Self> {
         match &result.outcome {
-            Outcome::Inconclusive(reason) => Some(Self {
+            BugOutcome::Inconclusive(reason) => Some(Self {
                 bug: result.id,
                 why: reason.text.clone(),
             }),
-            Outcome::Affected | Outcome::NotAffected => None,
+            BugOutcome::Affected | BugOutcome::NotAffected => None,
         }
     }
 }
@@ -203,7 +203,7 @@ pub struct Diagnosis<'a> {
     /// Whether there is a measurement of this boot for every bug.
     pub measured: bool,
     /// Where measuring was tried on this boot without a result.
-    pub inconclusive: Vec<Inconclusive>,
+    pub inconclusive: Vec<NotMeasured>,
     /// Where table and measurement contradict each other.
     pub disagreements: Vec<Disagreement>,
     /// The receiver's counters.
@@ -213,7 +213,7 @@ pub struct Diagnosis<'a> {
     /// Who else sets the feature.
     pub managers: Vec<Manager>,
     /// What to do, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<NextStep>,
 }
 
 impl<'a> Diagnosis<'a> {
@@ -221,9 +221,9 @@ impl<'a> Diagnosis<'a> {
     pub fn new(report: Report<'a>, findings: Findings<'_>) -> Self {
         let defence: Vec<Defence> = report.devices.iter().map(Defence::of).collect();
         let unread = findings.rules.map_or(&[][..], |rules| &rules.unread);
-        let inconclusive: Vec<Inconclusive> = findings
+        let inconclusive: Vec<NotMeasured> = findings
             .probe
-            .map(|run| run.results.iter().filter_map(Inconclusive::of).collect())
+            .map(|run| run.results.iter().filter_map(NotMeasured::of).collect())
             .unwrap_or_default();
         let mut diagnosis = Self {
             health: defence
@@ -266,10 +266,10 @@ impl<'a> Diagnosis<'a> {
         &self,
         leftovers: Vec<(String, Option<String>)>,
         rules: Option<&NatRules>,
-    ) -> Vec<Step> {
+    ) -> Vec<NextStep> {
         let mut steps = Vec::new();
         for limit in &self.report.limited {
-            steps.push(Step::new(format!(
+            steps.push(NextStep::new(format!(
                 "read the NAT rules: {}. {}",
                 limit.why, limit.advice
             )));
@@ -277,10 +277,11 @@ impl<'a> Diagnosis<'a> {
         self.refused(&mut steps);
         self.apply(&mut steps);
         let bad = |device: &&DeviceReport<'_>| {
-            !matches!(State::of(device), State::Ok) || device.reason.code == ReasonCode::AlreadyOff
+            !matches!(NodeState::of(device), NodeState::Ok)
+                || device.reason.code == ReasonCode::AlreadyOff
         };
         for (rule, command) in leftovers {
-            steps.push(Step {
+            steps.push(NextStep {
                 text: "an older kube-proxy left this rule behind. It keeps the mark, and nothing needs it: delete it".to_owned(),
  rule: Some(rule),
  commands: command.into_iter().collect(),
@@ -290,7 +291,7 @@ impl<'a> Diagnosis<'a> {
             .iter()
             .all(|step| !step.text.contains("left this rule behind"));
         if self.kube_proxy == KubeProxy::KeepsMark && no_leftovers {
-            steps.push(Step::new(
+            steps.push(NextStep::new(
                 "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer: those take the mark away before they masquerade; the version is in the image of its pod or in the service of the node",
             ));
         }
@@ -305,7 +306,7 @@ impl<'a> Diagnosis<'a> {
                  nothing from being tracked. These commands hold until the next boot or `flush ruleset`",
                 names.join(", ")
             );
-            steps.push(Step {
+            steps.push(NextStep {
                 rule: None,
                 text,
                 commands: Untracked::commands(&tracked),
@@ -314,7 +315,7 @@ impl<'a> Diagnosis<'a> {
         self.elsewhere(&mut steps);
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
-                steps.push(Step {
+                steps.push(NextStep {
                     rule: None,
                     text: format!("update the kernel: {} is fixed in {versions}", bug.as_str()),
                     commands: vec!["vxcsum explain".to_owned()],
@@ -323,14 +324,14 @@ impl<'a> Diagnosis<'a> {
         }
         let unknown = |device: &DeviceReport<'_>| device.verdict.status == Status::Unknown;
         if !self.measured && self.report.devices.iter().any(unknown) {
-            steps.push(Step {
+            steps.push(NextStep {
                 rule: None,
                 text: "measure what this kernel does, for the table does not know it".to_owned(),
                 commands: vec!["vxcsum probe".to_owned()],
             });
         }
         if !self.disagreements.is_empty() {
-            steps.push(Step {
+            steps.push(NextStep {
                 rule: None,
                 text:
                     "report the disagreement of table and measurement, with what is printed below"
@@ -358,7 +359,7 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// Devices that `apply` cannot or may not change: each reason has its cure.
-    fn refused(&self, steps: &mut Vec<Step>) {
+    fn refused(&self, steps: &mut Vec<NextStep>) {
         for device in &self.report.devices {
             let (name, rule) = (device.name, device.rule.unwrap_or("[bugs]"));
             let (text, command) = match device.reason.code {
@@ -371,16 +372,20 @@ impl<'a> Diagnosis<'a> {
                         format!("vxcsum apply {name}"),
                     ],
                 ),
-                ReasonCode::RuleNever | ReasonCode::BugNever if State::of(device) != State::Ok => (
-                    format!(
-                        "{name}: the policy says never ({}): take that out, check it, then apply",
-                        crate::text::escape(rule.as_bytes())
-                    ),
-                    vec![
-                        "vxcsum policy check".to_owned(),
-                        format!("vxcsum apply {name}"),
-                    ],
-                ),
+                ReasonCode::RuleNever | ReasonCode::BugNever
+                    if NodeState::of(device) != NodeState::Ok =>
+                {
+                    (
+                        format!(
+                            "{name}: the policy says never ({}): take that out, check it, then apply",
+                            crate::text::escape(rule.as_bytes())
+                        ),
+                        vec![
+                            "vxcsum policy check".to_owned(),
+                            format!("vxcsum apply {name}"),
+                        ],
+                    )
+                }
                 ReasonCode::FeatureFixed | ReasonCode::NoSuchFeature => (
                     format!(
                         "{name}: the kernel lets nobody turn the offload off on it, so keep NAT away from its packets: see the next steps"
@@ -399,7 +404,7 @@ impl<'a> Diagnosis<'a> {
                 ),
                 _ => continue,
             };
-            steps.push(Step {
+            steps.push(NextStep {
                 rule: None,
                 text,
                 commands: command.into_iter().filter(|c| plain(c)).collect(),
@@ -407,7 +412,7 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    fn apply(&self, steps: &mut Vec<Step>) {
+    fn apply(&self, steps: &mut Vec<NextStep>) {
         let changes = |device: &DeviceReport<'_>| device.action != Action::Leave;
         if !self.report.limited.is_empty() || !self.report.devices.iter().any(changes) {
             return;
@@ -426,7 +431,7 @@ impl<'a> Diagnosis<'a> {
         if self.report.persistent == Some(false) {
             commands.push("systemctl enable --now vxcsum.service vxcsum.timer".to_owned());
         }
-        steps.push(Step {
+        steps.push(NextStep {
             rule: None,
             text: text.to_owned(),
             commands,
@@ -434,16 +439,16 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// What cannot be seen from here.
-    fn elsewhere(&self, steps: &mut Vec<Step>) {
+    fn elsewhere(&self, steps: &mut Vec<NextStep>) {
         let doubtful = |device: &&DeviceReport<'_>| {
             matches!(
                 device.exposure,
                 Exposure::Unknown(Doubt::Underlay(_) | Doubt::OtherEgress(_))
-            ) && State::of(device) == State::AtRisk
+            ) && NodeState::of(device) == NodeState::AtRisk
         };
         let devices: Vec<_> = self.report.devices.iter().filter(doubtful).collect();
         if !devices.is_empty() {
-            steps.push(Step::new(format!(
+            steps.push(NextStep::new(format!(
                 "{}: no rule here rewrites its packets, but NAT beyond this network namespace cannot be seen. In a container, run vxcsum doctor on the host as well. If you know that no NAT touches them: unknown-exposure = \"not-exposed\" in the policy",
                 named(&devices, MAX_NAMED)
             )));

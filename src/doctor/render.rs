@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{Defence, Diagnosis, Health};
 use crate::ethtool::FEATURE;
-use crate::kernel::Source;
+use crate::kernel::EvidenceSource;
 use crate::nat::exposure::Exposure;
 use crate::nat::kube_proxy::KubeProxy;
 use crate::offload::health::named;
@@ -141,9 +141,9 @@ fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::R
         writeln!(out, "  {}: {status}", bug.id.as_str())?;
         for evidence in &bug.evidence {
             let source = match evidence.source {
-                Source::Probe => "probe",
-                Source::Policy => "policy",
-                Source::Table => "table",
+                EvidenceSource::Probe => "probe",
+                EvidenceSource::Policy => "policy",
+                EvidenceSource::Table => "table",
             };
             let text = format!("[{source}] {}", escape(evidence.text.as_bytes()));
             wrapped(out, "    ", &text)?;

@@ -38,9 +38,9 @@ const DUMP_ABOVE: usize = 256;
 pub type DeviceRef<'a> = (u32, &'a IfName);
 
 /// An interface to the features of devices.
-pub struct Backend(Kind);
+pub struct Backend(Interface);
 
-enum Kind {
+enum Interface {
     Netlink { socket: Netlink, family: u16 },
     Ioctl { socket: Socket },
 }
@@ -64,14 +64,14 @@ impl Backend {
         }
         let socket =
             Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
-        Ok(Self(Kind::Ioctl { socket }))
+        Ok(Self(Interface::Ioctl { socket }))
     }
 
     /// Which one it is.
     pub fn name(&self) -> BackendName {
         match self.0 {
-            Kind::Netlink { .. } => BackendName::Netlink,
-            Kind::Ioctl { .. } => BackendName::Ioctl,
+            Interface::Netlink { .. } => BackendName::Netlink,
+            Interface::Ioctl { .. } => BackendName::Ioctl,
         }
     }
 
@@ -81,7 +81,7 @@ impl Backend {
     /// The kernel refuses or answers nonsense.
     pub fn feature_names(&mut self, any: &IfName) -> Result<Vec<String>, Fault> {
         match &mut self.0 {
-            Kind::Netlink { socket, family } => {
+            Interface::Netlink { socket, family } => {
                 let write = |w: &mut _, seq| netlink::get_feature_names(w, *family, seq);
                 let names =
                     socket.request(READ_NAMES, write, |m| netlink::feature_names(m).map(Some))?;
@@ -89,14 +89,14 @@ impl Backend {
                     .map_err(|e| Fault::netlink(READ_NAMES, &e))?
                     .ok_or_else(|| Fault::other(READ_NAMES, "the kernel named none"))
             }
-            Kind::Ioctl { socket } => socket.feature_names(READ_NAMES, any),
+            Interface::Ioctl { socket } => socket.feature_names(READ_NAMES, any),
         }
     }
 
     /// The features of these devices, in their order, in a kernel with `count` features.
     pub fn read(&mut self, devices: &[DeviceRef<'_>], count: u32) -> Vec<Result<Features, Fault>> {
         match &mut self.0 {
-            Kind::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
+            Interface::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
                 let write = |w: &mut _, seq, _, n: usize| {
                     netlink::get_features(w, *family, seq, devices[n]);
                 };
@@ -108,8 +108,8 @@ impl Backend {
                     answer.ok_or_else(|| Fault::other(READ, "the kernel gave none"))
                 })
             }
-            Kind::Netlink { socket, family } => read_by_dump(socket, *family, devices),
-            Kind::Ioctl { socket } => devices
+            Interface::Netlink { socket, family } => read_by_dump(socket, *family, devices),
+            Interface::Ioctl { socket } => devices
                 .iter()
                 .map(|device| {
                     same_device(socket, *device, READ)?;
@@ -129,7 +129,7 @@ impl Backend {
     ) -> Vec<Result<(), Fault>> {
         let operation = if on { SET_ON } else { SET_OFF };
         match &mut self.0 {
-            Kind::Netlink { socket, family } => {
+            Interface::Netlink { socket, family } => {
                 let write = |w: &mut _, seq, flags, n: usize| {
                     netlink::set_feature(w, *family, (seq, flags), devices[n], FEATURE, on);
                 };
@@ -142,7 +142,7 @@ impl Backend {
                 );
                 spread(answers, devices.len(), operation, |_| Ok(()))
             }
-            Kind::Ioctl { socket } => devices
+            Interface::Ioctl { socket } => devices
                 .iter()
                 .map(|device| {
                     same_device(socket, *device, operation)?;
@@ -199,7 +199,7 @@ fn read_by_dump(
         .collect()
 }
 
-fn open_netlink() -> Result<Option<Kind>, Fault> {
+fn open_netlink() -> Result<Option<Interface>, Fault> {
     const OPEN: &str = "look up the ethtool netlink family";
     let mut socket = match Netlink::open(NlFamily::Generic) {
         Ok(socket) => socket,
@@ -207,7 +207,7 @@ fn open_netlink() -> Result<Option<Kind>, Fault> {
         Err(e) => return Err(Fault::kernel(OPEN, e, None)),
     };
     match socket.request(OPEN, netlink::get_family, |m| netlink::family(m).map(Some))? {
-        Ok(Some(family)) if family.has_features => Ok(Some(Kind::Netlink {
+        Ok(Some(family)) if family.has_features => Ok(Some(Interface::Netlink {
             socket,
             family: family.id,
         })),

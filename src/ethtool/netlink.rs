@@ -61,7 +61,7 @@ pub fn get_family(w: &mut Writer, seq: u32) {
 
 /// The generic netlink family `ethtool` of this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family {
+pub struct GenlFamily {
     /// The message type of its requests.
     pub id: u16,
     /// Both `FEATURES_GET` and `FEATURES_SET` are there: not so in 5.6, which has the family without them.
@@ -72,7 +72,7 @@ pub struct Family {
 ///
 /// # Errors
 /// Malformed bytes, or no family id.
-pub fn family(message: &Message<'_>) -> Result<Family, Malformed> {
+pub fn family(message: &Message<'_>) -> Result<GenlFamily, Malformed> {
     let (mut id, mut get, mut set) = (None, false, false);
     for attr in attrs(body(message, None)?.unwrap_or_default()) {
         let attr = attr?;
@@ -90,7 +90,7 @@ pub fn family(message: &Message<'_>) -> Result<Family, Malformed> {
             _ => {}
         }
     }
-    Ok(Family {
+    Ok(GenlFamily {
         id: id.ok_or(Malformed("generic netlink family"))?,
         has_features: get && set,
     })

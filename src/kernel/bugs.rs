@@ -3,7 +3,7 @@
 //! Owns the facts and how a row is found. Decides nothing else, and holds nothing that was not read, measured or inferred from
 //! what was: where nobody looked, the row says so. Pure.
 
-use super::release::{Family, Kernel, Version};
+use super::release::{Kernel, KernelFamily, Version};
 use super::{Basis, BugId, Status, Why};
 use crate::link::OuterChecksum;
 
@@ -98,7 +98,7 @@ pub struct Row {
     /// About which bug.
     pub bug: BugId,
     /// Whose kernels; `Upstream` rows hold for every family that has no row of its own that fits.
-    pub family: Family,
+    pub family: KernelFamily,
     /// From the first upstream version (included) to the second (not included).
     pub base: (Version, Version),
     /// The builder's numbers.
@@ -120,7 +120,7 @@ impl Row {
             !build.is_empty() && from <= build && build < below
         };
         (self.family == kernel.family
-            || self.family == Family::Upstream && kernel.family != Family::Unreadable)
+            || self.family == KernelFamily::Upstream && kernel.family != KernelFamily::Unreadable)
             && (self.base.0..self.base.1).contains(&kernel.base)
             && match self.build {
                 Build::Any => true,
@@ -135,7 +135,7 @@ impl Row {
     pub fn basis_for(&self, kernel: &Kernel) -> Basis {
         match self.mark {
             Basis::SourceRead | Basis::ChangelogRead
-                if self.family == Family::Upstream && !kernel.plain =>
+                if self.family == KernelFamily::Upstream && !kernel.plain =>
             {
                 Basis::Inferred
             }
@@ -163,7 +163,7 @@ pub fn rows(bug: BugId, kernel: &Kernel) -> impl Iterator<Item = &'static Row> {
 use Basis::{ChangelogRead, Inferred, Measured, Reported, SourceRead};
 use BugId::{NatLcoCsum, NatZeroCsum};
 use Build::{Any, In, MainLineIn};
-use Family::{
+use KernelFamily::{
     Amazon, Cos, Debian, DebianUnversioned, El7, El8, El9, El10, ElOther, Suse, Ubuntu,
     UbuntuFlavour, UbuntuFlavourSigned, Uek, Unreadable, Upstream, Vz7, Vz8,
 };
@@ -602,7 +602,7 @@ mod tests {
         }
     }
 
-    const FAMILIES: [Family; 18] = [
+    const FAMILIES: [KernelFamily; 18] = [
         El7,
         El8,
         El9,

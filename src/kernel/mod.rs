@@ -88,7 +88,7 @@ codes! {
 
 codes! {
     /// Where a piece of evidence comes from.
-    pub enum Source {
+    pub enum EvidenceSource {
         /// Packets that this kernel sent, on this boot.
         Probe = "probe",
         /// A `[[kernel]]` entry of the policy.
@@ -102,7 +102,7 @@ codes! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Evidence {
     /// Who says so.
-    pub source: Source,
+    pub source: EvidenceSource,
     /// How it was learnt.
     pub mark: Basis,
     /// One sentence.

@@ -12,14 +12,14 @@ use super::{KernelFacts, KernelVerdict, OsRelease};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes {
     /// In the order of the text.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<ClusterNode>,
     /// Nodes with another operating system than Linux.
     pub other_systems: usize,
 }
 
 /// One machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Node {
+pub struct ClusterNode {
     /// Its name; empty in a list of kernels.
     pub name: String,
     /// `uname -r`; empty if the node has not reported it.
@@ -100,7 +100,7 @@ impl Nodes {
             }
             let info = item.status.node_info;
             if matches!(&*info.operating_system, "" | "linux") {
-                out.nodes.push(Node {
+                out.nodes.push(ClusterNode {
                     name: item.metadata.name,
                     release: info.kernel_version,
                     os_image: info.os_image,
@@ -128,9 +128,9 @@ impl Nodes {
                     crate::text::escape(line.as_bytes())
                 ));
             }
-            out.nodes.push(Node {
+            out.nodes.push(ClusterNode {
                 release: line.to_owned(),
-                ..Node::default()
+                ..ClusterNode::default()
             });
         }
         Ok(out)
@@ -178,8 +178,8 @@ pub struct Group {
 }
 
 /// Judges each kernel once. The largest group comes first.
-pub fn groups(nodes: &[Node], judge: impl Fn(&KernelFacts) -> KernelVerdict) -> Vec<Group> {
-    let mut by_kernel: BTreeMap<(&str, &str), Vec<&Node>> = BTreeMap::new();
+pub fn groups(nodes: &[ClusterNode], judge: impl Fn(&KernelFacts) -> KernelVerdict) -> Vec<Group> {
+    let mut by_kernel: BTreeMap<(&str, &str), Vec<&ClusterNode>> = BTreeMap::new();
     for node in nodes {
         let key = (&*node.release, &*node.os_image);
         by_kernel.entry(key).or_default().push(node);
@@ -215,8 +215,8 @@ mod tests {
     use crate::kernel::verdict::judge;
     use crate::kernel::{BugId, Measurements, Status};
 
-    fn node(name: &str, release: &str, os_image: &str) -> Node {
-        Node {
+    fn node(name: &str, release: &str, os_image: &str) -> ClusterNode {
+        ClusterNode {
             name: name.to_owned(),
             release: release.to_owned(),
             os_image: os_image.to_owned(),

@@ -121,7 +121,7 @@ fn stage(local: &str) -> Option<Stage> {
 
 /// Whose kernel it is, as far as that decides what its numbers mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum KernelFamily {
     /// Red Hat's 3.10.0 and its rebuilds.
     El7,
     /// Red Hat's 4.18.0 and its rebuilds, `CentOS` Stream 8 among them.
@@ -164,7 +164,7 @@ pub enum Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Whose it is.
-    pub family: Family,
+    pub family: KernelFamily,
     /// The upstream version it is made from, the best that the strings tell.
     pub base: Version,
     /// The builder's number: 193.10.1 of `4.18.0-193.10.1.el8_2.x86_64`, 108 of `4.15.0-108-generic`; empty if not known.
@@ -184,14 +184,14 @@ impl Kernel {
     pub fn identify(facts: &KernelFacts) -> Self {
         let Some((base, local)) = Version::parse(&facts.release) else {
             return Self {
-                family: Family::Unreadable,
+                family: KernelFamily::Unreadable,
                 base: Version::new(0, 0, 0),
                 build: Vec::new(),
                 plain: false,
             };
         };
         let kernel = Self {
-            family: Family::Upstream,
+            family: KernelFamily::Upstream,
             base,
             build: Vec::new(),
             plain: local.is_empty() || is_rc_only(local),
@@ -204,7 +204,7 @@ impl Kernel {
             .unwrap_or_else(|| kernel.hinted(&facts.os.id))
     }
 
-    fn with(&self, family: Family, build: Vec<u32>) -> Self {
+    fn with(&self, family: KernelFamily, build: Vec<u32>) -> Self {
         Self {
             family,
             build,
@@ -219,7 +219,7 @@ impl Kernel {
     /// `-193.10.1.el8_2.x86_64`, `-1160.15.2.vz7.172.18`, `-2011.1.2.el7uek.x86_64`, `-140.257.amzn2.x86_64`.
     fn as_rpm(&self, local: &str) -> Option<Self> {
         if local.contains("uek") {
-            return Some(self.with(Family::Uek, Vec::new()));
+            return Some(self.with(KernelFamily::Uek, Vec::new()));
         }
         let parts = || local.strip_prefix('-').unwrap_or_default().split('.');
         let (tag, major, rest) = parts().find_map(|part| {
@@ -237,16 +237,18 @@ impl Kernel {
             .unwrap_or_default();
         let own = rest.is_empty() || rest.starts_with(['_', '-', '+']);
         let family = match (tag, major) {
-            ("amzn", _) => Family::Amazon,
+            ("amzn", _) => KernelFamily::Amazon,
             // ELRepo packs upstream's releases; before el7 no base is frozen at one that has VXLAN
-            _ if local.contains("elrepo") || self.base < Version::new(3, 10, 0) => Family::Upstream,
-            ("vz", 7) if self.is(3, 10, 0) => Family::Vz7,
-            ("vz", 8) if self.is(4, 18, 0) => Family::Vz8,
-            ("el", 7) if own && self.is(3, 10, 0) => Family::El7,
-            ("el", 8) if own && self.is(4, 18, 0) => Family::El8,
-            ("el", 9) if own && self.is(5, 14, 0) => Family::El9,
-            ("el", 10) if own && self.is(6, 12, 0) => Family::El10,
-            _ => Family::ElOther,
+            _ if local.contains("elrepo") || self.base < Version::new(3, 10, 0) => {
+                KernelFamily::Upstream
+            }
+            ("vz", 7) if self.is(3, 10, 0) => KernelFamily::Vz7,
+            ("vz", 8) if self.is(4, 18, 0) => KernelFamily::Vz8,
+            ("el", 7) if own && self.is(3, 10, 0) => KernelFamily::El7,
+            ("el", 8) if own && self.is(4, 18, 0) => KernelFamily::El8,
+            ("el", 9) if own && self.is(5, 14, 0) => KernelFamily::El9,
+            ("el", 10) if own && self.is(6, 12, 0) => KernelFamily::El10,
+            _ => KernelFamily::ElOther,
         };
         Some(self.with(family, build))
     }
@@ -261,7 +263,7 @@ impl Kernel {
             "azure" | "rt" | "kvmsmall" | "64kb" | "debug" | "vanilla" => frozen,
             _ => frozen && os,
         };
-        suse.then(|| self.with(Family::Suse, Vec::new()))
+        suse.then(|| self.with(KernelFamily::Suse, Vec::new()))
     }
 
     /// `-108-generic`; a leading zero (`-050400-generic`) marks a build of the mainline archive.
@@ -284,7 +286,7 @@ impl Kernel {
             "aws", "azure", "gcp", "gke", "gkeop", "oracle", "kvm", "oem", "raspi", "raspi2", "ibm",
         ];
         if main && abi < FLAVOUR_ABI {
-            return Some(self.with(Family::Ubuntu, vec![abi]));
+            return Some(self.with(KernelFamily::Ubuntu, vec![abi]));
         }
         if !main
             && !named
@@ -296,7 +298,9 @@ impl Kernel {
             return None;
         }
         let base = signed.and_then(|text| self.signed_base(text, abi, flavour));
-        let family = base.map_or(Family::UbuntuFlavour, |_| Family::UbuntuFlavourSigned);
+        let family = base.map_or(KernelFamily::UbuntuFlavour, |_| {
+            KernelFamily::UbuntuFlavourSigned
+        });
         Some(Self {
             base: base.unwrap_or(self.base),
             ..self.with(family, Vec::new())
@@ -339,8 +343,8 @@ impl Kernel {
                 .next()
                 .is_some_and(|a| arches.contains(&a));
         let family = match base {
-            Some(_) => Family::Debian,
-            None if flavoured || version.is_some() => Family::DebianUnversioned,
+            Some(_) => KernelFamily::Debian,
+            None if flavoured || version.is_some() => KernelFamily::DebianUnversioned,
             None => return None,
         };
         Some(Self {
@@ -356,20 +360,20 @@ impl Kernel {
             "rhel" | "centos" | "rocky" | "almalinux" | "ol" | "scientific" | "virtuozzo"
             | "cloudlinux" => {
                 if self.is(3, 10, 0) {
-                    Family::El7
+                    KernelFamily::El7
                 } else if self.is(4, 18, 0) {
-                    Family::El8
+                    KernelFamily::El8
                 } else if os_id == "ol" && (self.is(4, 14, 35) || self.is(5, 4, 17)) {
-                    Family::Uek
+                    KernelFamily::Uek
                 } else {
-                    Family::Upstream
+                    KernelFamily::Upstream
                 }
             }
-            "ubuntu" if local && self.base.patch == 0 => Family::UbuntuFlavour,
-            "debian" if local && self.base.patch == 0 => Family::DebianUnversioned,
-            "amzn" | "bottlerocket" => Family::Amazon,
-            "cos" => Family::Cos,
-            _ => Family::Upstream,
+            "ubuntu" if local && self.base.patch == 0 => KernelFamily::UbuntuFlavour,
+            "debian" if local && self.base.patch == 0 => KernelFamily::DebianUnversioned,
+            "amzn" | "bottlerocket" => KernelFamily::Amazon,
+            "cos" => KernelFamily::Cos,
+            _ => KernelFamily::Upstream,
         };
         Self { family, ..self }
     }

@@ -4,8 +4,8 @@
 
 use super::release::Kernel;
 use super::{
-    Basis, BugId, BugVerdict, Evidence, KernelFacts, KernelOverride, KernelVerdict, Source, Status,
-    Why, bugs,
+    Basis, BugId, BugVerdict, Evidence, EvidenceSource, KernelFacts, KernelOverride, KernelVerdict,
+    Status, Why, bugs,
 };
 
 use super::{Measured, Measurements};
@@ -54,7 +54,7 @@ fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
         ),
     };
     let evidence = Evidence {
-        source: Source::Probe,
+        source: EvidenceSource::Probe,
         mark: Basis::Measured,
         text: text.to_owned(),
         url: None,
@@ -75,7 +75,7 @@ fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
         why: says.and_then(bugs::RowStatus::why),
         evidence: bugs::rows(id, kernel)
             .map(|row| Evidence {
-                source: Source::Table,
+                source: EvidenceSource::Table,
                 mark: row.basis_for(kernel),
                 text: row.text.to_owned(),
                 url: row.url.map(str::to_owned),
@@ -86,7 +86,7 @@ fn by_table(id: BugId, kernel: &Kernel) -> BugVerdict {
 
 fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
     let evidence = Evidence {
-        source: Source::Policy,
+        source: EvidenceSource::Policy,
         mark: Basis::Declared,
         text: format!(
             "the [[kernel]] entry for {} in {} says so",
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(
             bug.evidence[0],
             Evidence {
-                source: Source::Policy,
+                source: EvidenceSource::Policy,
                 mark: Basis::Declared,
                 text:
                     "the [[kernel]] entry for 5.3.18-150300.* in /etc/vxcsum/policy.toml:5 says so"
@@ -198,7 +198,7 @@ mod tests {
             for (bug, weaker) in
                 [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| (&verdict[id], &weaker[id]))
             {
-                assert_eq!(bug.evidence[0].source, Source::Probe);
+                assert_eq!(bug.evidence[0].source, EvidenceSource::Probe);
                 assert_eq!(bug.evidence[0].mark, Basis::Measured);
                 assert_eq!(bug.evidence[1..], weaker.evidence[..]);
             }

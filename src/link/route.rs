@@ -77,7 +77,7 @@ pub fn look_up(
 
 /// What a route says of the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct Route {
     /// The devices that packets can leave through; empty if it is not said.
     pub ifindexes: Vec<u32>,
     /// The table that the route is in.
@@ -94,12 +94,12 @@ pub struct Way {
 ///
 /// # Errors
 /// Malformed bytes.
-pub fn way(message: &Message<'_>) -> Result<Option<Way>, Malformed> {
+pub fn route(message: &Message<'_>) -> Result<Option<Route>, Malformed> {
     if message.kind != RTM_NEWROUTE {
         return Ok(None);
     }
     let (header, attributes) = split(message.payload, "route")?;
-    let mut way = Way {
+    let mut route = Route {
         ifindexes: Vec::new(),
         table: header[4].into(),
         source: None,
@@ -109,16 +109,16 @@ pub fn way(message: &Message<'_>) -> Result<Option<Way>, Malformed> {
     for attr in attrs(attributes) {
         let attr = attr?;
         match attr.kind {
-            RTA_OIF => way.ifindexes.push(attr.u32()?),
-            RTA_MULTIPATH => nexthops(attr.payload, &mut way.ifindexes)?,
-            RTA_TABLE => way.table = attr.u32()?,
-            RTA_PREFSRC => way.source = address(attr.payload)?,
-            RTA_GATEWAY => way.gateway = address(attr.payload)?,
-            RTA_VIA => way.via = true,
+            RTA_OIF => route.ifindexes.push(attr.u32()?),
+            RTA_MULTIPATH => nexthops(attr.payload, &mut route.ifindexes)?,
+            RTA_TABLE => route.table = attr.u32()?,
+            RTA_PREFSRC => route.source = address(attr.payload)?,
+            RTA_GATEWAY => route.gateway = address(attr.payload)?,
+            RTA_VIA => route.via = true,
             _ => {}
         }
     }
-    Ok(Some(way))
+    Ok(Some(route))
 }
 
 fn nexthops(mut rest: &[u8], out: &mut Vec<u32>) -> Result<(), Malformed> {
@@ -141,9 +141,9 @@ pub fn dump_rules(w: &mut Writer, seq: u32) {
 }
 
 /// The table that a routing rule sends some of the packets between two addresses to, by what else they are: their mark, ports,
-/// TOS. [`look_up`] does not go that way.
+/// TOS. [`look_up`] does not go that route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Diversion {
+pub struct RoutingRule {
     /// The rule is IPv6's.
     pub v6: bool,
     /// `None` if the rule goes on somewhere else.
@@ -155,7 +155,7 @@ pub struct Diversion {
 ///
 /// # Errors
 /// Malformed bytes.
-pub fn diversion(message: &Message<'_>) -> Result<Option<Diversion>, Malformed> {
+pub fn routing_rule(message: &Message<'_>) -> Result<Option<RoutingRule>, Malformed> {
     if message.kind != RTM_NEWRULE {
         return Ok(None);
     }
@@ -172,7 +172,7 @@ pub fn diversion(message: &Message<'_>) -> Result<Option<Diversion>, Malformed> 
     }
     let action = header[7];
     let drops = (FR_ACT_BLACKHOLE..=FR_ACT_PROHIBIT).contains(&action);
-    Ok((diverts && !drops).then_some(Diversion {
+    Ok((diverts && !drops).then_some(RoutingRule {
         v6: header[0] == AF_INET6,
         table: (action == FR_ACT_TO_TBL).then_some(table),
     }))
@@ -250,10 +250,10 @@ mod tests {
                 Err("nexthop"),
             ),
         ] {
-            let got = way(&message(RTM_NEWROUTE, &payload(header, attributes)));
+            let got = route(&message(RTM_NEWROUTE, &payload(header, attributes)));
             let want = want
                 .map(|(ifindexes, table)| {
-                    Some(Way {
+                    Some(Route {
                         ifindexes,
                         table,
                         source: None,
@@ -265,10 +265,10 @@ mod tests {
             assert_eq!(got, want, "{name}");
         }
         assert_eq!(
-            way(&message(RTM_NEWROUTE, &header[..11])),
+            route(&message(RTM_NEWROUTE, &header[..11])),
             Err(Malformed("route"))
         );
-        assert_eq!(way(&message(RTM_NEWRULE, &header)), Ok(None));
+        assert_eq!(route(&message(RTM_NEWRULE, &header)), Ok(None));
     }
 
     #[test]
@@ -310,12 +310,12 @@ mod tests {
             ("drops", 2, 0, 7, &[(FRA_FWMARK, &word[..])], None),
         ] {
             let header = [family, 0, 0, tos, 254, 0, 0, action, 0, 0, 0, 0];
-            let got = diversion(&message(RTM_NEWRULE, &payload(header, attributes)));
-            let want = want.map(|(v6, table)| Diversion { v6, table });
+            let got = routing_rule(&message(RTM_NEWRULE, &payload(header, attributes)));
+            let want = want.map(|(v6, table)| RoutingRule { v6, table });
             assert_eq!(got, Ok(want), "{name}");
         }
         let cut = message(RTM_NEWRULE, &[2; 11]);
-        assert_eq!(diversion(&cut), Err(Malformed("routing rule")));
-        assert_eq!(diversion(&message(RTM_NEWROUTE, &[0; 12])), Ok(None));
+        assert_eq!(routing_rule(&cut), Err(Malformed("routing rule")));
+        assert_eq!(routing_rule(&message(RTM_NEWROUTE, &[0; 12])), Ok(None));
     }
 }

@@ -24,7 +24,7 @@ use super::rules::{
     Unread,
 };
 use super::settable::{Assume, settable};
-use super::state::{State, add};
+use super::state::{PathState, add};
 use crate::link::OwnAddress;
 use crate::text::{IfName, escape};
 
@@ -55,7 +55,7 @@ pub struct OuterFlow {
     /// Its addresses, in the kernel's order.
     pub underlay_addresses: Vec<OwnAddress>,
     /// Why some outer packets may leave through another device than the underlay; none if all go that way.
-    pub elsewhere: Option<Elsewhere>,
+    pub elsewhere: Option<OtherEgress>,
     /// The source of outer packets, if the device has one.
     pub local: Option<IpAddr>,
     /// What routing chooses for the packets to the remotes; none if it was not asked, or if it is not certain.
@@ -79,7 +79,7 @@ pub struct Routed {
 
 /// Why some outer packets may leave through another device than the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Elsewhere {
+pub enum OtherEgress {
     /// A forwarding entry or a route names the device with this ifindex.
     Device(u32),
     /// A routing rule sends some of them to another table, by their mark, ports or TOS.
@@ -123,7 +123,7 @@ pub struct Exposed {
     /// The outer packets are IPv6.
     pub v6: bool,
     /// What the rule changes.
-    pub change: Change,
+    pub change: NatChange,
     /// The bits of the inner packet's mark by which the outer packet meets it.
     pub marks: u32,
     /// The rule that translates inner packets before a rule takes that mark away, if nothing else keeps it.
@@ -228,7 +228,7 @@ impl CitedRule {
 
 /// What a rule changes in an outer packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
+pub enum NatChange {
     /// The destination.
     Destination,
     /// The address, by another of its network.
@@ -262,7 +262,7 @@ pub enum SourceDoubt {
     NotPreferred,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for NatChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Destination => "it changes the destination",
@@ -304,7 +304,7 @@ pub enum Doubt {
     #[serde(skip)]
     Unread(Unread),
     /// Some of the packets may leave through another device than the underlay.
-    OtherEgress(Elsewhere),
+    OtherEgress(OtherEgress),
     /// The underlay, of this name and driver, can hand packets on to NAT that cannot be seen from here.
     Underlay(Option<(IfName, Option<String>)>),
 }
@@ -330,14 +330,14 @@ impl fmt::Display for Doubt {
             Self::OtherEgress(elsewhere) => {
                 f.write_str("no rule here rewrites the outer packets, but ")?;
                 match elsewhere {
-                    Elsewhere::Device(ifindex) => write!(
+                    OtherEgress::Device(ifindex) => write!(
                         f,
                         "some leave through another device than the underlay (ifindex {ifindex})"
                     ),
-                    Elsewhere::Diverted => f.write_str(
+                    OtherEgress::Diverted => f.write_str(
                         "a routing rule can send some of them elsewhere, by mark, port or TOS",
                     ),
-                    Elsewhere::NotKnown => {
+                    OtherEgress::NotKnown => {
                         f.write_str("the routes to all destinations could not be looked up")
                     }
                 }
@@ -367,7 +367,7 @@ impl Exposure {
         Self::Exposed(Box::new(Exposed {
             rule: CitedRule::default(),
             v6: false,
-            change: Change::RandomPortFully,
+            change: NatChange::RandomPortFully,
             marks: 0,
             kept_by: None,
             notrack: Err(NoCure::NotAsked),
@@ -626,7 +626,7 @@ fn meet(
     // A bit that a rule asks for and no rule sets may come from a socket or from eBPF. One that a rule sets is taken to be set
     // by rules alone.
     let [v4, v6] = certain;
-    let foreign = (v4.asked | v6.asked) & !(v4.anywhere | v6.anywhere);
+    let foreign = (v4.tested | v6.tested) & !(v4.anywhere | v6.anywhere);
     met.foreign = foreign;
     let mut marks = Vec::new();
     for v6 in [false, true] {
@@ -635,10 +635,10 @@ fn meet(
         let later = if rules.marks_are_answered {
             can.anywhere
         } else {
-            can.outside_nat
+            can.by_filter_chains
         } | foreign;
         met.kept_anyway |= later;
-        add(&mut marks, State::new(Mark::only(later)));
+        add(&mut marks, PathState::new(Mark::only(later)));
         let inner = Packet {
             v6,
             oif: Some(device.device.as_bytes()).filter(|_| !device.enslaved),
@@ -649,13 +649,13 @@ fn meet(
             port: None,
             ct_bits: can.connection,
         };
-        let first = State::new(Mark::only(can.anywhere | foreign));
+        let first = PathState::new(Mark::only(can.anywhere | foreign));
         let mut machine = Machine::new(rules, &inner);
         for s in machine.hook(Hook::Postrouting, &[first])? {
             if !s.translated {
                 met.kept_anyway |= s.mark.possible();
             }
-            add(&mut marks, State::new(s.mark));
+            add(&mut marks, PathState::new(s.mark));
         }
         met.kept.append(&mut machine.kept);
         met.needs.append(&mut machine.needs);
@@ -683,11 +683,11 @@ fn meet(
         };
         let mut machine = Machine::new(rules, &outer);
         machine.drops = met.drops.as_ref().map(|_| Drops::new());
-        let untracked = |s: &State| State {
+        let untracked = |s: &PathState| PathState {
             untracked: met.untracked,
             ..*s
         };
-        let marks: Vec<State> = marks.iter().map(untracked).collect();
+        let marks: Vec<PathState> = marks.iter().map(untracked).collect();
         let sent = machine.hook(Hook::Output, &marks)?;
         let sent = machine.hook(Hook::Postrouting, &sent)?;
         machine.hook(Hook::Egress, &sent)?;
@@ -702,22 +702,22 @@ fn meet(
 }
 
 /// What a NAT statement changes in an outer packet; `None` if nothing.
-fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
+fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<NatChange> {
     let nat = &t.nat;
-    let maybe = |doubt| Some(Change::MaybeSource(doubt));
+    let maybe = |doubt| Some(NatChange::MaybeSource(doubt));
     match nat.kind {
-        NatKind::Dnat | NatKind::Redirect => return Some(Change::Destination),
-        NatKind::Netmap => return Some(Change::Network),
+        NatKind::Dnat | NatKind::Redirect => return Some(NatChange::Destination),
+        NatKind::Netmap => return Some(NatChange::Network),
         NatKind::Masquerade | NatKind::Snat => {}
     }
     if nat.flags & NAT_RANDOM_FULLY != 0 {
-        return Some(Change::RandomPortFully);
+        return Some(NatChange::RandomPortFully);
     }
     if nat.flags & NAT_RANDOM != 0 {
-        return Some(Change::RandomPort);
+        return Some(NatChange::RandomPort);
     }
     if nat.flags & NAT_PROTO_SPECIFIED != 0 || nat.ports.is_some() {
-        return Some(Change::GivenPort);
+        return Some(NatChange::GivenPort);
     }
     let Some(local) = device.source(v6) else {
         return maybe(SourceDoubt::NoLocal);
@@ -725,7 +725,7 @@ fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
     if nat.kind == NatKind::Snat {
         return match nat.addresses {
             Some((low, high)) if low == local && high == local => None,
-            Some((low, _)) => Some(Change::Source(local, low)),
+            Some((low, _)) => Some(NatChange::Source(local, low)),
             None if t.hidden => maybe(SourceDoubt::Hidden),
             None => None,
         };
@@ -744,7 +744,7 @@ fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<Change> {
 /// hop is; without any, an address of another device.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/devinet.c> (`inet_select_addr`)
-fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<Change> {
+fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
     let own = device.underlay_addresses.iter();
     let eligible = |a: &&OwnAddress| {
         a.address.is_ipv4() && a.scope == RT_SCOPE_UNIVERSE && a.flags & IFA_F_SECONDARY == 0
@@ -756,14 +756,14 @@ fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<Change> {
         found.map(|a| a.address)
     };
     match (&eligible[..], &device.routed) {
-        ([], _) => Some(Change::MaybeSource(SourceDoubt::AddressNotKnown)),
+        ([], _) => Some(NatChange::MaybeSource(SourceDoubt::AddressNotKnown)),
         ([one], _) if one.address == local => None,
-        ([one], _) => Some(Change::Source(local, one.address)),
-        (_, None) => Some(Change::MaybeSource(SourceDoubt::Several)),
+        ([one], _) => Some(NatChange::Source(local, one.address)),
+        (_, None) => Some(NatChange::MaybeSource(SourceDoubt::Several)),
         (_, Some(routed)) => {
             let nexthops = routed.nexthops.iter().filter(|a| a.is_ipv4());
             let other = nexthops.filter_map(chosen).find(|a| *a != local);
-            other.map(|a| Change::Source(local, a))
+            other.map(|a| NatChange::Source(local, a))
         }
     }
 }
@@ -784,19 +784,19 @@ fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
 /// comes before those of others. Of several the choice is not followed.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
-fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<Change> {
+fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
     // A link-local address is not chosen for a destination that is not.
     let link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
     let own = device.underlay_addresses.iter();
     let mut own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
     match (own.next(), own.next()) {
-        (Some(a), None) if a.address != local => Some(Change::Source(local, a.address)),
+        (Some(a), None) if a.address != local => Some(NatChange::Source(local, a.address)),
         (Some(a), None) if a.flags & IFA_F_NOT_PREFERRED != 0 => {
-            Some(Change::MaybeSource(SourceDoubt::NotPreferred))
+            Some(NatChange::MaybeSource(SourceDoubt::NotPreferred))
         }
         (Some(_), None) => None,
-        (None, _) => Some(Change::MaybeSource(SourceDoubt::AddressNotKnown)),
-        _ => Some(Change::MaybeSource(SourceDoubt::Several)),
+        (None, _) => Some(NatChange::MaybeSource(SourceDoubt::AddressNotKnown)),
+        _ => Some(NatChange::MaybeSource(SourceDoubt::Several)),
     }
 }
 
@@ -813,8 +813,8 @@ pub fn quoted(rules: &NatRules) -> Vec<String> {
 
 fn table_text(table: &Table) -> String {
     let backend = match table.backend {
-        super::rules::Backend::Legacy => "xtables",
-        super::rules::Backend::NfTables => "nf_tables",
+        super::rules::RuleStore::Legacy => "xtables",
+        super::rules::RuleStore::NfTables => "nf_tables",
     };
     format!(
         "{} {} ({backend})",

@@ -2,13 +2,11 @@
 //!
 //! Owns how its rules are recognized, and the command that takes an old one away. Pure.
 
-use serde::Serialize;
-
 use super::machine::RuleRef;
 use super::quote;
 use super::rules::{
-    Backend, Chain, Expr, Family, Match, NAT_PERSISTENT, NAT_PROTO_SPECIFIED, NAT_RANDOM,
-    NAT_RANDOM_FULLY, NatKind, NatRules, Rule, Source,
+    Chain, Expr, Match, NAT_PERSISTENT, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
+    NatRules, Rule, RuleStore, Source, TableFamily,
 };
 use crate::text::escape;
 
@@ -19,16 +17,16 @@ const META_MARK: u32 = 3;
 /// The chain in which kube-proxy masquerades: with iptables, and with nft.
 const CHAINS: [&[u8]; 2] = [b"KUBE-POSTROUTING", b"masquerading"];
 
-/// What kube-proxy's rules do with the mark of a packet that they masquerade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KubeProxy {
-    /// There are no rules of kube-proxy, or none could be read.
-    Absent,
-    /// They take it away first, as since 1.16.13, 1.17.9 and 1.18.6.
-    ClearsMark,
-    /// They leave it, and the outer packet has it too.
-    KeepsMark,
+codes! {
+    /// What kube-proxy's rules do with the mark of a packet that they masquerade.
+    pub enum KubeProxy {
+        /// There are no rules of kube-proxy, or none could be read.
+        Absent = "absent",
+        /// They take it away first, as since 1.16.13, 1.17.9 and 1.18.6.
+        ClearsMark = "clears-mark",
+        /// They leave it, and the outer packet has it too.
+        KeepsMark = "keeps-mark",
+    }
 }
 
 /// What kube-proxy's rules do, in every table where there are any: leftovers of an old version count.
@@ -127,10 +125,10 @@ pub fn deletion(rules: &NatRules, at: RuleRef) -> Option<String> {
     let table = rules.tables.get(at.table)?;
     let chain = table.chains.get(at.chain as usize)?;
     let tool = match (table.family, table.backend) {
-        (Family::Ip, Backend::Legacy) => "iptables-legacy",
-        (Family::Ip6, Backend::Legacy) => "ip6tables-legacy",
-        (Family::Ip, Backend::NfTables) => "iptables-nft",
-        (Family::Ip6, Backend::NfTables) => "ip6tables-nft",
+        (TableFamily::Ip, RuleStore::Legacy) => "iptables-legacy",
+        (TableFamily::Ip6, RuleStore::Legacy) => "ip6tables-legacy",
+        (TableFamily::Ip, RuleStore::NfTables) => "iptables-nft",
+        (TableFamily::Ip6, RuleStore::NfTables) => "ip6tables-nft",
         _ => return None,
     };
     let rule = chain.rules.get(at.rule)?;
@@ -228,8 +226,8 @@ mod tests {
         });
         NatRules {
             tables: vec![Table {
-                backend: Backend::Legacy,
-                family: Family::Ip,
+                backend: RuleStore::Legacy,
+                family: TableFamily::Ip,
                 name: b"nat"[..].into(),
                 chains: vec![Chain {
                     name: name.into(),
@@ -327,16 +325,16 @@ mod tests {
         }
         let mut rules = chain(b"POSTROUTING", &[&[masquerade()]]);
         for (family, backend, tool) in [
-            (Family::Ip6, Backend::NfTables, Some("ip6tables-nft")),
-            (Family::Ip, Backend::NfTables, Some("iptables-nft")),
-            (Family::Inet, Backend::NfTables, None),
+            (TableFamily::Ip6, RuleStore::NfTables, Some("ip6tables-nft")),
+            (TableFamily::Ip, RuleStore::NfTables, Some("iptables-nft")),
+            (TableFamily::Inet, RuleStore::NfTables, None),
         ] {
             (rules.tables[0].family, rules.tables[0].backend) = (family, backend);
             let expected = tool
                 .map(|tool| format!("{tool} -t nat -D POSTROUTING -j MASQUERADE --random-fully"));
             assert_eq!(deletion(&rules, at), expected);
         }
-        rules.tables[0].family = Family::Ip;
+        rules.tables[0].family = TableFamily::Ip;
         rules.tables[0].name = b"my table"[..].into();
         assert_eq!(
             deletion(&rules, at),

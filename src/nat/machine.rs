@@ -14,11 +14,11 @@ use super::bits::{Byte, Mark, Tri, between};
 use super::packet::{Packet, find};
 use super::registers::{Origin, Registers, compare, fill, word};
 use super::rules::{
-    Base, Connmark, Data, Expr, Family, Hook, MapTo, Match, Nat, NatRegs, NatRules, Need, Op, Set,
-    Verdict,
+    Base, Connmark, Data, Expr, Hook, MapTo, Match, Nat, NatRegs, NatRules, Need, Op, Set,
+    TableFamily, Verdict,
 };
 
-use super::state::{State, add};
+use super::state::{PathState, add};
 use super::uapi::NFPROTO_NETDEV;
 
 /// A rule by reference, within one reading of the rules.
@@ -63,9 +63,9 @@ const MAX_PEERS: usize = 8;
 
 /// Where packets go from a chain.
 #[derive(Debug, Default)]
-struct Outcome {
-    fell_through: Vec<State>,
-    accepted: Vec<State>,
+struct ChainOutcome {
+    fell_through: Vec<PathState>,
+    accepted: Vec<PathState>,
 }
 
 /// A base chain at a hook; the order is that in which they run.
@@ -87,7 +87,7 @@ pub struct Machine<'a> {
     rules: &'a NatRules,
     packet: &'a Packet<'a>,
     base: Base,
-    memo: HashMap<(usize, u32, State), Rc<Outcome>>,
+    memo: HashMap<(usize, u32, PathState), Rc<ChainOutcome>>,
     steps: u64,
     /// What was met, once per at.
     pub findings: Vec<(RuleRef, Finding)>,
@@ -121,12 +121,16 @@ impl<'a> Machine<'a> {
     }
 
     /// Everything at one hook, in the order of priorities; returns the states in which the packet leaves it.
-    pub fn hook(&mut self, hook: Hook, states: &[State]) -> Result<Vec<State>, BudgetExceeded> {
-        let mut live: Vec<State> = Vec::new();
+    pub fn hook(
+        &mut self,
+        hook: Hook,
+        states: &[PathState],
+    ) -> Result<Vec<PathState>, BudgetExceeded> {
+        let mut live: Vec<PathState> = Vec::new();
         for s in states {
             add(
                 &mut live,
-                State {
+                PathState {
                     translated: false,
                     ..*s
                 },
@@ -157,15 +161,15 @@ impl<'a> Machine<'a> {
     /// The base chains that the packet meets at a hook and that can change something, in the order in which they run.
     fn chains(&self, hook: Hook) -> Vec<BaseChain> {
         let family = if self.packet.v6 {
-            Family::Ip6
+            TableFamily::Ip6
         } else {
-            Family::Ip
+            TableFamily::Ip
         };
         let mut chains = Vec::new();
         for (table, t) in self.rules.tables.iter().enumerate() {
             let sees = match hook {
-                Hook::Egress => t.family == Family::from_nfproto(NFPROTO_NETDEV),
-                _ => t.family == family || t.family == Family::Inet,
+                Hook::Egress => t.family == TableFamily::from_nfproto(NFPROTO_NETDEV),
+                _ => t.family == family || t.family == TableFamily::Inet,
             };
             if !sees {
                 continue;
@@ -199,11 +203,11 @@ impl<'a> Machine<'a> {
     fn in_any_order<T>(
         &mut self,
         steps: &[T],
-        states: &[State],
-        mut take: impl FnMut(&mut Self, &T, State) -> Result<Vec<State>, BudgetExceeded>,
-    ) -> Result<Vec<State>, BudgetExceeded> {
+        states: &[PathState],
+        mut take: impl FnMut(&mut Self, &T, PathState) -> Result<Vec<PathState>, BudgetExceeded>,
+    ) -> Result<Vec<PathState>, BudgetExceeded> {
         if steps.len() > MAX_PEERS {
-            let mut reached: Vec<State> = Vec::new();
+            let mut reached: Vec<PathState> = Vec::new();
             let mut todo = states.to_vec();
             while let Some(s) = todo.pop() {
                 let before = reached.clone();
@@ -227,7 +231,7 @@ impl<'a> Machine<'a> {
             return Ok(left);
         }
         let full = (1usize << steps.len()) - 1;
-        let mut at: Vec<Vec<State>> = vec![Vec::new(); full + 1];
+        let mut at: Vec<Vec<PathState>> = vec![Vec::new(); full + 1];
         at[0] = states.to_vec();
         for done in 0..full {
             let here = std::mem::take(&mut at[done]);
@@ -249,8 +253,8 @@ impl<'a> Machine<'a> {
         &mut self,
         table: usize,
         chain: u32,
-        s: State,
-    ) -> Result<Vec<State>, BudgetExceeded> {
+        s: PathState,
+    ) -> Result<Vec<PathState>, BudgetExceeded> {
         let Some(base) = self.rules.tables[table].chains[chain as usize].base else {
             return Ok(vec![s]);
         };
@@ -279,9 +283,9 @@ impl<'a> Machine<'a> {
         &mut self,
         table: usize,
         chain: u32,
-        s: State,
+        s: PathState,
         depth: u32,
-    ) -> Result<Rc<Outcome>, BudgetExceeded> {
+    ) -> Result<Rc<ChainOutcome>, BudgetExceeded> {
         if let Some(known) = self.memo.get(&(table, chain, s)) {
             return Ok(Rc::clone(known));
         }
@@ -289,7 +293,7 @@ impl<'a> Machine<'a> {
             return Err(BudgetExceeded);
         }
         let rules = self.rules;
-        let mut out = Outcome::default();
+        let mut out = ChainOutcome::default();
         let mut live = vec![s];
         let mut next = Vec::new();
         let body = rules.tables[table]
@@ -331,9 +335,9 @@ impl<'a> Machine<'a> {
         &mut self,
         at: RuleRef,
         v: Verdict,
-        s: State,
-        next: &mut Vec<State>,
-        out: &mut Outcome,
+        s: PathState,
+        next: &mut Vec<PathState>,
+        out: &mut ChainOutcome,
         depth: u32,
     ) -> Result<(), BudgetExceeded> {
         match v {
@@ -349,7 +353,7 @@ impl<'a> Machine<'a> {
                     self.record(at, Finding::Opaque("queue".into()));
                 }
                 let mark = Mark::ANY;
-                add(&mut out.accepted, State { mark, ..s });
+                add(&mut out.accepted, PathState { mark, ..s });
             }
             Verdict::Return => add(&mut out.fell_through, s),
             Verdict::Continue => add(next, s),
@@ -374,9 +378,9 @@ impl<'a> Machine<'a> {
     fn rule(
         &mut self,
         at: RuleRef,
-        mut s: State,
-        next: &mut Vec<State>,
-        out: &mut Outcome,
+        mut s: PathState,
+        next: &mut Vec<PathState>,
+        out: &mut ChainOutcome,
         depth: u32,
     ) -> Result<(), BudgetExceeded> {
         let rules = self.rules;
@@ -586,10 +590,10 @@ impl<'a> Machine<'a> {
 }
 
 /// Splits on a test of the mark: what fails it goes to `next`; true if something is left, and `s` is what is left.
-fn test(s: &mut State, value: u32, mask: u32, invert: bool, next: &mut Vec<State>) -> bool {
+fn test(s: &mut PathState, value: u32, mask: u32, invert: bool, next: &mut Vec<PathState>) -> bool {
     let before = *s;
     // The bits that are set on a path are what it relies on.
-    let on = |mark: Mark| State {
+    let on = |mark: Mark| PathState {
         mark,
         relied: before.relied | mark.value & mask,
         ..before

@@ -15,13 +15,13 @@ const CALLED: usize = 2;
 
 /// What an answer that is still open depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenAnswer {
     /// What the packets meet next, or where a bit that they are asked for may be set; nothing if only all rules can tell.
     pub needs: BTreeSet<Need>,
 }
 
 /// The answer, if it is the same whatever is in the rules that were not read.
-pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, Open> {
+pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, OpenAnswer> {
     let most = examine(rules, device, Assume::Anything);
     let by_rules = matches!(
         most.exposure,
@@ -40,7 +40,7 @@ pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, Open> {
     if most.foreign != 0 {
         needs.extend(called(rules));
     }
-    Err(Open { needs })
+    Err(OpenAnswer { needs })
 }
 
 /// What has to be read in any case: all that packets after the first of a connection meet, and where first ones begin.

@@ -23,12 +23,12 @@ const MOST_NEEDS: usize = 4096;
 
 /// What rules are known by that change only with an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Version {
+pub struct RulesVersion {
     generation: u32,
     marks_are_answered: bool,
 }
 
-impl Version {
+impl RulesVersion {
     /// None if there are others, or they cannot be asked for.
     pub fn now() -> Option<Self> {
         if read_io::has_legacy() {
@@ -114,12 +114,12 @@ impl RulesInUse {
         !self.rules.changes_unannounced()
             && self.rules.unread.is_empty()
             && self.version().is_some()
-            && self.version() == Version::now()
+            && self.version() == RulesVersion::now()
     }
 
     /// What they are known by.
-    pub fn version(&self) -> Option<Version> {
-        Some(Version {
+    pub fn version(&self) -> Option<RulesVersion> {
+        Some(RulesVersion {
             generation: self.generation?,
             marks_are_answered: self.rules.marks_are_answered,
         })

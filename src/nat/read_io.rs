@@ -18,8 +18,8 @@ use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::nft::{self, Get, Ruleset, Wanted};
-use super::rules::{Family, IpSet, NatRules, Table, Unread};
+use super::nft::{self, Get, Ruleset, SetOf};
+use super::rules::{IpSet, NatRules, Table, TableFamily, Unread};
 use super::xt;
 use crate::ethtool::ioctl_io::get_option;
 use crate::fault::{Malformed, describe_io};
@@ -155,9 +155,9 @@ fn part(rules: &mut NatRules, what: String, result: Result<Vec<Table>, ReadError
     }
 }
 
-const LEGACY: [(Family, &str); 2] = [
-    (Family::Ip, "ip_tables_names"),
-    (Family::Ip6, "ip6_tables_names"),
+const LEGACY: [(TableFamily, &str); 2] = [
+    (TableFamily::Ip, "ip_tables_names"),
+    (TableFamily::Ip6, "ip6_tables_names"),
 ];
 
 /// The tables of iptables-legacy, with all chains or with those that are hooked in and what to decode the others from.
@@ -299,7 +299,7 @@ fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
 pub(super) fn elements(
     dumps: &mut Dumps,
     rules: &mut Ruleset,
-    wanted: &Wanted,
+    wanted: &SetOf,
 ) -> Result<(), ReadError> {
     rules.begin_elements(wanted);
     let (family, table) = (wanted.key.family, &wanted.key.name);
@@ -332,10 +332,10 @@ fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
 }
 
 /// One legacy table; `None` if it changed meanwhile.
-fn legacy(family: Family, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, ReadError> {
+fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, ReadError> {
     const GET_INFO: i32 = 64;
     const GET_ENTRIES: i32 = 65;
-    let (domain, level) = if family == Family::Ip6 {
+    let (domain, level) = if family == TableFamily::Ip6 {
         (AddressFamily::INET6, 41)
     } else {
         (AddressFamily::INET, 0)

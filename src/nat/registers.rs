@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use super::bits::{Byte, Mark, Tri, equal};
 use super::packet::Packet;
 use super::rules::{Expr, Op, Reg, Source};
-use super::state::State;
+use super::state::PathState;
 use super::uapi::NFT_META_MARK;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub(super) fn compare(bytes: &[Byte], op: Op, data: &[u8]) -> Tri {
 pub(super) fn load(
     regs: &mut Registers,
     packet: &Packet<'_>,
-    s: State,
+    s: PathState,
     to: Reg,
     source: Source,
     len: u8,
@@ -150,7 +150,7 @@ pub(super) fn load(
 }
 
 /// What an expression that only fills registers does.
-pub(super) fn fill(regs: &mut Registers, packet: &Packet<'_>, s: State, e: &Expr) {
+pub(super) fn fill(regs: &mut Registers, packet: &Packet<'_>, s: PathState, e: &Expr) {
     match e {
         Expr::Load { to, source, len } => load(regs, packet, s, *to, *source, *len),
         Expr::Immediate { to, data } => {

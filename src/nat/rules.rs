@@ -60,7 +60,7 @@ impl NatRules {
 
     /// Whether something of it changes with no announcement: iptables-legacy and ipsets do.
     pub fn changes_unannounced(&self) -> bool {
-        let legacy = |table: &Table| table.backend == Backend::Legacy;
+        let legacy = |table: &Table| table.backend == RuleStore::Legacy;
         self.tables.iter().any(legacy) || self.asks_ipsets()
     }
 
@@ -83,7 +83,7 @@ pub struct Unread {
 
 /// Who holds a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backend {
+pub enum RuleStore {
     /// The tables of `iptables-legacy`.
     Legacy,
     /// `nf_tables`, which also holds the tables of `iptables-nft`.
@@ -92,7 +92,7 @@ pub enum Backend {
 
 /// Which packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum TableFamily {
     /// IPv4.
     Ip,
     /// IPv6.
@@ -103,7 +103,7 @@ pub enum Family {
     Other(u8),
 }
 
-impl Family {
+impl TableFamily {
     /// From `NFPROTO_*`.
     pub fn from_nfproto(n: u8) -> Self {
         match n {
@@ -132,9 +132,9 @@ impl Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Who holds it.
-    pub backend: Backend,
+    pub backend: RuleStore,
     /// Which packets it sees.
-    pub family: Family,
+    pub family: TableFamily,
     /// Its name.
     pub name: Box<[u8]>,
     /// Its chains; jumps name them by their index here.

@@ -7,9 +7,9 @@ use super::machine::reach;
 use super::packet::Packet;
 use super::registers::{Origin, Registers, fill, word};
 use super::rules::{
-    Chain, Connmark, Data, Expr, Family, MapTo, Match, NatRules, Op, Table, Verdict,
+    Chain, Connmark, Data, Expr, MapTo, Match, NatRules, Op, Table, TableFamily, Verdict,
 };
-use super::state::State;
+use super::state::PathState;
 
 /// Which bits of a mark rules can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +17,11 @@ pub struct Settable {
     /// In a packet, by any rule.
     pub anywhere: u32,
     /// In a packet, by rules that every packet meets, not only the first of a connection.
-    pub outside_nat: u32,
+    pub by_filter_chains: u32,
     /// In a connection.
     pub connection: u32,
     /// And which bits of a packet's mark rules ask for.
-    pub asked: u32,
+    pub tested: u32,
 }
 
 /// What is assumed of chains that were not read.
@@ -39,7 +39,7 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
     let mut connection = 0;
     loop {
         let found = with_connection(rules, v6, unread, connection);
-        let held = found.anywhere | found.asked;
+        let held = found.anywhere | found.tested;
         for (_, table) in tables(rules, v6) {
             let chains = table.chains.iter().filter(|c| is_known(c, unread));
             for rule in chains.flat_map(|c| &c.rules) {
@@ -63,7 +63,7 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
         ct_bits: connection,
         ..Packet::any()
     };
-    let (mut anywhere, mut outside_nat, mut asked) = (0, 0, 0);
+    let (mut anywhere, mut by_filter_chains, mut tested) = (0, 0, 0);
     let mut copied = false;
     for (t, table) in tables(rules, v6) {
         let mut seen = vec![false; table.chains.len()];
@@ -86,9 +86,9 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
                 copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)))
                     || chain.is_unread() && !rules.no_copies;
                 anywhere |= bits;
-                asked |= asks;
+                tested |= asks;
                 if outside {
-                    outside_nat |= bits;
+                    by_filter_chains |= bits;
                 }
             }
         }
@@ -96,15 +96,19 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
     Settable {
         anywhere,
         // A copy of a first packet has what nat chains set, and meets none itself that could take it away.
-        outside_nat: if copied { anywhere } else { outside_nat },
+        by_filter_chains: if copied { anywhere } else { by_filter_chains },
         connection,
-        asked,
+        tested,
     }
 }
 
 /// The tables that packets of a family can meet, with their index.
 fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
-    let other = if v6 { Family::Ip } else { Family::Ip6 };
+    let other = if v6 {
+        TableFamily::Ip
+    } else {
+        TableFamily::Ip6
+    };
     let all = rules.tables.iter().enumerate();
     all.filter(move |(_, t)| t.family != other)
 }
@@ -114,7 +118,7 @@ fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
 fn saves(table: &Table, unread: Assume, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
     let packet = Packet::any();
     let mut regs = Registers::new();
-    let mut s = State::new(Mark::only(held));
+    let mut s = PathState::new(Mark::only(held));
     let mut out = 0;
     // A whole value of which rules set a part is that of one program, which sets it elsewhere or not at all: a bit that rules
     // set is taken to be set by rules alone.
@@ -191,20 +195,20 @@ fn queues(table: &Table, unread: Assume, e: &Expr) -> bool {
 /// The bits that a rule can set in a mark that is zero, and those that it asks for.
 fn sets_and_asks(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
     let mut regs = Registers::new();
-    let zero = State::new(Mark::only(0));
+    let zero = PathState::new(Mark::only(0));
     let (mut out, mut asks) = (0, 0);
     // A test for zero asks for what it then excludes; one of the whole mark for zero asks for nothing in particular.
-    let asked = |value, mask| match (value, mask) {
+    let tested = |value, mask| match (value, mask) {
         (0, u32::MAX) => 0,
         (0, mask) => mask,
         (value, _) => value,
     };
     for e in exprs {
         match e {
-            Expr::Match(Match::Mark { value, mask, .. }) => asks |= asked(*value, *mask),
+            Expr::Match(Match::Mark { value, mask, .. }) => asks |= tested(*value, *mask),
             Expr::Compare { from, data, .. } => {
                 if let (Origin::Mark(and, xor), Some(d)) = (regs.origin(*from), word(data)) {
-                    asks |= asked((d ^ xor) & and, and);
+                    asks |= tested((d ^ xor) & and, and);
                 }
             }
             Expr::Lookup { from, .. } | Expr::Range { from, .. }

@@ -6,7 +6,7 @@ use super::bits::Mark;
 
 /// A packet's state on one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct PathState {
     /// Its mark.
     pub mark: Mark,
     /// Bits that tests on this path asked for.
@@ -17,7 +17,7 @@ pub struct State {
     pub translated: bool,
 }
 
-impl State {
+impl PathState {
     /// A packet with this mark at the beginning.
     pub fn new(mark: Mark) -> Self {
         Self {
@@ -39,14 +39,14 @@ impl State {
 const MOST_STATES: usize = 32;
 
 /// Adds a state unless another covers it.
-pub fn add(states: &mut Vec<State>, s: State) {
+pub fn add(states: &mut Vec<PathState>, s: PathState) {
     if states.iter().any(|t| t.covers(&s)) {
         return;
     }
     states.retain(|t| !s.covers(t));
     states.push(s);
     if states.len() > MOST_STATES {
-        let mut merged: Vec<State> = Vec::new();
+        let mut merged: Vec<PathState> = Vec::new();
         for s in states.drain(..) {
             match merged
                 .iter_mut()

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::rules::{
-    Backend, Base, Chain, Connmark, Expr, Family, Hook, IpsetUpdate, Match, Nat, NatKind, Queue,
-    Rule, Side, Table, Verdict,
+    Base, Chain, Connmark, Expr, Hook, IpsetUpdate, Match, Nat, NatKind, Queue, Rule, RuleStore,
+    Side, Table, TableFamily, Verdict,
 };
 #[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
 use super::uapi::*;
@@ -130,11 +130,11 @@ fn priority(table: &[u8], hook: Hook) -> i32 {
 
 /// The entries of a table as the kernel gave them: a cluster has tens of thousands of chains, of which few are ever decoded.
 pub struct Entries {
-    family: Family,
+    family: TableFamily,
     /// The kernel's answer, in which the entries begin after [`ENTRIES_HEADER`] bytes.
     answer: Vec<u8>,
     /// In the order of their chains.
-    all: Vec<Entry>,
+    all: Vec<XtEntry>,
     /// Chains by the offset of their first entry.
     starts: HashMap<usize, u32>,
 }
@@ -172,14 +172,14 @@ impl Entries {
 
 const BAD: Malformed = Malformed("table entry");
 
-fn layout(family: Family) -> &'static Layout {
-    if family == Family::Ip6 { &V6 } else { &V4 }
+fn layout(family: TableFamily) -> &'static Layout {
+    if family == TableFamily::Ip6 { &V6 } else { &V4 }
 }
 
 /// Finds the chains of one table, whose entries begin after [`ENTRIES_HEADER`] bytes of the kernel's answer. Those that are hooked
 /// in are decoded, the others are left open.
 pub fn open_table(
-    family: Family,
+    family: TableFamily,
     name: &[u8],
     info: &Info,
     answer: Vec<u8>,
@@ -189,7 +189,7 @@ pub fn open_table(
     // Entries by offset, and which chain each belongs to: a chain begins at a hook's entry or after an ERROR target.
     let mut chains: Vec<Chain> = Vec::new();
     let mut starts: HashMap<usize, u32> = HashMap::new();
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<XtEntry> = Vec::new();
     let mut at = 0;
     let mut current: Option<u32> = None;
     let index = |n: usize| u32::try_from(n).map_err(|_| BAD);
@@ -248,7 +248,7 @@ pub fn open_table(
                 chains.push(chain);
             }
         } else {
-            entries.push(Entry {
+            entries.push(XtEntry {
                 at,
                 target,
                 end: at + next,
@@ -259,7 +259,7 @@ pub fn open_table(
         at += next;
     }
     let mut table = Table {
-        backend: Backend::Legacy,
+        backend: RuleStore::Legacy,
         family,
         name: name.into(),
         chains,
@@ -280,7 +280,7 @@ pub fn open_table(
 }
 
 /// Where one entry is in the blob.
-struct Entry {
+struct XtEntry {
     at: usize,
     target: usize,
     end: usize,
@@ -290,7 +290,7 @@ struct Entry {
 
 /// The expressions of one entry; `None` if a length is wrong.
 fn decode_entry(
-    family: Family,
+    family: TableFamily,
     l: &Layout,
     entry: &[u8],
     target: usize,
@@ -313,7 +313,7 @@ fn decode_entry(
         out.push(decode_target(name, revision, data, family));
         return Some(Ok(out));
     }
-    let v6 = family == Family::Ip6;
+    let v6 = family == TableFamily::Ip6;
     let goto = entry.get(l.flags)? & if v6 { IP6T_F_GOTO } else { IPT_F_GOTO } != 0;
     let verdict = match u32_at(data, 0)?.cast_signed() {
         XT_RETURN => Verdict::Return,
@@ -350,8 +350,8 @@ fn extension(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
 }
 
 /// What `struct ipt_ip` and `struct ip6t_ip6` ask of a packet.
-fn header(family: Family, l: &Layout, entry: &[u8]) -> Option<Vec<Expr>> {
-    let v6 = family == Family::Ip6;
+fn header(family: TableFamily, l: &Layout, entry: &[u8]) -> Option<Vec<Expr>> {
+    let v6 = family == TableFamily::Ip6;
     let flags = *entry.get(l.flags)?;
     let inverted = *entry.get(l.flags + 1)?;
     let mut out = Vec::new();
@@ -645,13 +645,13 @@ fn set_options(revision: u8, d: &[u8]) -> Option<bool> {
 }
 
 /// A target by name and revision. The standard target (an empty name) is not handled here.
-pub fn decode_target(name: &[u8], revision: u8, data: &[u8], family: Family) -> Expr {
+pub fn decode_target(name: &[u8], revision: u8, data: &[u8], family: TableFamily) -> Expr {
     known_target(name, revision, data, family)
         .unwrap_or_else(|| Expr::Opaque(String::from_utf8_lossy(name).into()))
 }
 
-fn known_target(name: &[u8], revision: u8, d: &[u8], family: Family) -> Option<Expr> {
-    let v6 = family == Family::Ip6;
+fn known_target(name: &[u8], revision: u8, d: &[u8], family: TableFamily) -> Option<Expr> {
+    let v6 = family == TableFamily::Ip6;
     let nat = |kind, v6_revision: bool| {
         let nat = if v6_revision {
             nat_range(kind, d, v6)

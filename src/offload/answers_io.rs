@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Netns;
 use crate::kernel::read_io::boot_id;
 use crate::nat::exposure::{CitedRule, Doubt, Exposed, Exposure, OuterFlow};
-use crate::nat::partial_io::{RulesInUse, Version};
+use crate::nat::partial_io::{RulesInUse, RulesVersion};
 use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "exposure.json";
@@ -30,16 +30,16 @@ const LIMIT: usize = 1 << 20;
 
 /// What the answers are true for.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Key {
+struct AnswerKey {
     program: String,
     boot_id: String,
     netns_cookie: u64,
-    rules: Version,
+    rules: RulesVersion,
 }
 
-impl Key {
+impl AnswerKey {
     /// None where the namespace or the rules have nothing to know them by.
-    fn new(netns: Netns, rules: Version) -> Option<Self> {
+    fn new(netns: Netns, rules: RulesVersion) -> Option<Self> {
         Some(Self {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: Some(boot_id()).filter(|id| !id.is_empty())?,
@@ -51,17 +51,17 @@ impl Key {
 
 /// An [`Exposure`], whose own form in JSON is its code.
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum StoredAnswer {
     Exposed(Box<Exposed>),
     NotExposed(Option<CitedRule>),
     Unknown(Doubt),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
-    key: Key,
+struct AnswerFile {
+    key: AnswerKey,
     /// By what is known of the device.
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, StoredAnswer>,
 }
 
 fn question(flow: &OuterFlow) -> String {
@@ -82,18 +82,18 @@ impl KeptAnswers {
     /// The answers for all of these, if each is there and still holds.
     pub fn load(&self, netns: Netns, flows: &[OuterFlow]) -> Option<Vec<Exposure>> {
         let mut stored = self.stored()?;
-        if Some(stored.key) != Key::new(netns, Version::now()?) {
+        if Some(stored.key) != AnswerKey::new(netns, RulesVersion::now()?) {
             return None;
         }
         let mut take = |flow| match stored.answers.remove(&question(flow))? {
-            Answer::Exposed(found) => Some(Exposure::Exposed(found)),
-            Answer::NotExposed(rule) => Some(Exposure::NotExposed(rule)),
-            Answer::Unknown(doubt) => Some(Exposure::Unknown(doubt)),
+            StoredAnswer::Exposed(found) => Some(Exposure::Exposed(found)),
+            StoredAnswer::NotExposed(rule) => Some(Exposure::NotExposed(rule)),
+            StoredAnswer::Unknown(doubt) => Some(Exposure::Unknown(doubt)),
         };
         flows.iter().map(&mut take).collect()
     }
 
-    fn stored(&self) -> Option<Stored> {
+    fn stored(&self) -> Option<AnswerFile> {
         let path = self.dir.join(NAME);
         let owner = fs::symlink_metadata(&path).ok()?.uid();
         let text = read_text(&path).ok().filter(|_| owner == 0)?;
@@ -102,20 +102,22 @@ impl KeptAnswers {
 
     /// Adds to the file, if these can hold for longer. Where it cannot be written, the next process reads the rules again.
     pub fn save(&self, netns: Netns, rules: &RulesInUse, given: Vec<(OuterFlow, Exposure)>) {
-        let key = rules.version().and_then(|rules| Key::new(netns, rules));
+        let key = rules
+            .version()
+            .and_then(|rules| AnswerKey::new(netns, rules));
         let Some(key) = key.filter(|_| rules.still_hold()) else {
             return;
         };
         let answers = given.into_iter().map(|(flow, exposure)| {
             let answer = match exposure {
-                Exposure::Exposed(found) => Answer::Exposed(found),
-                Exposure::NotExposed(rule) => Answer::NotExposed(rule),
-                Exposure::Unknown(doubt) => Answer::Unknown(doubt),
+                Exposure::Exposed(found) => StoredAnswer::Exposed(found),
+                Exposure::NotExposed(rule) => StoredAnswer::NotExposed(rule),
+                Exposure::Unknown(doubt) => StoredAnswer::Unknown(doubt),
             };
             (question(&flow), answer)
         });
         let known = self.stored().filter(|stored| stored.key == key);
-        let mut stored = known.unwrap_or(Stored {
+        let mut stored = known.unwrap_or(AnswerFile {
             key,
             answers: BTreeMap::new(),
         });

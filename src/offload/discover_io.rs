@@ -23,7 +23,7 @@ use crate::ethtool::{FeatureTable, Features};
 use crate::fault::Fault;
 use crate::link::underlay_io::Reader;
 use crate::link::{OuterChecksum, OwnAddress, Underlay, UnderlayLink, VxlanLink, route, rtnl};
-use crate::nat::exposure::{Elsewhere, OuterFlow, Routed};
+use crate::nat::exposure::{OtherEgress, OuterFlow, Routed};
 use crate::netlink::Writer;
 use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
@@ -155,10 +155,10 @@ impl Discovery {
             let external = device.link.outer_checksum == OuterChecksum::External;
             let own_port = !entries.other_port && !external;
             no_peers.push(entries.no_peers(&device.link));
-            let ways = entries.routed(&device.link);
+            let looked_up = entries.routed(&device.link);
             let remotes = entries.remotes(&device.link);
             if !remotes.is_empty() {
-                routed.extend(ways.into_iter().map(|remote| (index, remote)));
+                routed.extend(looked_up.into_iter().map(|remote| (index, remote)));
             }
             flows.push(OuterFlow {
                 device: device.link.name,
@@ -169,7 +169,7 @@ impl Discovery {
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                 underlay_finishes: underlay.is_some_and(|underlay| underlay.finishes_checksums),
                 underlay_addresses: addresses.iter().filter(owned).copied().collect(),
-                elsewhere: elsewhere.map(Elsewhere::Device),
+                elsewhere: elsewhere.map(OtherEgress::Device),
                 local: device.link.local.filter(|_| !external),
                 routed: None,
                 dst_port: device.link.dst_port.filter(|_| own_port),
@@ -221,12 +221,12 @@ impl Discovery {
         if routed.is_empty() {
             return;
         }
-        let diversions = self.route.dump(
+        let routing_rules = self.route.dump(
             "list the routing rules",
             route::dump_rules,
-            route::diversion,
+            route::routing_rule,
         );
-        let ways = self.route.batch(
+        let answers = self.route.batch(
             "look up a route",
             routed.len(),
             Answers::Each,
@@ -234,32 +234,32 @@ impl Discovery {
                 let (index, remote) = routed[n];
                 route::look_up(w, seq, remote, flows[index].local, None, true);
             },
-            route::way,
+            route::route,
         );
-        let (Ok(diversions), Ok(ways)) = (diversions, ways) else {
+        let (Ok(routing_rules), Ok(answers)) = (routing_rules, answers) else {
             for (index, _) in routed {
-                flows[*index].elsewhere = Some(Elsewhere::NotKnown);
+                flows[*index].elsewhere = Some(OtherEgress::NotKnown);
             }
             return;
         };
-        for ((index, remote), way) in routed.iter().zip(ways) {
+        for ((index, remote), route) in routed.iter().zip(answers) {
             let flow = &mut flows[*index];
-            let found = match way {
+            let found = match route {
                 Err(e) if UNREACHABLE.contains(&e.code()) => None,
-                Ok(Some(way)) if !way.ifindexes.is_empty() => {
+                Ok(Some(route)) if !route.ifindexes.is_empty() => {
                     let other = |ifindex: &&u32| Some(**ifindex) != flow.underlay_ifindex;
-                    let diverted = |d: &&route::Diversion| {
-                        d.v6 == remote.is_ipv6() && d.table != Some(way.table)
+                    let diverted = |d: &&route::RoutingRule| {
+                        d.v6 == remote.is_ipv6() && d.table != Some(route.table)
                     };
-                    match way.ifindexes.iter().find(other) {
-                        Some(ifindex) => Some(Elsewhere::Device(*ifindex)),
-                        None => diversions
+                    match route.ifindexes.iter().find(other) {
+                        Some(ifindex) => Some(OtherEgress::Device(*ifindex)),
+                        None => routing_rules
                             .iter()
                             .find(diverted)
-                            .map(|_| Elsewhere::Diverted),
+                            .map(|_| OtherEgress::Diverted),
                     }
                 }
-                _ => Some(Elsewhere::NotKnown),
+                _ => Some(OtherEgress::NotKnown),
             };
             flow.elsewhere = flow.elsewhere.or(found);
         }
@@ -272,17 +272,17 @@ impl Discovery {
         if flow.local.is_some() && flow.underlay_addresses.len() < 2 {
             return None;
         }
-        let diversions = self.route.dump(
+        let routing_rules = self.route.dump(
             "list the routing rules",
             route::dump_rules,
-            route::diversion,
+            route::routing_rule,
         );
-        let diversions = diversions.ok()?;
+        let routing_rules = routing_rules.ok()?;
         let mut ask = |write: &dyn Fn(&mut Writer, u32, IpAddr)| {
             let write = |w: &mut Writer, seq, _, n: usize| write(w, seq, flow.remotes[n]);
             let count = flow.remotes.len();
             self.route
-                .batch("look up a route", count, Answers::Each, write, route::way)
+                .batch("look up a route", count, Answers::Each, write, route::route)
         };
         // The whole route, of which the other answer gives one next hop, and the source that was chosen.
         let whole =
@@ -298,8 +298,8 @@ impl Discovery {
                 _ => return None,
             };
             let diverted =
-                |d: &route::Diversion| d.v6 == remote.is_ipv6() && d.table != Some(whole.table);
-            if whole.ifindexes != [oif] || chosen.via || diversions.iter().any(diverted) {
+                |d: &route::RoutingRule| d.v6 == remote.is_ipv6() && d.table != Some(whole.table);
+            if whole.ifindexes != [oif] || chosen.via || routing_rules.iter().any(diverted) {
                 return None;
             }
             routed.sources.extend(flow.local.or(chosen.source));

@@ -72,7 +72,7 @@ impl Defence {
 
 codes! {
     /// The answer for a device, or the worst of a node.
-    pub enum State {
+    pub enum NodeState {
         /// Nothing is to be done against corrupt packets.
         Ok = "ok",
         /// NAT may corrupt packets, or it is not known that it cannot.
@@ -84,7 +84,7 @@ codes! {
     }
 }
 
-impl State {
+impl NodeState {
     /// Of one device. What is not known and what the policy counts as harmless is not held against it; a rule that is known to
     /// corrupt packets is, whatever the policy says.
     pub fn of(device: &DeviceReport<'_>) -> Self {
@@ -118,16 +118,16 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// The worst of the devices.
-    pub state: State,
+    pub state: NodeState,
     /// How many there are.
     pub devices: usize,
     /// How many are in each state.
     pub ok: usize,
-    /// See [`State`].
+    /// See [`NodeState`].
     pub at_risk: usize,
-    /// See [`State`].
+    /// See [`NodeState`].
     pub broken: usize,
-    /// See [`State`].
+    /// See [`NodeState`].
     pub failed: usize,
     /// How many would be changed.
     pub pending: usize,
@@ -138,18 +138,18 @@ pub struct Summary {
 impl Summary {
     /// Of all devices of a report.
     pub fn of(devices: &[DeviceReport<'_>]) -> Self {
-        let in_state = |state| devices.iter().filter(|d| State::of(d) == state).count();
+        let in_state = |state| devices.iter().filter(|d| NodeState::of(d) == state).count();
         let with = |outcome| devices.iter().filter(|d| d.outcome == outcome).count();
-        let worst = [State::Failed, State::Broken, State::AtRisk]
+        let worst = [NodeState::Failed, NodeState::Broken, NodeState::AtRisk]
             .into_iter()
             .find(|state| in_state(*state) > 0);
         Self {
-            state: worst.unwrap_or(State::Ok),
+            state: worst.unwrap_or(NodeState::Ok),
             devices: devices.len(),
-            ok: in_state(State::Ok),
-            at_risk: in_state(State::AtRisk),
-            broken: in_state(State::Broken),
-            failed: in_state(State::Failed),
+            ok: in_state(NodeState::Ok),
+            at_risk: in_state(NodeState::AtRisk),
+            broken: in_state(NodeState::Broken),
+            failed: in_state(NodeState::Failed),
             pending: with(Outcome::Planned),
             changed: with(Outcome::Changed),
         }
@@ -176,12 +176,12 @@ pub fn answer(report: &Report<'_>) -> String {
         return "no VXLAN devices in this network namespace (in a container? run it on the host)"
             .to_owned();
     }
-    let of = |state: State| -> Vec<&DeviceReport<'_>> {
+    let of = |state: NodeState| -> Vec<&DeviceReport<'_>> {
         let devices = report.devices.iter();
-        devices.filter(|d| State::of(d) == state).collect()
+        devices.filter(|d| NodeState::of(d) == state).collect()
     };
     let devices = of(state);
-    if state == State::Ok {
+    if state == NodeState::Ok {
         return all_ok(report);
     }
     let first = devices[0];
@@ -194,8 +194,8 @@ pub fn answer(report: &Report<'_>) -> String {
         _ => format!("kernel bug {}", bugs.join(", ")),
     };
     let why = match state {
-        State::Broken => format!("NAT on this node corrupts VXLAN packets ({bugs})"),
-        State::AtRisk => format!("NAT may corrupt VXLAN packets ({bugs})"),
+        NodeState::Broken => format!("NAT on this node corrupts VXLAN packets ({bugs})"),
+        NodeState::AtRisk => format!("NAT may corrupt VXLAN packets ({bugs})"),
         _ => failure(first),
     };
     format!(

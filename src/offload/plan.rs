@@ -10,7 +10,7 @@ use super::facts::{Device, Exposure, Facts};
 use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::link::OuterChecksum;
-use crate::policy::{Assume, AssumeExposure, Policy, Rule, Subject, When};
+use crate::policy::{AssumeExposure, AssumeKernel, Policy, PolicyRule, Subject, When};
 use crate::text::IfName;
 
 codes! {
@@ -312,7 +312,7 @@ fn duration(seconds: u64) -> String {
 
 /// What depends on nothing but the rule, the outer checksum and the exposure of a device.
 struct Judged<'a> {
-    rule: Option<&'a Rule>,
+    rule: Option<&'a PolicyRule>,
     outer_checksum: OuterChecksum,
     exposure: Rc<Exposure>,
     no_peers: bool,
@@ -323,7 +323,7 @@ struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    fn is_of(&self, rule: Option<&Rule>, device: &Device) -> bool {
+    fn is_of(&self, rule: Option<&PolicyRule>, device: &Device) -> bool {
         same_rule(self.rule, rule)
             && self.outer_checksum == device.link.outer_checksum
             && self.exposure == device.exposure
@@ -333,7 +333,7 @@ impl Judged<'_> {
 
 fn judge<'a>(
     policy: &Policy,
-    rule: Option<&'a Rule>,
+    rule: Option<&'a PolicyRule>,
     device: &Device,
     exposure: &Rc<Exposure>,
     kernel: &KernelVerdict,
@@ -435,7 +435,7 @@ fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdi
 
 fn by_rule(
     policy: &Policy,
-    rule: &Rule,
+    rule: &PolicyRule,
     verdict: &DeviceVerdict,
     exposure: &Exposure,
 ) -> (bool, Reason) {
@@ -501,12 +501,13 @@ pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelV
         Rc::new(Exposure::assumed()),
         Rc::new(Exposure::NotExposed(None)),
     );
-    let mut seen: Vec<(Option<&Rule>, OuterChecksum)> = Vec::new();
+    let mut seen: Vec<(Option<&PolicyRule>, OuterChecksum)> = Vec::new();
     devices.iter().any(|device| {
         let rule = policy.deciding_rule(&subject(device));
         let kind = (rule, device.link.outer_checksum);
-        let same =
-            |known: &(Option<&Rule>, OuterChecksum)| same_rule(known.0, rule) && known.1 == kind.1;
+        let same = |known: &(Option<&PolicyRule>, OuterChecksum)| {
+            same_rule(known.0, rule) && known.1 == kind.1
+        };
         if seen.iter().any(same) {
             return false;
         }
@@ -516,7 +517,7 @@ pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelV
     })
 }
 
-fn same_rule(a: Option<&Rule>, b: Option<&Rule>) -> bool {
+fn same_rule(a: Option<&PolicyRule>, b: Option<&PolicyRule>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => std::ptr::eq(a, b),
         (None, None) => true,
@@ -526,7 +527,7 @@ fn same_rule(a: Option<&Rule>, b: Option<&Rule>) -> bool {
 
 fn by_status(
     policy: &Policy,
-    rule: Option<&Rule>,
+    rule: Option<&PolicyRule>,
     when: When,
     status: Status,
     bugs: &[BugId],
@@ -553,13 +554,13 @@ fn by_status(
             let text = format!("this kernel does not have {bug}");
             return (false, reason(ReasonCode::KernelNotAffected, text));
         }
-        (Status::Unknown, Assume::Fixed) => {
+        (Status::Unknown, AssumeKernel::Fixed) => {
             let text = format!(
                 "nothing is known of this kernel and {bug}, which the policy counts as fixed"
             );
             return (false, reason(ReasonCode::KernelUnknownFixed, text));
         }
-        (Status::Unknown, Assume::Affected) => (
+        (Status::Unknown, AssumeKernel::Affected) => (
             ReasonCode::KernelUnknown,
             format!(
                 "nothing is known of this kernel and {bug}, which the policy counts as affected"

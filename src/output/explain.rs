@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, footers, head, kernel_line, status_word, wrapped, wrapped_around};
-use crate::kernel::{Basis, BugVerdict, Source, Status};
+use crate::kernel::{Basis, BugVerdict, EvidenceSource, Status};
 use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
 use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
@@ -184,8 +184,8 @@ fn evidence(out: &mut impl Write, bug: &BugVerdict) -> io::Result<()> {
     writeln!(out, "  {}: {}", bug.id.as_str(), status_word(bug))?;
     for evidence in &bug.evidence {
         let mark = match (evidence.source, evidence.mark) {
-            (Source::Probe, _) => "probe",
-            (Source::Policy, _) => "policy",
+            (EvidenceSource::Probe, _) => "probe",
+            (EvidenceSource::Policy, _) => "policy",
             (_, Basis::Measured) => "measured",
             (_, Basis::SourceRead) => "source read",
             (_, Basis::ChangelogRead) => "changelog read",
@@ -283,71 +283,71 @@ fn remedies(
             toml_literal(device.name)
         )
     };
-    let mut ways = Vec::new();
+    let mut remedies = Vec::new();
     match device.reason.code {
         // No rule ends it.
-        ReasonCode::Contested => ways.push(format!(
+        ReasonCode::Contested => remedies.push(format!(
             "stop the program that turns it on: `ethtool --monitor {0}` shows when it does. Then: vxcsum apply {0}",
             device.name
         )),
-        ReasonCode::RuleNever | ReasonCode::BugNever => ways.push(
+        ReasonCode::RuleNever | ReasonCode::BugNever => remedies.push(
             "the policy says never: take that out, check with vxcsum policy check, then run vxcsum apply".to_owned(),
         ),
-        ReasonCode::NotReadable => ways.push("first make it readable: see the error above".to_owned()),
+        ReasonCode::NotReadable => remedies.push("first make it readable: see the error above".to_owned()),
         _ => {}
     }
     let off = device.feature.is_some_and(|feature| !feature.active);
     let wants_off =
         device.action == Action::TurnOff || device.reason.code == ReasonCode::AlreadyOff;
     if wants_off {
-        ways.push(format!(
+        remedies.push(format!(
             "to keep the offload on this device, {}\n    and vxcsum apply, which turns it on again if vxcsum turned it off",
             rule("never")
         ));
         if device.verdict.status == Status::Unknown {
-            ways.push(
+            remedies.push(
                 "to know instead of assume: vxcsum probe, at every boot with systemctl enable vxcsum-probe.service"
                     .to_owned(),
             );
-            ways.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
+            remedies.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
         }
         if device.reason.code == ReasonCode::Exposed {
-            ways.push(
+            remedies.push(
                 "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
                     .to_owned(),
             );
         }
         // What could not be read is no ground for a policy.
         if device.reason.code == ReasonCode::ExposureUnknown && report.limited.is_empty() {
-            ways.push(
+            remedies.push(
                 "if you know that no NAT rewrites its packets, unknown-exposure = \"not-exposed\", in a rule for this device \
                  or for all"
                     .to_owned(),
             );
         }
         if device.outer_checksum == OuterChecksum::External {
-            ways.push(
+            remedies.push(
                 "if its packets carry no outer checksum (those of Cilium and of Calico's eBPF over IPv4 do not), \
                  outer-checksum = \"zero\" in a rule for this device"
                     .to_owned(),
             );
         }
     } else if device.reason.code != ReasonCode::Contested {
-        ways.push(format!(
+        remedies.push(format!(
             "to {} the offload off on this device, {}",
             if off { "keep" } else { "turn" },
             rule("always")
         ));
     }
     if off {
-        ways.push(format!(
+        remedies.push(format!(
             "to turn the offload on by hand, until the next vxcsum apply: ethtool -K {} {} on",
             device.name,
             crate::ethtool::FEATURE
         ));
     }
-    for way in ways {
-        let mut lines = way.lines();
+    for remedy in remedies {
+        let mut lines = remedy.lines();
         wrapped(out, "  ", lines.next().unwrap_or_default())?;
         for line in lines {
             writeln!(out, "{line}")?;

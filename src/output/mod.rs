@@ -25,11 +25,11 @@ use crate::error::Error;
 use crate::ethtool::{FEATURE, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::nat::exposure::Exposure;
-use crate::offload::health::{self, State, named};
+use crate::offload::health::{self, NodeState, named};
 use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report, SCHEMA_VERSION};
 use crate::policy::PolicyError;
-use crate::term::table::{Cell, Table};
+use crate::term::table::{Cell, TextTable};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped, wrapped_around};
 
 /// A paragraph names at most this many devices and counts the rest; the table names them all.
@@ -90,9 +90,9 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
 pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     let state = report.summary.state;
     let style = match state {
-        State::Ok => GREEN,
-        State::AtRisk => YELLOW,
-        State::Broken | State::Failed => RED,
+        NodeState::Ok => GREEN,
+        NodeState::AtRisk => YELLOW,
+        NodeState::Broken | NodeState::Failed => RED,
     };
     let word = paint(state.word(), style, color);
     // The width counts what is seen.
@@ -251,7 +251,7 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
         return Ok(());
     }
     writeln!(out)?;
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON",
     ]);
     for device in &report.devices {

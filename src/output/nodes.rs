@@ -8,7 +8,7 @@ use super::status_style;
 use crate::kernel::nodes::Group;
 use crate::kernel::{BugId, Status};
 use crate::offload::report::SCHEMA_VERSION;
-use crate::term::table::{Cell, Table};
+use crate::term::table::{Cell, TextTable};
 use crate::term::width;
 use crate::text::escape;
 
@@ -89,7 +89,7 @@ pub fn nodes(out: &mut impl Write, summary: &NodeSummary, color: bool) -> io::Re
     for (n, bug) in BugId::ALL.into_iter().enumerate() {
         header[2 + n] = bug.as_str();
     }
-    let mut table = Table::new(header);
+    let mut table = TextTable::new(header);
     let text = |text: &str| match text {
         "" => "-".to_owned(),
         text => escape(text.as_bytes()),

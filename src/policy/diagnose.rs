@@ -138,13 +138,13 @@ pub(super) struct Found {
 }
 
 /// A file's name (safe to print), its bytes, and where its lines begin.
-pub(super) struct Source<'a> {
+pub(super) struct SourceFile<'a> {
     file: String,
     bytes: &'a [u8],
     lines: Vec<usize>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> SourceFile<'a> {
     /// Cap per file: a hostile file has a million problems.
     const MAX_ERRORS: usize = 20;
 
@@ -281,7 +281,7 @@ fn visible(c: char) -> char {
 
 /// What is read, and what was found wrong with it.
 pub(super) struct Parser<'s> {
-    pub source: &'s Source<'s>,
+    pub source: &'s SourceFile<'s>,
     pub found: Vec<Found>,
 }
 

@@ -331,7 +331,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::policy::{Assume, BUILT_IN};
+    use crate::policy::{AssumeKernel, BUILT_IN};
 
     const FIXED: &str = "version = 1\nunknown-kernel = \"fixed\"\n";
     const AFFECTED: &str = "version = 1\nunknown-kernel = \"affected\"\n";
@@ -357,8 +357,8 @@ mod tests {
     /// Which files are read, in order, and what decides about an unknown kernel.
     #[test]
     fn the_right_files_in_the_right_order() {
-        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
-        let rows: &[Row] = &[
+        type FileCase<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+        let rows: &[FileCase] = &[
             ("nothing", &[], &[], BUILT_IN),
             (
                 "the first main file alone",
@@ -430,9 +430,9 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_read() {
-        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        type TrustCase<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
         let large = "#".repeat(1 + (1 << 20));
-        let rows: &[Row] = &[
+        let rows: &[TrustCase] = &[
             (
                 "etc/vxcsum/policy.toml",
                 &[("etc/vxcsum/policy.toml", "-> gone.toml")],
@@ -506,7 +506,10 @@ mod tests {
             ("etc/vxcsum/policy.toml", "-> /opt/site.toml"),
             ("opt/site.toml", FIXED),
         ]);
-        assert_eq!(default(&root).unwrap().unknown_kernel.value, Assume::Fixed);
+        assert_eq!(
+            default(&root).unwrap().unknown_kernel.value,
+            AssumeKernel::Fixed
+        );
     }
 
     #[test]
@@ -535,9 +538,9 @@ mod tests {
         std::fs::set_permissions(&mine, std::fs::Permissions::from_mode(0o666)).unwrap();
         let policy = read(&mine).unwrap();
         assert_eq!(policy.files, [mine.to_str().unwrap()]);
-        assert_eq!(policy.unknown_kernel.value, Assume::Fixed);
+        assert_eq!(policy.unknown_kernel.value, AssumeKernel::Fixed);
         let drop_in = read(&root.path().join("etc/vxcsum/policy.d/a.toml")).unwrap();
-        assert_eq!(drop_in.unknown_kernel.value, Assume::Fixed);
+        assert_eq!(drop_in.unknown_kernel.value, AssumeKernel::Fixed);
         assert_eq!(read(Path::new("/dev/null")).unwrap(), Policy::built_in());
         let missing = read(&root.path().join("none.toml")).unwrap_err();
         let message = &missing.items().next().unwrap().message;

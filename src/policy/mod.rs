@@ -42,7 +42,7 @@ codes! {
 
 codes! {
     /// How to treat a kernel whose status is unknown.
-    pub enum Assume {
+    pub enum AssumeKernel {
         /// It has the bug: safe.
         Affected = "affected",
         /// It has not: fast.
@@ -73,7 +73,7 @@ pub struct Sourced<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// What an unknown verdict counts as.
-    pub unknown_kernel: Sourced<Assume>,
+    pub unknown_kernel: Sourced<AssumeKernel>,
     /// What an exposure that is not known counts as, unless a rule says otherwise.
     pub unknown_exposure: Sourced<AssumeExposure>,
     /// How long a device has to be not exposed, in every look, before it gets the offload back; `None` means never.
@@ -81,7 +81,7 @@ pub struct Policy {
     /// `[bugs]`: when each bug is reason enough; never `Always`.
     pub bugs: PerBug<Sourced<When>>,
     /// In order; the last that matches a device decides.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PolicyRule>,
     /// In order; the last that matches a kernel decides.
     pub kernels: Vec<KernelOverride>,
     /// The files that were read, in order; `None` if the built-in default applies alone.
@@ -90,7 +90,7 @@ pub struct Policy {
 
 /// One `[[rule]]`. An absent key matches every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     /// As given, else `rule N`, the Nth of all rules. Safe to print.
     pub name: String,
     /// The device's name.
@@ -102,7 +102,7 @@ pub struct Rule {
     /// A device whose underlay or its driver is not known matches no glob.
     pub underlay_driver: Option<Vec<Glob>>,
     /// `Present` and `Zero` only. A device that is `External` or `Unknown` matches if both are listed; and see
-    /// [`Rule::outer_checksum_of`].
+    /// [`PolicyRule::outer_checksum_of`].
     pub outer_checksum: Option<Vec<OuterChecksum>>,
     /// What an exposure that is not known counts as for these devices.
     pub unknown_exposure: Option<AssumeExposure>,
@@ -131,7 +131,7 @@ pub struct Subject<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Considered<'a> {
     /// Which.
-    pub rule: &'a Rule,
+    pub rule: &'a PolicyRule,
     /// `None` if it matched, else the first key that did not.
     pub miss: Option<Miss>,
 }
@@ -157,12 +157,12 @@ impl fmt::Display for Miss {
 /// What one file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
-    unknown_kernel: Option<Sourced<Assume>>,
+    unknown_kernel: Option<Sourced<AssumeKernel>>,
     unknown_exposure: Option<Sourced<AssumeExposure>>,
     give_back_after: Option<Sourced<Option<Duration>>>,
     bugs: PerBug<Option<Sourced<When>>>,
     /// A rule and the name that it was given; merging gives a number to one without.
-    rules: Vec<(Option<String>, Rule)>,
+    rules: Vec<(Option<String>, PolicyRule)>,
     kernels: Vec<KernelOverride>,
     files: Vec<String>,
 }
@@ -190,7 +190,7 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
         .into_iter()
         .fold(Fragment::default(), Fragment::then);
     let default = Policy::built_in();
-    let named = |(index, (name, rule)): (usize, (Option<String>, Rule))| Rule {
+    let named = |(index, (name, rule)): (usize, (Option<String>, PolicyRule))| PolicyRule {
         name: name.unwrap_or_else(|| format!("rule {}", index + 1)),
         ..rule
     };
@@ -219,7 +219,7 @@ impl Policy {
             }
         }
         Self {
-            unknown_kernel: built_in(Assume::Affected),
+            unknown_kernel: built_in(AssumeKernel::Affected),
             unknown_exposure: built_in(AssumeExposure::Exposed),
             give_back_after: built_in(Some(GIVE_BACK_AFTER)),
             bugs: PerBug::new(|id| {
@@ -236,19 +236,22 @@ impl Policy {
     }
 
     /// The rule that decides about a device: the last that matches. With none, `[bugs]` decides.
-    pub fn deciding_rule(&self, subject: &Subject) -> Option<&Rule> {
+    pub fn deciding_rule(&self, subject: &Subject) -> Option<&PolicyRule> {
         self.rules.iter().rev().find(|rule| rule.matches(subject))
     }
 
     /// What an unknown exposure counts as for the devices of a rule, and where that is said.
-    pub fn unknown_exposure_for<'a>(&'a self, rule: Option<&'a Rule>) -> (AssumeExposure, &'a str) {
+    pub fn unknown_exposure_for<'a>(
+        &'a self,
+        rule: Option<&'a PolicyRule>,
+    ) -> (AssumeExposure, &'a str) {
         rule.and_then(|rule| Some((rule.unknown_exposure?, rule.origin.as_str())))
             .unwrap_or((self.unknown_exposure.value, &self.unknown_exposure.origin))
     }
 
     /// Every rule in order, with the reason where it does not match.
     pub fn consider(&self, subject: &Subject) -> Vec<Considered<'_>> {
-        let miss = |rule: &Rule| rule.missed_key(subject).map(|key| rule.miss(key, subject));
+        let miss = |rule: &PolicyRule| rule.missed_key(subject).map(|key| rule.miss(key, subject));
         self.rules
             .iter()
             .map(|rule| Considered {
@@ -269,7 +272,7 @@ enum Key {
     OuterChecksum,
 }
 
-impl Rule {
+impl PolicyRule {
     /// Its name and its place, for people: `vmxnet3 (/etc/vxcsum/policy.toml:9)`.
     pub fn label(&self) -> String {
         format!("{} ({})", self.name, self.origin)

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::diagnose::{Found, Parser, PolicyErrors, Source, printable};
+use super::diagnose::{Found, Parser, PolicyErrors, SourceFile, printable};
 use super::value::{Value, accepted, nearest, number};
-use super::{Assume, AssumeExposure, Fragment, Rule, When};
+use super::{AssumeExposure, AssumeKernel, Fragment, PolicyRule, When};
 use crate::kernel::{BugId, KernelOverride, PerBug, Status};
 use crate::link::OuterChecksum;
 use crate::text::IfName;
@@ -101,7 +101,7 @@ pub enum Kind {
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(file: &str, kind: Kind, bytes: &[u8]) -> Result<Fragment, PolicyErrors> {
-    let source = Source::new(file, bytes);
+    let source = SourceFile::new(file, bytes);
     let mut parser = Parser {
         source: &source,
         found: Vec::new(),
@@ -219,7 +219,7 @@ impl Parser<'_> {
         self.keys(document, TABLES[0]);
         let unknown_kernel = document
             .get("unknown-kernel")
-            .and_then(|value| self.sourced("unknown-kernel", value, &Assume::WORDS));
+            .and_then(|value| self.sourced("unknown-kernel", value, &AssumeKernel::WORDS));
         let unknown_exposure = document
             .get("unknown-exposure")
             .and_then(|value| self.sourced("unknown-exposure", value, &AssumeExposure::WORDS));
@@ -255,7 +255,7 @@ impl Parser<'_> {
         at: Range<usize>,
         table: &DeTable,
         complete: bool,
-    ) -> Option<(Option<String>, Rule)> {
+    ) -> Option<(Option<String>, PolicyRule)> {
         let name = table.get("name").and_then(|value| self.name(value));
         let mut globs = |key, max, is_name| {
             let glob = |parser: &mut Self, value: &Value| parser.glob(key, value, max, is_name);
@@ -285,7 +285,7 @@ impl Parser<'_> {
             Some(value) => self.word("when", value, &When::WORDS),
             None => self.missing("when", "[[rule]]", &at, accepted(&When::WORDS), complete),
         };
-        let rule = Rule {
+        let rule = PolicyRule {
             name: String::new(),
             device,
             vni,

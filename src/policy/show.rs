@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Assume, Policy, Rule, Sourced, When, duration_text, range_text};
+use super::{AssumeKernel, Policy, PolicyRule, Sourced, When, duration_text, range_text};
 use crate::glob::Glob;
 use crate::kernel::{BugId, Status};
 use crate::text::escape;
@@ -28,7 +28,7 @@ impl Policy {
         writeln!(
             out,
             "unknown-kernel = \"{}\"{}",
-            Assume::as_str(*value),
+            AssumeKernel::as_str(*value),
             from(origin)
         )?;
         let Sourced { value, origin } = &self.unknown_exposure;
@@ -55,7 +55,7 @@ impl Policy {
         }
         for kernel in &self.kernels {
             let status = match kernel.status {
-                Status::NotAffected => Assume::Fixed.as_str(),
+                Status::NotAffected => AssumeKernel::Fixed.as_str(),
                 other => other.as_str(),
             };
             writeln!(out, "\n[[kernel]]{}", from(&kernel.origin))?;
@@ -67,7 +67,7 @@ impl Policy {
     }
 }
 
-impl Rule {
+impl PolicyRule {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         fn list<T>(
             out: &mut String,

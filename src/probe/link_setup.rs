@@ -33,7 +33,7 @@ const NTF_SELF: u8 = 0x02;
 
 /// A device to create: its name and the ifindex that it is to have, which must be free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Device<'a> {
+pub struct NewDevice<'a> {
     /// 1 to 15 bytes.
     pub name: &'a str,
     /// Above 0.
@@ -44,7 +44,7 @@ pub struct Device<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan<'a> {
     /// The device itself.
-    pub device: Device<'a>,
+    pub device: NewDevice<'a>,
     /// 24 bits.
     pub vni: u32,
     /// The ifindex of the device that its packets leave through.
@@ -62,7 +62,7 @@ pub struct Vxlan<'a> {
 }
 
 /// A veth pair, both ends down.
-pub fn veth(requests: &mut Requests, device: Device, peer: Device) -> u32 {
+pub fn veth(requests: &mut Requests, device: NewDevice, peer: NewDevice) -> u32 {
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     requests.acked(RTM_NEWLINK, flags, &ifinfomsg(device.ifindex, 0), |b| {
         b.put(IFLA_IFNAME, &nul_terminated(device.name));
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn devices() {
         let mut requests = Requests::default();
-        let device = |name, ifindex| Device { name, ifindex };
+        let device = |name, ifindex| NewDevice { name, ifindex };
         veth(&mut requests, device("a", 10), device("b", 11));
         up(&mut requests, 11);
         for (local, remote, udp_csum) in [

@@ -6,14 +6,14 @@
 
 use log::{Level, log};
 
-use super::{Outcome, ProbeRun};
+use super::{BugOutcome, ProbeRun};
 
 /// What was measured, one record a bug, each with this `MESSAGE_ID`.
 pub(crate) fn measured(run: &ProbeRun, message_id: &str) {
     for result in &run.results {
         let level = match result.outcome {
-            Outcome::Inconclusive(_) => Level::Warn,
-            Outcome::Affected | Outcome::NotAffected => Level::Info,
+            BugOutcome::Inconclusive(_) => Level::Warn,
+            BugOutcome::Affected | BugOutcome::NotAffected => Level::Info,
         };
         log!(
             level,

@@ -86,7 +86,7 @@ codes! {
 codes! {
     /// What NAT does to the outer packet.
     #[derive(Deserialize)]
-    pub enum NatKind {
+    pub enum CaseNat {
         /// Nothing: the control, which shows that the capture is to be trusted.
         None = "none",
         /// Another source address.
@@ -118,7 +118,7 @@ pub struct Case {
     /// The family of the underlay.
     pub family: Family,
     /// What happened to the outer packet.
-    pub nat: NatKind,
+    pub nat: CaseNat,
     /// The packet inside.
     pub inner: InnerProtocol,
     /// What arrived at the other end.
@@ -147,7 +147,7 @@ pub enum Observed {
 /// What a run says about one bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum BugOutcome {
     /// Packets left with a wrong outer checksum because NAT had rewritten them.
     Affected,
     /// Packets that NAT had rewritten left with a right outer checksum, in every case.
@@ -163,7 +163,7 @@ pub struct BugResult {
     /// Which bug.
     pub id: BugId,
     /// Whether the kernel has it.
-    pub outcome: Outcome,
+    pub outcome: BugOutcome,
     /// For an affected kernel, whether the same packets left intact with the feature off; `None` if that was not shown.
     pub cured: Option<bool>,
 }
@@ -179,24 +179,24 @@ impl BugResult {
     /// The outcome in one word.
     pub fn word(&self) -> &'static str {
         match self.outcome {
-            Outcome::Affected => "affected",
-            Outcome::NotAffected => "not-affected",
-            Outcome::Inconclusive(_) => "inconclusive",
+            BugOutcome::Affected => "affected",
+            BugOutcome::NotAffected => "not-affected",
+            BugOutcome::Inconclusive(_) => "inconclusive",
         }
     }
 
     /// What it means, or why there is no answer, for people.
     pub fn meaning(&self) -> &str {
         match (&self.outcome, self.cured) {
-            (Outcome::Affected, Some(true)) => {
+            (BugOutcome::Affected, Some(true)) => {
                 "packets that NAT rewrites leave corrupt; with tx-checksum-ip-generic off they do not"
             }
-            (Outcome::Affected, Some(false)) => {
+            (BugOutcome::Affected, Some(false)) => {
                 "packets that NAT rewrites leave corrupt, even with tx-checksum-ip-generic off"
             }
-            (Outcome::Affected, None) => "packets that NAT rewrites leave corrupt",
-            (Outcome::NotAffected, _) => "packets that NAT rewrites leave intact",
-            (Outcome::Inconclusive(reason), _) => &reason.text,
+            (BugOutcome::Affected, None) => "packets that NAT rewrites leave corrupt",
+            (BugOutcome::NotAffected, _) => "packets that NAT rewrites leave intact",
+            (BugOutcome::Inconclusive(reason), _) => &reason.text,
         }
     }
 }
@@ -299,9 +299,9 @@ impl ProbeRun {
         PerBug::new(|id| {
             let result = &self.results[id];
             match result.outcome {
-                Outcome::Inconclusive(_) => None,
-                Outcome::Affected | Outcome::NotAffected => Some(Measured {
-                    affected: result.outcome == Outcome::Affected,
+                BugOutcome::Inconclusive(_) => None,
+                BugOutcome::Affected | BugOutcome::NotAffected => Some(Measured {
+                    affected: result.outcome == BugOutcome::Affected,
                     cured: result.cured,
                 }),
             }
@@ -312,7 +312,7 @@ impl ProbeRun {
     pub fn answers(&self) -> bool {
         self.results
             .iter()
-            .any(|result| !matches!(result.outcome, Outcome::Inconclusive(_)))
+            .any(|result| !matches!(result.outcome, BugOutcome::Inconclusive(_)))
     }
 
     /// Whether the run was made on this machine since it was started.

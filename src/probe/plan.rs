@@ -15,20 +15,20 @@ use std::ops::RangeInclusive;
 use rustix::io::Errno;
 
 use super::frame::{PROTOCOL_TCP, PROTOCOL_UDP, Transport, VXLAN_PORT, VxlanFrame};
-use super::link_setup::{self, Device, Vxlan};
+use super::link_setup::{self, NewDevice, Vxlan};
 use super::nat_setup::{self, Rewrite, SourceNat};
-use super::{Case, Cause, Family, Inconclusive, InnerProtocol, NatKind, Observed};
+use super::{Case, CaseNat, Cause, Family, Inconclusive, InnerProtocol, Observed};
 use crate::fault::describe_errno;
 use crate::link::OuterChecksum;
 use crate::netlink::requests::Requests;
 
 /// The end of the veth pair that packets leave through.
-pub const UNDERLAY: Device<'static> = Device {
+pub const UNDERLAY: NewDevice<'static> = NewDevice {
     name: "vxprobe0",
     ifindex: 1000,
 };
 /// The end that they arrive at.
-pub const PEER: Device<'static> = Device {
+pub const PEER: NewDevice<'static> = NewDevice {
     name: "vxprobe1",
     ifindex: 1001,
 };
@@ -44,11 +44,11 @@ const PORT_OFF: u16 = 9002;
 
 /// All families, kinds of NAT and inner packets, in the order of the cases.
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-const NATS: [NatKind; 3] = [NatKind::None, NatKind::Address, NatKind::Port];
+const NATS: [CaseNat; 3] = [CaseNat::None, CaseNat::Address, CaseNat::Port];
 const INNERS: [InnerProtocol; 2] = [InnerProtocol::Udp, InnerProtocol::Tcp];
 
 /// The VXLAN devices: one for each family and outer checksum.
-pub const VXLANS: [(Family, OuterChecksum, Device<'static>); 4] = [
+pub const VXLANS: [(Family, OuterChecksum, NewDevice<'static>); 4] = [
     (
         Family::Ipv4,
         OuterChecksum::Zero,
@@ -71,8 +71,8 @@ pub const VXLANS: [(Family, OuterChecksum, Device<'static>); 4] = [
     ),
 ];
 
-const fn vxlan_device(name: &'static str, ifindex: u32) -> Device<'static> {
-    Device { name, ifindex }
+const fn vxlan_device(name: &'static str, ifindex: u32) -> NewDevice<'static> {
+    NewDevice { name, ifindex }
 }
 
 /// A step on the way to the first packet.
@@ -181,7 +181,7 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
             vni: u32::from(index) + 1,
             underlay: UNDERLAY.ifindex,
             local: underlay_address(family, LOCAL),
-            remote: underlay_address(family, remote(NatKind::None)),
+            remote: underlay_address(family, remote(CaseNat::None)),
             dst_port: VXLAN_PORT,
             src_ports: SRC_PORTS,
             udp_csum: outer == OuterChecksum::Present,
@@ -191,7 +191,7 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
         push(link_setup::vxlan(&mut requests, &vxlan));
         push(link_setup::address(&mut requests, device.ifindex, own, 24));
         // The control goes to the device's default destination; only the others need an entry of their own.
-        for nat in [NatKind::Address, NatKind::Port] {
+        for nat in [CaseNat::Address, CaseNat::Port] {
             let host = remote(nat);
             let mac = [2, 0, 0, 0, 0, host];
             let inner = IpAddr::from(inner_address(index, host));
@@ -223,8 +223,8 @@ pub fn nat(family: Family) -> Requests {
     nat_setup::source_nat(
         family == Family::Ipv6,
         &[
-            rule(NatKind::Address, other),
-            rule(NatKind::Port, Rewrite::Port(NAT_PORTS)),
+            rule(CaseNat::Address, other),
+            rule(CaseNat::Port, Rewrite::Port(NAT_PORTS)),
         ],
     )
 }
@@ -282,11 +282,11 @@ const LOCAL: u8 = 1;
 const SECOND: u8 = 9;
 
 /// The last part of the address that packets with this kind of NAT are sent to, inside and outside.
-fn remote(nat: NatKind) -> u8 {
+fn remote(nat: CaseNat) -> u8 {
     match nat {
-        NatKind::None => 2,
-        NatKind::Address => 3,
-        NatKind::Port => 4,
+        CaseNat::None => 2,
+        CaseNat::Address => 3,
+        CaseNat::Port => 4,
     }
 }
 

@@ -5,9 +5,9 @@
 use std::io::{self, Write};
 
 use super::frame::Checksum;
-use super::{Case, NatKind, Observed, Outcome, ProbeRun};
+use super::{BugOutcome, Case, CaseNat, Observed, ProbeRun};
 use crate::link::OuterChecksum;
-use crate::term::table::{Cell, Table};
+use crate::term::table::{Cell, TextTable};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped};
 
 /// What is stored for the rest of the boot.
@@ -34,9 +34,9 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     )?;
     for result in &run.results {
         let style = match result.outcome {
-            Outcome::Affected => RED,
-            Outcome::NotAffected => GREEN,
-            Outcome::Inconclusive(_) => YELLOW,
+            BugOutcome::Affected => RED,
+            BugOutcome::NotAffected => GREEN,
+            BugOutcome::Inconclusive(_) => YELLOW,
         };
         let text = format!(
             "{}: {}: {}",
@@ -64,11 +64,11 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     writeln!(out, "\n{after}")
 }
 
-fn matrix(run: &ProbeRun) -> Table<5> {
-    let mut table = Table::new(["OUTER", "OFFLOAD", "NO NAT", "NEW ADDRESS", "NEW PORT"]);
+fn matrix(run: &ProbeRun) -> TextTable<5> {
+    let mut table = TextTable::new(["OUTER", "OFFLOAD", "NO NAT", "NEW ADDRESS", "NEW PORT"]);
     for outer in [OuterChecksum::Zero, OuterChecksum::Present] {
         for on in [true, false] {
-            let cell = |nat: NatKind| {
+            let cell = |nat: CaseNat| {
                 let of = |case: &&Case| {
                     (case.outer_checksum, case.feature_on, case.nat) == (outer, on, nat)
                 };
@@ -88,9 +88,9 @@ fn matrix(run: &ProbeRun) -> Table<5> {
             table.row([
                 Cell::plain(outer.as_str()),
                 Cell::plain(if on { "on" } else { "off" }),
-                cell(NatKind::None),
-                cell(NatKind::Address),
-                cell(NatKind::Port),
+                cell(CaseNat::None),
+                cell(CaseNat::Address),
+                cell(CaseNat::Port),
             ]);
         }
     }

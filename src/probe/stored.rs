@@ -128,7 +128,7 @@ pub mod micros {
 mod tests {
     use core::time::Duration;
 
-    use super::super::{Host, Outcome};
+    use super::super::{BugOutcome, Host};
     use super::*;
     use crate::kernel::BugId;
 
@@ -142,10 +142,10 @@ mod tests {
         assert_eq!(run.cases.len(), 48);
         assert_eq!(
             run.results[BugId::NatZeroCsum].outcome,
-            Outcome::NotAffected
+            BugOutcome::NotAffected
         );
         assert_eq!(run.results[BugId::NatZeroCsum].cured, None);
-        assert_eq!(run.results[BugId::NatLcoCsum].outcome, Outcome::Affected);
+        assert_eq!(run.results[BugId::NatLcoCsum].outcome, BugOutcome::Affected);
         assert_eq!(run.results[BugId::NatLcoCsum].cured, Some(true));
     }
 
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(again, run);
         assert_eq!(
             again.results[BugId::NatLcoCsum].outcome,
-            Outcome::Inconclusive(reason)
+            BugOutcome::Inconclusive(reason)
         );
     }
 

@@ -3,7 +3,7 @@
 //! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
 
 use super::frame::Checksum;
-use super::{BugResult, Case, Cause, Family, Inconclusive, NatKind, Observed, Outcome, plan};
+use super::{BugOutcome, BugResult, Case, CaseNat, Cause, Family, Inconclusive, Observed, plan};
 use crate::kernel::{BugId, PerBug};
 use crate::link::OuterChecksum;
 
@@ -39,7 +39,7 @@ fn complete(cases: &[Case]) -> bool {
 fn inconclusive(id: BugId, reason: Inconclusive) -> BugResult {
     BugResult {
         id,
-        outcome: Outcome::Inconclusive(reason),
+        outcome: BugOutcome::Inconclusive(reason),
         cured: None,
     }
 }
@@ -51,7 +51,7 @@ fn result(id: BugId, cases: &[Case]) -> BugResult {
             .iter()
             .filter(|c| c.tests(id) && c.family == family)
             .collect();
-        let controls = own.iter().filter(|c| c.nat == NatKind::None);
+        let controls = own.iter().filter(|c| c.nat == CaseNat::None);
         match first_flaw(controls) {
             Some((case, code)) => Err(reason(case, code)),
             None => Ok(judge(&own)),
@@ -61,23 +61,23 @@ fn result(id: BugId, cases: &[Case]) -> BugResult {
     let shown: Vec<Option<bool>> = [&v4, &v6]
         .into_iter()
         .flatten()
-        .filter(|(outcome, _)| *outcome == Outcome::Affected)
+        .filter(|(outcome, _)| *outcome == BugOutcome::Affected)
         .map(|(_, cured)| *cured)
         .collect();
     if shown.is_empty() {
         return match (v4, v6) {
-            (Err(reason) | Ok((Outcome::Inconclusive(reason), _)), _)
-            | (_, Ok((Outcome::Inconclusive(reason), _))) => inconclusive(id, reason),
+            (Err(reason) | Ok((BugOutcome::Inconclusive(reason), _)), _)
+            | (_, Ok((BugOutcome::Inconclusive(reason), _))) => inconclusive(id, reason),
             _ => BugResult {
                 id,
-                outcome: Outcome::NotAffected,
+                outcome: BugOutcome::NotAffected,
                 cured: None,
             },
         };
     }
     BugResult {
         id,
-        outcome: Outcome::Affected,
+        outcome: BugOutcome::Affected,
         cured: if shown.contains(&Some(false)) {
             Some(false)
         } else {
@@ -97,11 +97,11 @@ fn first_flaw<'a>(controls: impl Iterator<Item = &'a &'a Case>) -> Option<(&'a C
 }
 
 /// What the cases of one bug and one family say, and whether the feature being off is a cure.
-fn judge(cases: &[&Case]) -> (Outcome, Option<bool>) {
+fn judge(cases: &[&Case]) -> (BugOutcome, Option<bool>) {
     let half = |feature_on: bool| {
         let (mut corrupt, mut nothing) = (None, None);
         for case in cases {
-            if case.nat == NatKind::None || case.feature_on != feature_on {
+            if case.nat == CaseNat::None || case.feature_on != feature_on {
                 continue;
             }
             match show(case) {
@@ -115,14 +115,16 @@ fn judge(cases: &[&Case]) -> (Outcome, Option<bool>) {
     let (corrupt_on, nothing_on) = half(true);
     let (corrupt_off, nothing_off) = half(false);
     let outcome = match (corrupt_on, nothing_on, corrupt_off) {
-        (Some(_), _, _) => Outcome::Affected,
-        (None, Some(reason), _) => Outcome::Inconclusive(reason),
-        (None, None, Some(case)) => Outcome::Inconclusive(reason(case, Cause::WrongWithFeatureOff)),
-        (None, None, None) => Outcome::NotAffected,
+        (Some(_), _, _) => BugOutcome::Affected,
+        (None, Some(reason), _) => BugOutcome::Inconclusive(reason),
+        (None, None, Some(case)) => {
+            BugOutcome::Inconclusive(reason(case, Cause::WrongWithFeatureOff))
+        }
+        (None, None, None) => BugOutcome::NotAffected,
     };
     let cured = match (&outcome, corrupt_off, nothing_off) {
-        (Outcome::Affected, Some(_), _) => Some(false),
-        (Outcome::Affected, None, None) => Some(true),
+        (BugOutcome::Affected, Some(_), _) => Some(false),
+        (BugOutcome::Affected, None, None) => Some(true),
         _ => None,
     };
     (outcome, cured)
@@ -145,8 +147,8 @@ fn show(case: &Case) -> Shown<'_> {
         return nothing(Cause::Unfinished);
     }
     match (case.nat, rewritten) {
-        (NatKind::None, true) => return nothing(Cause::RewrittenWithoutNat),
-        (NatKind::Address | NatKind::Port, false) => return nothing(Cause::NotRewritten),
+        (CaseNat::None, true) => return nothing(Cause::RewrittenWithoutNat),
+        (CaseNat::Address | CaseNat::Port, false) => return nothing(Cause::NotRewritten),
         _ => {}
     }
     match (case.outer_checksum, outer) {
@@ -213,7 +215,7 @@ mod tests {
             OuterChecksum::Zero => Checksum::Absent,
             _ => Checksum::Valid,
         };
-        Some((case.nat != NatKind::None, outer, Checksum::Valid))
+        Some((case.nat != CaseNat::None, outer, Checksum::Valid))
     }
 
     fn run(seen: impl Fn(&Case) -> Seen) -> Vec<Case> {
@@ -235,9 +237,9 @@ mod tests {
     fn short(results: &PerBug<BugResult>) -> [String; 2] {
         [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| {
             let outcome = match &results[id].outcome {
-                Outcome::Affected => "affected".to_owned(),
-                Outcome::NotAffected => "not-affected".to_owned(),
-                Outcome::Inconclusive(reason) => format!("{:?}", reason.code),
+                BugOutcome::Affected => "affected".to_owned(),
+                BugOutcome::NotAffected => "not-affected".to_owned(),
+                BugOutcome::Inconclusive(reason) => format!("{:?}", reason.code),
             };
             match results[id].cured {
                 Some(cured) => format!("{outcome} cured={cured}"),
@@ -247,7 +249,7 @@ mod tests {
     }
 
     /// Name, which packets of an intact run are changed, what becomes of them, and both results.
-    type Row = (
+    type VerdictCase = (
         &'static str,
         fn(&Case) -> bool,
         fn(&Case) -> Seen,
@@ -257,9 +259,9 @@ mod tests {
     #[test]
     fn what_follows_from_what_was_seen() {
         let v6 = |c: &Case| c.family == Family::Ipv6;
-        let nat = |c: &Case| c.nat != NatKind::None;
+        let nat = |c: &Case| c.nat != CaseNat::None;
         let present = |c: &Case| c.outer_checksum == OuterChecksum::Present;
-        let rows: &[Row] = &[
+        let rows: &[VerdictCase] = &[
             (
                 "nothing wrong",
                 |_| false,
@@ -268,14 +270,14 @@ mod tests {
             ),
             (
                 "the kernels before ea64d8d6c675",
-                |c| c.nat != NatKind::None && c.feature_on,
+                |c| c.nat != CaseNat::None && c.feature_on,
                 |_| Some((true, WRONG, Checksum::Valid)),
                 ["affected cured=true", "affected cured=true"],
             ),
             (
                 "today's kernels",
                 |c| {
-                    c.nat != NatKind::None
+                    c.nat != CaseNat::None
                         && c.feature_on
                         && c.outer_checksum == OuterChecksum::Present
                 },
@@ -290,7 +292,7 @@ mod tests {
                             == (
                                 OuterChecksum::Zero,
                                 Family::Ipv6,
-                                NatKind::Port,
+                                CaseNat::Port,
                                 InnerProtocol::Tcp,
                             )
                 },
@@ -299,26 +301,26 @@ mod tests {
             ),
             (
                 "no cure",
-                |c| c.nat != NatKind::None && c.outer_checksum == OuterChecksum::Present,
+                |c| c.nat != CaseNat::None && c.outer_checksum == OuterChecksum::Present,
                 |_| Some((true, WRONG, Checksum::Valid)),
                 ["not-affected", "affected cured=false"],
             ),
             (
                 "cure not seen",
-                |c| c.nat == NatKind::Port && c.outer_checksum == OuterChecksum::Present,
+                |c| c.nat == CaseNat::Port && c.outer_checksum == OuterChecksum::Present,
                 |c| c.feature_on.then_some((true, WRONG, Checksum::Valid)),
                 ["not-affected", "affected"],
             ),
             (
                 "wrong only with the feature off",
-                |c| c.nat == NatKind::Port && !c.feature_on,
+                |c| c.nat == CaseNat::Port && !c.feature_on,
                 |_| Some((true, WRONG, Checksum::Valid)),
                 ["WrongWithFeatureOff", "WrongWithFeatureOff"],
             ),
             (
                 "wrong without NAT",
                 |c| c.outer_checksum == OuterChecksum::Present,
-                |c| Some((c.nat != NatKind::None, WRONG, Checksum::Valid)),
+                |c| Some((c.nat != CaseNat::None, WRONG, Checksum::Valid)),
                 ["not-affected", "WrongWithoutNat"],
             ),
             (
@@ -329,31 +331,31 @@ mod tests {
             ),
             (
                 "one packet lost",
-                |c| c.feature_on && c.nat == NatKind::Port && c.inner == InnerProtocol::Udp,
+                |c| c.feature_on && c.nat == CaseNat::Port && c.inner == InnerProtocol::Udp,
                 |_| None,
                 ["NoPacket", "NoPacket"],
             ),
             (
                 "one packet lost, another corrupt",
-                |c| c.feature_on && c.nat == NatKind::Port,
+                |c| c.feature_on && c.nat == CaseNat::Port,
                 |c| (c.inner == InnerProtocol::Udp).then_some((true, WRONG, Checksum::Valid)),
                 ["affected cured=true", "affected cured=true"],
             ),
             (
                 "NAT does not work",
-                |c| c.nat == NatKind::Address,
+                |c| c.nat == CaseNat::Address,
                 |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
                 ["NotRewritten", "NotRewritten"],
             ),
             (
                 "a corrupt packet that was not rewritten proves nothing",
-                |c| c.nat == NatKind::Address,
+                |c| c.nat == CaseNat::Address,
                 |_| Some((false, WRONG, Checksum::Valid)),
                 ["NotRewritten", "NotRewritten"],
             ),
             (
                 "NAT of someone else",
-                |c| c.nat == NatKind::None,
+                |c| c.nat == CaseNat::None,
                 |c| intact(c).map(|(_, outer, inner)| (true, outer, inner)),
                 ["RewrittenWithoutNat", "RewrittenWithoutNat"],
             ),
@@ -366,13 +368,13 @@ mod tests {
             (
                 "never an outer checksum",
                 |_| true,
-                |c| Some((c.nat != NatKind::None, Checksum::Absent, Checksum::Valid)),
+                |c| Some((c.nat != CaseNat::None, Checksum::Absent, Checksum::Valid)),
                 ["not-affected", "ModeNotKept"],
             ),
             (
                 "always an outer checksum",
                 |_| true,
-                |c| Some((c.nat != NatKind::None, Checksum::Valid, Checksum::Valid)),
+                |c| Some((c.nat != CaseNat::None, Checksum::Valid, Checksum::Valid)),
                 ["ModeNotKept", "not-affected"],
             ),
             (
@@ -383,7 +385,7 @@ mod tests {
             ),
             (
                 "IPv6 works and its NAT does not",
-                |c| c.family == Family::Ipv6 && c.nat != NatKind::None,
+                |c| c.family == Family::Ipv6 && c.nat != CaseNat::None,
                 |c| intact(c).map(|(_, outer, inner)| (false, outer, inner)),
                 ["NotRewritten", "NotRewritten"],
             ),
@@ -398,7 +400,7 @@ mod tests {
                 |c| c.feature_on || c.family == Family::Ipv4,
                 |c| match (c.family, c.nat) {
                     (Family::Ipv4, _) => None,
-                    (_, NatKind::None) => intact(c),
+                    (_, CaseNat::None) => intact(c),
                     _ => Some((true, WRONG, Checksum::Valid)),
                 },
                 ["affected cured=true", "affected cured=true"],

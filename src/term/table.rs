@@ -46,11 +46,11 @@ impl Cell {
 }
 
 /// Rows under a header, with a fixed number of columns.
-pub struct Table<const N: usize> {
+pub struct TextTable<const N: usize> {
     rows: Vec<[Cell; N]>,
 }
 
-impl<const N: usize> Table<N> {
+impl<const N: usize> TextTable<N> {
     pub fn new(header: [&'static str; N]) -> Self {
         Self {
             rows: vec![header.map(Cell::plain)],
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn render(rows: &[[&'static str; 3]], limit: usize, spared: &[usize]) -> String {
-        let mut table = Table::new(["A", "BB", "C"]);
+        let mut table = TextTable::new(["A", "BB", "C"]);
         for row in rows {
             table.row(row.map(Cell::plain));
         }

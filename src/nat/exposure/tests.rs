@@ -53,8 +53,8 @@ fn rules_at(hook: Hook, nat: bool, bodies: &[&[Expr]]) -> NatRules {
         .collect();
     NatRules {
         tables: vec![Table {
-            backend: Backend::Legacy,
-            family: Family::Ip,
+            backend: RuleStore::Legacy,
+            family: TableFamily::Ip,
             name: b"nat"[..].into(),
             chains: vec![Chain {
                 name: b"POSTROUTING"[..].into(),
@@ -263,12 +263,12 @@ fn the_way_out_decides_rules_for_a_device() {
     let (here, other) = (through(b"eth0\0"), through(b"eth1\0"));
     let (random, bare) = (masquerade(NAT_RANDOM_FULLY), masquerade(0));
     let sure = None;
-    let detour = Some(Elsewhere::Device(7));
+    let detour = Some(OtherEgress::Device(7));
     for (body, elsewhere, known, want) in [
         (&[][..], sure, true, "not-exposed"),
         (&[], detour, true, "unknown"),
-        (&[], Some(Elsewhere::Diverted), true, "unknown"),
-        (&[], Some(Elsewhere::NotKnown), true, "unknown"),
+        (&[], Some(OtherEgress::Diverted), true, "unknown"),
+        (&[], Some(OtherEgress::NotKnown), true, "unknown"),
         (&[], sure, false, "not-exposed"),
         (&[here.clone(), random.clone()], sure, true, "exposed"),
         (&[other.clone(), random.clone()], sure, true, "not-exposed"),

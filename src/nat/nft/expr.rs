@@ -5,7 +5,7 @@
 use super::{Fields, Message, Names, TableKey, attrs};
 use crate::fault::Malformed;
 use crate::nat::rules::{
-    Expr, Family, MapTo, NatKind, NatRegs, Op, Queue, Reg, Rule, Source, Verdict,
+    Expr, MapTo, NatKind, NatRegs, Op, Queue, Reg, Rule, Source, TableFamily, Verdict,
 };
 #[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
 use crate::nat::uapi::*;
@@ -94,7 +94,7 @@ fn known_expr(name: &[u8], f: &Attributes<'_>, family: u8, names: &impl Names) -
         }
         b"target" => {
             let (name, revision, data) = extension(f)?;
-            xt::decode_target(name, revision, data, Family::from_nfproto(family))
+            xt::decode_target(name, revision, data, TableFamily::from_nfproto(family))
         }
         b"notrack" => Expr::Untrack,
         b"reject" => Expr::Verdict(Verdict::Drop),

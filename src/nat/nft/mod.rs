@@ -12,7 +12,7 @@ pub mod sets;
 #[cfg(test)]
 mod tests;
 
-pub use ruleset::{Ruleset, Wanted};
+pub use ruleset::{Ruleset, SetOf};
 
 use crate::fault::Malformed;
 use crate::nat::rules::{Base, Hook, Reg};

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Get, Message, Names, TableKey, expr, sets};
 use crate::fault::Malformed;
-use crate::nat::rules::{Backend, Chain, Expr, Family, Table};
+use crate::nat::rules::{Chain, Expr, RuleStore, Table, TableFamily};
 
 /// The tables so far. Dormant tables are left out: no packet sees them.
 #[derive(Default)]
@@ -78,7 +78,7 @@ pub struct ChainOf {
 
 /// A set that a rule uses, so that its elements matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SetOf {
     /// The table it is in.
     pub key: TableKey,
     /// Its index there.
@@ -120,8 +120,8 @@ impl Ruleset {
                         },
                     );
                     self.tables.push(Table {
-                        backend: Backend::NfTables,
-                        family: Family::from_nfproto(family),
+                        backend: RuleStore::NfTables,
+                        family: TableFamily::from_nfproto(family),
                         name,
                         chains: Vec::new(),
                         sets: Vec::new(),
@@ -187,7 +187,7 @@ impl Ruleset {
     }
 
     /// The sets whose elements are to be asked for.
-    pub fn wanted(&self) -> Vec<Wanted> {
+    pub fn wanted(&self) -> Vec<SetOf> {
         let mut out = Vec::new();
         for (key, i) in &self.index {
             let table = &self.tables[i.table];
@@ -205,7 +205,7 @@ impl Ruleset {
             used.sort_unstable();
             used.dedup();
             out.extend(used.into_iter().filter_map(|set| {
-                Some(Wanted {
+                Some(SetOf {
                     key: key.clone(),
                     set,
                     name: table.sets.get(set as usize)?.name.clone(),
@@ -246,8 +246,8 @@ impl Ruleset {
     }
 
     /// A set by its index.
-    pub fn set(&self, table: usize, set: u32) -> Option<Wanted> {
-        Some(Wanted {
+    pub fn set(&self, table: usize, set: u32) -> Option<SetOf> {
+        Some(SetOf {
             key: self.key(table)?.clone(),
             set,
             name: self.tables[table].sets.get(set as usize)?.name.clone(),
@@ -265,7 +265,7 @@ impl Ruleset {
     }
 
     /// Begins the elements of a set: it has been asked for.
-    pub fn begin_elements(&mut self, of: &Wanted) {
+    pub fn begin_elements(&mut self, of: &SetOf) {
         if let Some(i) = self.index.get(&of.key)
             && let Some(set) = self.tables[i.table].sets.get_mut(of.set as usize)
         {
@@ -274,7 +274,7 @@ impl Ruleset {
     }
 
     /// One message with elements of a set.
-    pub fn add_elements(&mut self, of: &Wanted, m: &Message<'_>) -> Result<(), Malformed> {
+    pub fn add_elements(&mut self, of: &SetOf, m: &Message<'_>) -> Result<(), Malformed> {
         if let Some(i) = self.index.get(&of.key)
             && let table = &mut self.tables[i.table]
             && let Some(set) = table.sets.get_mut(of.set as usize)
@@ -286,7 +286,7 @@ impl Ruleset {
     }
 
     /// Forgets the elements of a set that could not be read to the end.
-    pub fn forget_elements(&mut self, of: &Wanted) {
+    pub fn forget_elements(&mut self, of: &SetOf) {
         if let Some(i) = self.index.get(&of.key)
             && let Some(set) = self.tables[i.table].sets.get_mut(of.set as usize)
         {

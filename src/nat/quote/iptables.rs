@@ -9,7 +9,7 @@ use super::{
     protocol, set_target, target,
 };
 use crate::nat::rules::{
-    Connmark, Expr, Family, Nat, NatRules, Op, Queue, Rule, Source, Table, Verdict,
+    Connmark, Expr, Nat, NatRules, Op, Queue, Rule, Source, Table, TableFamily, Verdict,
 };
 use crate::nat::uapi::{
     IPPROTO_TCP, IPPROTO_UDP, NFT_META_IIFNAME, NFT_META_L4PROTO, NFT_META_MARK, NFT_META_OIFNAME,
@@ -162,7 +162,7 @@ impl<'a> Iptables<'a> {
                 format!("{n} -p {}", protocol(*data.first()?))
             }
             Source::Network(at) => {
-                let v6 = self.table.family == Family::Ip6;
+                let v6 = self.table.family == TableFamily::Ip6;
                 let flag = match (v6, at) {
                     (false, 12) | (true, 8) => "-s",
                     (false, 16) | (true, 24) => "-d",

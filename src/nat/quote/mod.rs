@@ -6,8 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::Write as _;
 
 use crate::nat::rules::{
-    Backend, Chain, Expr, Family, IpsetUpdate, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY,
-    Nat, NatKind, NatRules, Reg, Rule, Side, Source, Table,
+    Chain, Expr, IpsetUpdate, Match, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, Nat, NatKind,
+    NatRules, Reg, Rule, RuleStore, Side, Source, Table, TableFamily,
 };
 use crate::text::escape;
 
@@ -36,7 +36,7 @@ pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> Str
 
 /// A rule in the words of iptables, without its chain; `None` if iptables did not make it.
 pub fn iptables(table: &Table, rule: &Rule, rules: &NatRules) -> Option<String> {
-    if table.backend != Backend::Legacy && !made_by_iptables(table) {
+    if table.backend != RuleStore::Legacy && !made_by_iptables(table) {
         return None;
     }
     Iptables::new(table, rules).rule(rule)
@@ -44,7 +44,7 @@ pub fn iptables(table: &Table, rule: &Rule, rules: &NatRules) -> Option<String> 
 
 fn made_by_iptables(table: &Table) -> bool {
     let name = [&b"nat"[..], b"mangle", b"raw", b"filter", b"security"];
-    matches!(table.family, Family::Ip | Family::Ip6) && name.contains(&&*table.name)
+    matches!(table.family, TableFamily::Ip | TableFamily::Ip6) && name.contains(&&*table.name)
 }
 
 fn chain_name(table: &Table, n: u32) -> String {

@@ -9,8 +9,8 @@ use super::{
     protocol, states, target,
 };
 use crate::nat::rules::{
-    Data, Element, Expr, Family, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind,
-    NatRegs, NatRules, Op, Reg, Rule, Set, Source, Table, Verdict,
+    Data, Element, Expr, MapTo, NAT_PERSISTENT, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRegs,
+    NatRules, Op, Reg, Rule, Set, Source, Table, TableFamily, Verdict,
 };
 #[allow(clippy::wildcard_imports)] // The kernel's names.
 use crate::nat::uapi::*;
@@ -356,8 +356,8 @@ impl<'a> Nft<'a> {
     }
 }
 
-fn source_words(source: Source, family: Family) -> String {
-    let v6 = family == Family::Ip6;
+fn source_words(source: Source, family: TableFamily) -> String {
+    let v6 = family == TableFamily::Ip6;
     match source {
         Source::Meta(key) => match key {
             NFT_META_PROTOCOL => "meta protocol".into(),

@@ -16,7 +16,7 @@ fn captured(tag: &str) -> Vec<u8> {
         .collect()
 }
 
-fn decode(family: Family, info: &[u8], entries: &[u8]) -> Result<NatRules, Malformed> {
+fn decode(family: TableFamily, info: &[u8], entries: &[u8]) -> Result<NatRules, Malformed> {
     let answer = [&[0; ENTRIES_HEADER][..], entries].concat();
     let (mut table, entries) = open_table(family, b"nat", &decode_info(info)?, answer)?;
     entries.decode_all(&mut table)?;
@@ -30,7 +30,7 @@ fn decode(family: Family, info: &[u8], entries: &[u8]) -> Result<NatRules, Malfo
 fn captured_tables_read_as_iptables_save_prints_them() {
     for (family, info, entries, rules) in [
         (
-            Family::Ip,
+            TableFamily::Ip,
             "ipinfo",
             "ipentries",
             &[
@@ -44,7 +44,7 @@ fn captured_tables_read_as_iptables_save_prints_them() {
             ][..],
         ),
         (
-            Family::Ip6,
+            TableFamily::Ip6,
             "ip6info",
             "ip6entries",
             &[
@@ -70,7 +70,7 @@ fn captured_tables_read_as_iptables_save_prints_them() {
                 (Hook::Prerouting, -100, false),
                 (Hook::Input, 100, false),
                 (Hook::Output, -100, false),
-                (Hook::Postrouting, 100, family == Family::Ip),
+                (Hook::Postrouting, 100, family == TableFamily::Ip),
             ]
         );
     }
@@ -81,7 +81,7 @@ fn a_table_that_is_cut_short_is_an_error() {
     let (info, entries) = (captured("ipinfo"), captured("ipentries"));
     for len in 1..entries.len() {
         // At the border of two entries what is there is whole.
-        if let Ok(rules) = decode(Family::Ip, &info, &entries[..len]) {
+        if let Ok(rules) = decode(TableFamily::Ip, &info, &entries[..len]) {
             assert!(rules.tables[0].chains.len() < 7, "{len}");
         }
     }
@@ -101,7 +101,7 @@ proptest! {
             let at = at.index(entries.len());
             entries[at] = byte;
         }
-        for family in [Family::Ip, Family::Ip6] {
+        for family in [TableFamily::Ip, TableFamily::Ip6] {
             if let Ok(rules) = decode(family, &info, &entries) {
                 let _ = crate::nat::exposure::quoted(&rules);
                 let _ = crate::nat::exposure::analyze(&rules, &crate::nat::exposure::tests::flow());
@@ -111,14 +111,14 @@ proptest! {
 
     #[test]
     fn any_bytes_do_no_harm(info in prop::collection::vec(any::<u8>(), 84), entries in prop::collection::vec(any::<u8>(), 0..600), name in "[a-zA-Z]{2,10}", rev in 0u8..5) {
-        let _ = decode(Family::Ip, &info, &entries);
-        let _ = decode(Family::Ip6, &info, &entries);
-        let _ = (decode_match(name.as_bytes(), rev, &entries), decode_target(name.as_bytes(), rev, &entries, Family::Ip6));
+        let _ = decode(TableFamily::Ip, &info, &entries);
+        let _ = decode(TableFamily::Ip6, &info, &entries);
+        let _ = (decode_match(name.as_bytes(), rev, &entries), decode_target(name.as_bytes(), rev, &entries, TableFamily::Ip6));
         for known in ["comment", "mark", "addrtype", "conntrack", "state", "tcp", "udp", "multiport", "set", "statistic"] {
             let _ = decode_match(known.as_bytes(), rev, &entries);
         }
         for known in ["MARK", "CONNMARK", "MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CT", "SET", "TPROXY"] {
-            let _ = decode_target(known.as_bytes(), rev, &entries, Family::Ip);
+            let _ = decode_target(known.as_bytes(), rev, &entries, TableFamily::Ip);
         }
     }
 }
