@@ -568,7 +568,7 @@ fn an_unknown_kernel_counts_as_affected_and_explains_how_to_know() {
 #[test]
 fn a_fixed_feature_is_seen_as_fixed_and_stays() {
     use vxcsum::ethtool::backend_io::{Backend, Choice};
-    use vxcsum::ethtool::{BackendName, FeatureTable};
+    use vxcsum::ethtool::{BackendName, Feature, FeatureTable};
     use vxcsum::text::IfName;
 
     let netns = Netns::new();
@@ -585,7 +585,7 @@ fn a_fixed_feature_is_seen_as_fixed_and_stays() {
             let names = backend.feature_names(&lo).expect("read the names");
             let count = u32::try_from(names.len()).expect("few features");
             let index = FeatureTable { names }
-                .index()
+                .index(Feature::Checksum)
                 .expect("the kernel has the feature");
             let state = |backend: &mut Backend| {
                 let read = backend.read(&[(1, &lo)], count).pop().expect("one device");
@@ -593,7 +593,7 @@ fn a_fixed_feature_is_seen_as_fixed_and_stays() {
             };
             let first = state(&mut backend);
             let set = backend
-                .set(&[(1, &lo)], (index, count), false)
+                .set(&[(1, &lo)], Feature::Checksum, (index, count), false)
                 .pop()
                 .expect("one device");
             (set, [first, state(&mut backend)])

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
-use vxcsum::ethtool::{BackendName, FEATURE, FeatureState, FeatureTable, Features, SET_OFF};
+use vxcsum::ethtool::{BackendName, FEATURE, Feature, FeatureState, FeatureTable, Features};
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
@@ -112,7 +112,7 @@ fn kernel_report() -> KernelReport {
 
 fn refused(errno: i32) -> Fault {
     Fault::netlink(
-        SET_OFF,
+        Feature::Checksum.set(false),
         &KernelError {
             errno,
             extack: None,
@@ -593,7 +593,7 @@ fn exit_codes() {
         (
             "refused",
             Outcome::Refused,
-            Some(Fault::other(SET_OFF, "still on")),
+            Some(Fault::other(Feature::Checksum.set(false), "still on")),
             ExitCode::Failed,
         ),
         (
@@ -711,6 +711,7 @@ fn another_program_keeps_turning_it_on() {
         let mut device = device(OuterChecksum::Present, Ok(features));
         device.history = History {
             owned: true,
+            feature: Feature::Checksum,
             contested: Some(3),
             not_exposed_for: None,
         };
@@ -952,6 +953,7 @@ fn what_need_not_be_off_is_given_back() {
     let [exposed, not_exposed, unknown] = exposures();
     let owned = |not_exposed_for| History {
         owned: true,
+        feature: Feature::Checksum,
         contested: None,
         not_exposed_for,
     };

@@ -51,6 +51,60 @@ fn on(netns: &Netns) -> [bool; 3] {
     THREE.map(|name| netns.is_on(name))
 }
 
+/// Whichever feature the record names, through either interface of the kernel.
+#[test]
+fn revert_gives_back_the_feature_that_the_record_names() {
+    use vxcsum::ethtool::backend_io::{Backend, Choice};
+    use vxcsum::ethtool::{BackendName, Feature, FeatureTable};
+    use vxcsum::text::IfName;
+
+    const FRAGLIST: &str = "tx-scatter-gather-fraglist";
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let before = netns.everything();
+        vxcsum(&netns, "apply --device a0").expect(0);
+        netns.set("a0", true);
+        assert_eq!(netns.everything(), before);
+        let path = record_path(&netns);
+        let text = fs::read_to_string(&path).expect("read the record");
+        let mut state: Value = serde_json::from_str(&text).expect("a record");
+        state["devices"][0]["feature"] = json!(FRAGLIST);
+        state["devices"][0]["also_off"] = json!([]);
+        fs::write(&path, state.to_string()).expect("write the record");
+
+        let ifindex = netns.links()["a0"]["ifindex"].as_u64();
+        let ifindex = u32::try_from(ifindex.expect("a number")).expect("an ifindex");
+        netns.enter(|| {
+            let name = IfName::new(b"a0").expect("a name");
+            let interface = if backend == "ioctl" {
+                BackendName::Ioctl
+            } else {
+                BackendName::Netlink
+            };
+            let mut backend = Backend::open(Choice::Only(interface)).expect("open the backend");
+            let names = backend.feature_names(&name).expect("read the names");
+            let count = u32::try_from(names.len()).expect("few features");
+            let table = FeatureTable { names };
+            let index = table.index(Feature::Fraglist).expect("VXLAN has it");
+            let set = backend.set(
+                &[(ifindex, &name)],
+                Feature::Fraglist,
+                (index, count),
+                false,
+            );
+            assert!(set[0].is_ok(), "{set:?}");
+        });
+        assert!(!netns.ethtool("a0")[FRAGLIST].active, "{backend}");
+        assert!(netns.is_on("a0"), "no other feature goes with it");
+
+        let said = vxcsum(&netns, &format!("revert --backend {backend}")).expect(0);
+        let title = format!("{FRAGLIST} was turned on:");
+        assert!(said.text().contains(&title), "{}", said.text());
+        assert_eq!(netns.everything(), before, "{backend}");
+        assert!(recorded(&netns).is_empty());
+    }
+}
+
 #[test]
 fn revert_gives_back_what_apply_turned_off_and_nothing_else() {
     for backend in BACKENDS {

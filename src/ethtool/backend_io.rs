@@ -9,7 +9,7 @@
 )]
 
 use super::ioctl_io::Socket;
-use super::{BackendName, FEATURE, Features, SET_OFF, SET_ON, netlink};
+use super::{BackendName, Feature, Features, netlink};
 use crate::fault::Fault;
 use crate::netlink::Message;
 use crate::netlink::socket_io::{Answers, Netlink};
@@ -119,19 +119,21 @@ impl Backend {
         }
     }
 
-    /// Asks for the feature (bit `index` of `count`) to be wanted or not on these devices. `Ok` means that the kernel
+    /// Asks for a feature (bit `index` of `count`) to be wanted or not on these devices. `Ok` means that the kernel
     /// accepted it, not that it did it: read it back.
     pub fn set(
         &mut self,
         devices: &[DeviceRef<'_>],
+        feature: Feature,
         (index, count): (u32, u32),
         on: bool,
     ) -> Vec<Result<(), Fault>> {
-        let operation = if on { SET_ON } else { SET_OFF };
+        let operation = feature.set(on);
         match &mut self.0 {
             Interface::Netlink { socket, family } => {
                 let write = |w: &mut _, seq, flags, n: usize| {
-                    netlink::set_feature(w, *family, (seq, flags), devices[n], FEATURE, on);
+                    let device = devices[n];
+                    netlink::set_feature(w, *family, (seq, flags), device, feature.as_str(), on);
                 };
                 let answers = socket.batch(
                     operation,

@@ -8,18 +8,36 @@ pub mod ioctl_io;
 pub mod netlink;
 pub mod structs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The feature that vxcsum is about: `NETIF_F_HW_CSUM`.
-///
-/// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L22>
-pub const FEATURE: &str = "tx-checksum-ip-generic";
+codes! {
+    /// A feature that vxcsum can turn off.
+    ///
+    /// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L17>
+    #[derive(Default, Deserialize)]
+    pub enum Feature {
+        /// `NETIF_F_HW_CSUM`: without it no checksum is left unfinished, and there is no TSO.
+        #[default]
+        Checksum = "tx-checksum-ip-generic",
+        /// `NETIF_F_FRAGLIST`: without it long packets of a forwarding node are segmented here. TSO stays.
+        Fraglist = "tx-scatter-gather-fraglist",
+    }
+}
 
-/// What a failed set was doing.
-pub const SET_OFF: &str = "set tx-checksum-ip-generic off";
+impl Feature {
+    /// What a failed set was doing.
+    pub const fn set(self, on: bool) -> &'static str {
+        match (self, on) {
+            (Self::Checksum, false) => "set tx-checksum-ip-generic off",
+            (Self::Checksum, true) => "set tx-checksum-ip-generic on",
+            (Self::Fraglist, false) => "set tx-scatter-gather-fraglist off",
+            (Self::Fraglist, true) => "set tx-scatter-gather-fraglist on",
+        }
+    }
+}
 
-/// The same, in the other direction.
-pub const SET_ON: &str = "set tx-checksum-ip-generic on";
+/// The feature that is turned off for the bugs of NAT.
+pub const FEATURE: &str = Feature::Checksum.as_str();
 
 codes! {
     /// Which interface of the kernel is used.
@@ -96,11 +114,11 @@ pub struct FeatureTable {
 }
 
 impl FeatureTable {
-    /// The bit of [`FEATURE`]; `None` if this kernel does not have it.
-    pub fn index(&self) -> Option<u32> {
+    /// The bit of a feature; `None` if this kernel does not have it.
+    pub fn index(&self, feature: Feature) -> Option<u32> {
         self.names
             .iter()
-            .position(|name| name == FEATURE)
+            .position(|name| name == feature.as_str())
             .and_then(|n| u32::try_from(n).ok())
     }
 
@@ -136,10 +154,10 @@ mod tests {
         let table = FeatureTable {
             names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec(),
         };
-        assert_eq!(table.index(), Some(1));
+        assert_eq!(table.index(Feature::Checksum), Some(1));
+        assert_eq!(table.index(Feature::Fraglist), None);
         assert_eq!(table.named(0b101), ["tx-lro", "rx-gro"]);
         assert_eq!(table.bits(|name| name.starts_with("tx-")), 0b011);
-        assert_eq!(FeatureTable::default().index(), None);
     }
 
     #[test]

@@ -14,24 +14,33 @@ use super::discover_io::read_features;
 use super::plan::{Action, DevicePlan, Plan};
 use super::report::{Change, Outcome};
 use crate::ethtool::backend_io::Backend;
-use crate::ethtool::{Features, SET_OFF, SET_ON};
+use crate::ethtool::{Feature, Features};
 use crate::fault::Fault;
 
 /// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
 /// it. A device that fails stops no other.
 pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> HashMap<u32, Change> {
-    let mut changes = set(plan, backend, Action::TurnOff);
-    changes.extend(set(plan, backend, Action::TurnOn));
+    let mut changes = HashMap::new();
+    for action in [Action::TurnOff, Action::TurnOn] {
+        for feature in Feature::ALL {
+            changes.extend(set(plan, backend, action, feature));
+        }
+    }
     changes
 }
 
-fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action) -> HashMap<u32, Change> {
+fn set(
+    plan: &Plan<'_>,
+    backend: &mut Backend,
+    action: Action,
+    feature: Feature,
+) -> HashMap<u32, Change> {
     let chosen: Vec<&DevicePlan<'_>> = plan
         .devices
         .iter()
-        .filter(|device| device.action == action)
+        .filter(|device| device.action == action && device.feature == feature)
         .collect();
-    let Some(index) = plan.table.index().filter(|_| !chosen.is_empty()) else {
+    let Some(index) = plan.table.index(feature).filter(|_| !chosen.is_empty()) else {
         return HashMap::new();
     };
     let on = action == Action::TurnOn;
@@ -40,7 +49,7 @@ fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action) -> HashMap<u32, C
         .iter()
         .map(|d| (d.device.link.ifindex, &d.device.link.name))
         .collect();
-    let sets = backend.set(&refs, (index, count), on);
+    let sets = backend.set(&refs, feature, (index, count), on);
     // All are read back, also those whose set failed: it may have failed after the kernel did it.
     let now = read_features(backend, chosen.iter().map(|d| &d.device.link), plan.table);
     let changed = |device: &DevicePlan<'_>, (set, now)| change(device, on, set, now, index);
@@ -93,9 +102,9 @@ fn change(
             }
         }
         (Ok(()), Ok(now)) => {
-            let (operation, still) = if on { (SET_ON, "off") } else { (SET_OFF, "on") };
+            let still = if on { "off" } else { "on" };
             let fault = Fault::other(
-                operation,
+                device.feature.set(on),
                 format!("the kernel accepted it and the feature is still {still}"),
             )
             .advise("see whether another program turns it back: ethtool --monitor");

@@ -5,7 +5,7 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
-use crate::ethtool::{FeatureTable, Features};
+use crate::ethtool::{Feature, FeatureTable, Features};
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
 use crate::link::{Underlay, VxlanLink};
@@ -35,6 +35,8 @@ pub struct Device {
 pub struct History {
     /// vxcsum turned the feature off.
     pub owned: bool,
+    /// Which one.
+    pub feature: Feature,
     /// How often somebody has lately turned it back on, if it is too often to go on.
     pub contested: Option<usize>,
     /// For how many seconds every look has found that NAT cannot rewrite the outer packets; `None` if the last one did not.

@@ -21,7 +21,7 @@ use super::apply_io::apply;
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::health::Limit;
-use super::plan::{Action, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
+use super::plan::{Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Change, KernelReport, Outcome};
@@ -372,6 +372,7 @@ impl Node {
                 }
                 new.push(NewEntry {
                     identity,
+                    feature: device.feature,
                     reason: device.reason.code.as_str(),
                     also_off: Rc::clone(&names.1),
                 });
@@ -380,7 +381,7 @@ impl Node {
                     conflicts.insert(device.device.link.ifindex);
                     dirty = true;
                 }
-            } else if device.device.history.owned && is_off(device.device, plan.table) {
+            } else if device.device.history.owned && is_off(device, plan.table) {
                 dirty |= locked.state.end_backoff(&identity, now);
             }
             let Some(note) = device.note else { continue };
@@ -464,8 +465,8 @@ impl Node {
     }
 }
 
-fn is_off(device: &crate::offload::facts::Device, table: &FeatureTable) -> bool {
-    state(device, table).is_some_and(crate::ethtool::FeatureState::off)
+fn is_off(plan: &DevicePlan<'_>, table: &FeatureTable) -> bool {
+    state(plan.device, table, plan.feature).is_some_and(crate::ethtool::FeatureState::off)
 }
 
 /// What was measured on this boot; a file that is not used is warned of.

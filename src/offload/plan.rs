@@ -7,7 +7,7 @@ use std::rc::Rc;
 use serde::{Serialize, Serializer};
 
 use super::facts::{Device, Exposure, Facts};
-use crate::ethtool::{FEATURE, FeatureState, FeatureTable};
+use crate::ethtool::{Feature, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status};
 use crate::link::OuterChecksum;
 use crate::policy::{AssumeExposure, AssumeKernel, Policy, PolicyRule, Subject, When};
@@ -103,6 +103,8 @@ pub struct DevicePlan<'a> {
     pub verdict: DeviceVerdict,
     /// Whether the feature must be off on it, whatever its state.
     pub must_be_off: bool,
+    /// The feature that this is about.
+    pub feature: Feature,
     /// What to do.
     pub action: Action,
     /// Why.
@@ -164,10 +166,20 @@ const NEEDS_CHECKSUM: [&str; 5] = [
     "tx-udp-segmentation",
 ];
 
+/// What every decision is about so far; only a record can name another feature.
+const FOR_NAT: Feature = Feature::Checksum;
+
+/// What the kernel turns off with a feature.
+fn dependents(table: &FeatureTable, feature: Feature) -> u128 {
+    match feature {
+        Feature::Checksum => table.bits(|name| NEEDS_CHECKSUM.contains(&name)),
+        Feature::Fraglist => 0,
+    }
+}
+
 /// Decides about every device.
 pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
-    let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
     let mut judged: Vec<Judged<'_>> = Vec::new();
     let devices = facts.devices.iter().map(|device| {
         let rule = policy.deciding_rule(&subject(device));
@@ -192,6 +204,13 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
         } else {
             (Action::Leave, why)
         };
+        // Only what vxcsum turned off is given back.
+        let feature = if judged.must_be_off {
+            FOR_NAT
+        } else {
+            device.history.feature
+        };
+        let dependents = dependents(table, feature);
         let also = match (&device.features, action) {
             (Ok(features), Action::TurnOff) => features.active & dependents,
             (Ok(features), Action::TurnOn) => features.wanted & !features.active & dependents,
@@ -206,6 +225,7 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             device,
             verdict,
             must_be_off,
+            feature,
             action,
             reason,
             rule,
@@ -221,7 +241,8 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
 }
 
 fn is_owned_and_off(device: &Device, table: &FeatureTable) -> bool {
-    device.history.owned && state(device, table).is_some_and(FeatureState::off)
+    device.history.owned
+        && state(device, table, device.history.feature).is_some_and(FeatureState::off)
 }
 
 /// Whether a decision holds only as long as the NAT rules are as they are.
@@ -233,7 +254,7 @@ fn rests_on_rules(code: ReasonCode) -> bool {
 }
 
 fn note(device: &Device, table: &FeatureTable, must_be_off: bool, why: ReasonCode) -> Option<Note> {
-    let state = state(device, table)?;
+    let state = state(device, table, device.history.feature)?;
     let not_needed = !must_be_off && why != ReasonCode::NoPeersYet;
     match (rests_on_rules(why), device.history.not_exposed_for) {
         _ if !device.history.owned => None,
@@ -375,10 +396,11 @@ fn judge<'a>(
 /// Plans to give back what vxcsum turned off since boot, and nothing else.
 pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
-    let dependents = table.bits(|name| NEEDS_CHECKSUM.contains(&name));
     let devices = facts.devices.iter().map(|device| {
+        let feature = device.history.feature;
+        let dependents = dependents(table, feature);
         let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.into() }, 0);
-        let (action, reason, also) = match (device.history.owned, &device.features, table.index()) {
+        let (action, reason, also) = match (device.history.owned, &device.features, table.index(feature)) {
             (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
             (true, Ok(features), Some(index)) if features.state(index).off() => {
                 let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
@@ -389,7 +411,7 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
             (true, _, _) => leave(ReasonCode::NotReadable, "vxcsum turned it off, and its state could not be read"),
         };
         let verdict = verdict(device.link.outer_checksum, kernel);
-        DevicePlan { device, verdict, must_be_off: false, action, reason, rule: None, also, note: None, give_back_in: None }
+        DevicePlan { device, verdict, must_be_off: false, feature, action, reason, rule: None, also, note: None, give_back_in: None }
     });
     Plan {
         table,
@@ -609,16 +631,16 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             },
         )
     };
-    let Some(index) = table.index() else {
+    let Some(index) = table.index(FOR_NAT) else {
         return leave(
             ReasonCode::NoSuchFeature,
-            &format!("this kernel has no feature {FEATURE}"),
+            &format!("this kernel has no feature {}", FOR_NAT.as_str()),
         );
     };
     let Ok(features) = &device.features else {
         return leave(
             ReasonCode::NotReadable,
-            &format!("the state of {FEATURE} could not be read"),
+            &format!("the state of {} could not be read", FOR_NAT.as_str()),
         );
     };
     let state = features.state(index);
@@ -633,7 +655,10 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
     } else if state.fixed() {
         leave(
             ReasonCode::FeatureFixed,
-            &format!("the kernel keeps {FEATURE} on for this device ([fixed])"),
+            &format!(
+                "the kernel keeps {} on for this device ([fixed])",
+                FOR_NAT.as_str()
+            ),
         )
     } else if let Some(flips) = device.history.contested {
         let owner = likely_owner(&device.link.name);
@@ -659,6 +684,6 @@ fn likely_owner(name: &IfName) -> &'static str {
 }
 
 /// The state of the feature on a device, if it could be read.
-pub fn state(device: &Device, table: &FeatureTable) -> Option<FeatureState> {
-    Some(device.features.as_ref().ok()?.state(table.index()?))
+pub fn state(device: &Device, table: &FeatureTable, feature: Feature) -> Option<FeatureState> {
+    Some(device.features.as_ref().ok()?.state(table.index(feature)?))
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::facts::History;
+use crate::ethtool::Feature;
 use crate::link::VxlanLink;
 
 /// Increased when an older vxcsum could misread the file.
@@ -104,6 +105,9 @@ pub struct Entry {
     vni: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<String>,
+    /// Older versions turned off no other than the first.
+    #[serde(default, skip_serializing_if = "is_checksum")]
+    feature: Feature,
     /// The code of the reason.
     reason: Cow<'static, str>,
     /// What went off with it.
@@ -128,6 +132,12 @@ pub struct Entry {
     not_exposed_since: Option<u64>,
 }
 
+/// So that an older version can read it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_checksum(feature: &Feature) -> bool {
+    *feature == Feature::Checksum
+}
+
 /// The records of older versions do not say it.
 fn yes() -> bool {
     true
@@ -138,6 +148,8 @@ fn yes() -> bool {
 pub struct NewEntry {
     /// The device.
     pub identity: Identity,
+    /// The feature.
+    pub feature: Feature,
     /// The code of the reason.
     pub reason: &'static str,
     /// What goes off with it.
@@ -188,6 +200,7 @@ impl State {
         };
         History {
             owned: true,
+            feature: entry.feature,
             contested: entry.contested(now),
             not_exposed_for: entry
                 .not_exposed_since
@@ -211,7 +224,10 @@ impl State {
             let (key, identity) = (device.identity.key(), device.identity);
             let mut flips: Vec<u64> = Vec::new();
             let (mut since, mut also_off) = (now.unix, Rc::clone(&device.also_off));
-            if let Some(old) = self.entry(&identity) {
+            if let Some(old) = self
+                .entry(&identity)
+                .filter(|old| old.feature == device.feature)
+            {
                 flips.extend(old.recent_flips(now));
                 flips.extend(old.confirmed.then_some(now.boot));
                 since = old.since;
@@ -226,6 +242,7 @@ impl State {
                 name: identity.name,
                 vni: identity.vni,
                 mac: identity.mac,
+                feature: device.feature,
                 reason: Cow::Borrowed(device.reason),
                 also_off,
                 since,
@@ -463,6 +480,7 @@ mod tests {
     fn begin(state: &mut State, identity: Identity, boot: u64) {
         let entry = NewEntry {
             identity,
+            feature: Feature::Checksum,
             reason: "kernel-affected",
             also_off: Rc::new(vec!["tx-tcp-segmentation".to_owned()]),
         };
@@ -495,6 +513,16 @@ mod tests {
             "also_off":[],"since":1,"flips":[1,2,3],"truce_until":3603}]}"#;
         let state = State::parse(text, "b").unwrap();
         assert_eq!(contested(&state, NETNS, 4, 10), Some(3));
+        let feature = |state: &State| state.history(&device(NETNS, 4), at(10)).feature;
+        assert_eq!(feature(&state), Feature::Checksum);
+        let other = text.replace(
+            "\"reason\"",
+            "\"feature\":\"tx-scatter-gather-fraglist\",\"reason\"",
+        );
+        assert_eq!(
+            feature(&State::parse(&other, "b").unwrap()),
+            Feature::Fraglist
+        );
         let renamed = Identity {
             name: "x".to_owned(),
             ..device(NETNS, 4)

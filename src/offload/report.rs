@@ -10,7 +10,7 @@ use super::facts::Exposure;
 use super::health::{Limit, Summary};
 use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
 use crate::error::ExitCode;
-use crate::ethtool::{BackendName, FeatureState, SET_OFF};
+use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
 use crate::kernel::{KernelFacts, KernelVerdict, OsRelease};
 use crate::link::{OuterChecksum, Underlay};
@@ -90,6 +90,9 @@ pub struct DeviceReport<'a> {
     pub outer_checksum: OuterChecksum,
     /// Where its packets leave; null if that is not known.
     pub underlay: Option<&'a Underlay>,
+    /// Which feature this is about.
+    #[serde(skip)]
+    pub feature_name: Feature,
     /// The state of the feature, read back after a change; null if it could not be read.
     pub feature: Option<FeatureState>,
     /// What the kernel's bugs mean for it.
@@ -245,6 +248,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         dst_port: link.dst_port,
         outer_checksum: link.outer_checksum,
         underlay: plan.device.underlay.as_deref(),
+        feature_name: plan.feature,
         feature: change.feature,
         verdict: &plan.verdict,
         exposure: &plan.device.exposure,
@@ -263,7 +267,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
 
 /// A device that nothing was done to.
 fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
-    let refused = |text: &str| Fault::other(SET_OFF, text);
+    let refused = |text: &str| Fault::other(plan.feature.set(false), text);
     let (outcome, error) = match (plan.action, plan.reason.code, &plan.device.features) {
         // Report a failed read even if the policy leaves the device alone, unless the
         // device is simply gone.
@@ -289,7 +293,7 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     };
     Change {
         outcome,
-        feature: state(plan.device, whole.table),
+        feature: state(plan.device, whole.table, plan.feature),
         also: plan.also,
         error,
     }

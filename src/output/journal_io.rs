@@ -17,7 +17,6 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::message_ids;
 use crate::error::Error;
-use crate::ethtool::FEATURE;
 use crate::kernel::BugId;
 use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
@@ -48,10 +47,11 @@ pub fn init(for_units: bool, journal: bool) {
 /// One record a change or failure; silence where nothing changed.
 pub fn changes(report: &Report<'_>) {
     for device in &report.devices {
+        let feature = device.feature_name.as_str();
         let (id, text) = match (device.action, device.outcome, &device.error) {
             (Action::TurnOff, Outcome::Changed, _) => (
                 message_ids::CHANGED,
-                format!("turned {FEATURE} off: {}", device.reason.text),
+                format!("turned {feature} off: {}", device.reason.text),
             ),
             (Action::TurnOn, Outcome::Changed, _) => (
                 if device.reason.code == ReasonCode::TurnedOffByVxcsum {
@@ -59,7 +59,7 @@ pub fn changes(report: &Report<'_>) {
                 } else {
                     message_ids::GIVEN_BACK
                 },
-                format!("turned {FEATURE} on again: {}", device.reason.text),
+                format!("turned {feature} on again: {}", device.reason.text),
             ),
             // Said once, when it began: see `contested`.
             (_, Outcome::Refused, _) if device.reason.code == ReasonCode::Contested => continue,
@@ -108,7 +108,7 @@ fn contested(plan: &DevicePlan<'_>) {
         MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = link.ifindex, VXCSUM_VNI = vni,
         VXCSUM_ACTION = plan.action.as_str(), VXCSUM_OUTCOME = Outcome::Refused.as_str(),
         VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(&plan.verdict.bugs);
-        "{name}: leaving {FEATURE} alone for an hour: {}", plan.reason.text
+        "{name}: leaving {} alone for an hour: {}", plan.feature.as_str(), plan.reason.text
     );
 }
 

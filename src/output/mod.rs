@@ -22,7 +22,7 @@ pub use npd::{npd, npd_unknown};
 pub use prometheus::prometheus;
 
 use crate::error::Error;
-use crate::ethtool::{FEATURE, FeatureState};
+use crate::ethtool::{Feature, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::nat::exposure::Exposure;
 use crate::offload::health::{self, NodeState, named};
@@ -179,8 +179,10 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
         out,
         report,
         &[
-            Section::Changed("off"),
-            Section::Changed("on"),
+            Section::Changed(Feature::Checksum, "off"),
+            Section::Changed(Feature::Fraglist, "off"),
+            Section::Changed(Feature::Checksum, "on"),
+            Section::Changed(Feature::Fraglist, "on"),
             Section::LeftAlone,
             Section::Gone,
             Section::Failed,
@@ -333,7 +335,7 @@ fn action_style(device: &DeviceReport<'_>) -> Style {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Section {
-    Changed(&'static str),
+    Changed(Feature, &'static str),
     LeftAlone,
     Gone,
     Failed,
@@ -342,11 +344,8 @@ enum Section {
 fn section(device: &DeviceReport<'_>) -> Section {
     match device.outcome {
         Outcome::Planned | Outcome::Changed => {
-            Section::Changed(if device.action == Action::TurnOn {
-                "on"
-            } else {
-                "off"
-            })
+            let on = device.action == Action::TurnOn;
+            Section::Changed(device.feature_name, if on { "on" } else { "off" })
         }
         Outcome::Unchanged => Section::LeftAlone,
         Outcome::Gone => Section::Gone,
@@ -377,10 +376,12 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
             continue;
         }
         let title = match (wanted, report.dry_run) {
-            (Section::Changed(direction), true) => {
-                format!("{FEATURE} would be turned {direction}:")
+            (Section::Changed(feature, direction), true) => {
+                format!("{} would be turned {direction}:", feature.as_str())
             }
-            (Section::Changed(direction), false) => format!("{FEATURE} was turned {direction}:"),
+            (Section::Changed(feature, direction), false) => {
+                format!("{} was turned {direction}:", feature.as_str())
+            }
             (Section::LeftAlone, _) => "left alone:".to_owned(),
             (Section::Gone, _) => "gone in the meantime:".to_owned(),
             (Section::Failed, _) => "failed:".to_owned(),
@@ -428,7 +429,7 @@ fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
 
 fn totals(report: &Report<'_>) -> String {
     let same = |a: Section, b: Section| {
-        a == b || matches!((a, b), (Section::Changed(_), Section::Changed(_)))
+        a == b || matches!((a, b), (Section::Changed(..), Section::Changed(..)))
     };
     let count = |wanted: Section| {
         report
@@ -437,6 +438,7 @@ fn totals(report: &Report<'_>) -> String {
             .filter(|device| same(section(device), wanted))
             .count()
     };
+    let any_change = Section::Changed(Feature::Checksum, "");
     let mut parts = Vec::new();
     let changed = if report.dry_run {
         "to change"
@@ -444,13 +446,13 @@ fn totals(report: &Report<'_>) -> String {
         "changed"
     };
     for (wanted, word) in [
-        (Section::Changed(""), changed),
+        (any_change, changed),
         (Section::LeftAlone, "left alone"),
         (Section::Gone, "gone"),
         (Section::Failed, "failed"),
     ] {
         match count(wanted) {
-            0 if wanted != Section::Changed("") => {}
+            0 if wanted != any_change => {}
             n => parts.push(format!("{n} {word}")),
         }
     }
