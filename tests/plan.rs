@@ -121,6 +121,7 @@ fn refused(errno: i32) -> Fault {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn decisions() {
     use OuterChecksum::{External, Present, Unknown as NotSaid, Zero};
     use Status::{Affected, NotAffected, Unknown};
@@ -760,6 +761,7 @@ fn exposures() -> [Exposure; 3] {
 
 /// Each decision with NAT that can rewrite the outer packets, that cannot, and that is not known.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn decisions_by_exposure() {
     use OuterChecksum::{External, Present, Zero};
     use Status::{Affected, NotAffected, Unknown};
@@ -946,6 +948,7 @@ fn devices_of_a_kind_with_different_exposure() {
 
 /// What vxcsum turned off, and what a look makes of it: action, what is written down, when it is given back.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_need_not_be_off_is_given_back() {
     use Status::{Affected, NotAffected};
     use vxcsum::offload::plan::Note;

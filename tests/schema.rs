@@ -44,23 +44,7 @@ fn errors(root: &Value, schema: &Value, value: &Value, at: &str, strict: bool) -
                     inner.extend(all.into_iter().flatten());
                 }
             }
-            "type" => {
-                let is = |name: &Value| match name.as_str().expect("a type") {
-                    "null" => value.is_null(),
-                    "boolean" => value.is_boolean(),
-                    "integer" => value.is_u64(),
-                    "string" => value.is_string(),
-                    "array" => value.is_array(),
-                    "object" => value.is_object(),
-                    other => panic!("unknown type {other}"),
-                };
-                let fits = wanted
-                    .as_array()
-                    .map_or_else(|| is(wanted), |types| types.iter().any(is));
-                if !fits {
-                    wrong(format!("{value} is not of type {wanted}"));
-                }
-            }
+            "type" if !is_of(value, wanted) => wrong(format!("{value} is not of type {wanted}")),
             "enum" if !many().any(|one| one == value) => {
                 wrong(format!("{value} is none of {wanted}"));
             }
@@ -119,13 +103,28 @@ fn errors(root: &Value, schema: &Value, value: &Value, at: &str, strict: bool) -
             }
             "additionalProperties" => assert_eq!(wanted, false),
             // Met, or only there to be read.
-            "enum" | "const" | "minimum" | "maximum" | "minItems" | "maxItems" | "$schema"
-            | "$defs" | "title" | "description" => {}
+            "type" | "enum" | "const" | "minimum" | "maximum" | "minItems" | "maxItems"
+            | "$schema" | "$defs" | "title" | "description" => {}
             other => panic!("{at}: the checker does not know {other}"),
         }
     }
     found.extend(inner);
     found
+}
+
+fn is_of(value: &Value, types: &Value) -> bool {
+    let is = |name: &Value| match name.as_str().expect("a type") {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("unknown type {other}"),
+    };
+    types
+        .as_array()
+        .map_or_else(|| is(types), |types| types.iter().any(is))
 }
 
 #[test]

@@ -133,6 +133,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn which_devices_finish() {
         let nic = || device("", "ixgbe", "pci");
         let veth = || device("veth", "veth", "");

@@ -14,8 +14,8 @@ use super::bits::{Byte, Mark, Tri, between};
 use super::packet::{Packet, find};
 use super::registers::{Origin, Registers, compare, fill, word};
 use super::rules::{
-    Base, Connmark, Data, Expr, Hook, MapTo, Match, Nat, NatRegs, NatRules, Need, Op, Set,
-    TableFamily, Verdict,
+    Base, Connmark, Data, Element, Expr, Hook, MapTo, Match, Nat, NatRegs, NatRules, Need, Op, Reg,
+    Set, TableFamily, Verdict,
 };
 
 use super::state::{PathState, add};
@@ -378,215 +378,261 @@ impl<'a> Machine<'a> {
     fn rule(
         &mut self,
         at: RuleRef,
-        mut s: PathState,
+        s: PathState,
         next: &mut Vec<PathState>,
         out: &mut ChainOutcome,
         depth: u32,
     ) -> Result<(), BudgetExceeded> {
         let rules = self.rules;
-        let table = &rules.tables[at.table];
-        let mut regs = Registers::new();
-        for e in &table.chains[at.chain as usize].rules[at.rule].exprs {
-            let holds = match e {
-                Expr::Match(Match::Mark {
-                    value,
-                    mask,
-                    invert,
-                }) => {
-                    if test(&mut s, *value, *mask, *invert, next) {
-                        continue;
-                    }
-                    return Ok(());
-                }
-                Expr::Match(m) => self.packet.holds(m, rules, !s.untracked),
-                Expr::Verdict(v) => return self.verdict(at, *v, s, next, out, depth),
-                Expr::Mark { value, mask } => {
-                    s.mark = s.mark.and_xor(!mask, *value);
-                    continue;
-                }
-                Expr::Connmark(Connmark::Restore { ctmask, mask }) => {
-                    let kept = s.mark.and_xor(!mask, 0);
-                    let open = Mark::only(self.packet.ct_bits & ctmask);
-                    s.mark = Mark {
-                        known: kept.known & open.known,
-                        value: kept.value & open.known,
-                    };
-                    continue;
-                }
-                Expr::Connmark(_)
-                | Expr::SetConnmark { .. }
-                | Expr::UpdateIpsets { .. }
-                | Expr::Copy(_)
-                | Expr::Neutral(_) => continue,
-                Expr::Forward(name) => {
-                    if self.base.hook == Hook::Egress {
-                        self.record(at, Finding::Opaque(name.to_string()));
-                    }
-                    return Ok(());
-                }
-                Expr::Untrack => {
-                    // Later than connection tracking it does nothing.
-                    s.untracked |= self.base.priority < -200;
-                    continue;
-                }
-                Expr::Nat(nat) => {
-                    let translation = Translation {
-                        nat: nat.clone(),
-                        hidden: false,
-                    };
-                    self.record(at, Finding::Nat(translation, s.relied));
-                    self.kept.push((at, s.mark.possible()));
-                    s.translated = true;
-                    add(&mut out.accepted, s);
-                    return Ok(());
-                }
-                Expr::NatRegs(nat) => {
-                    let translation = translation(nat, &regs);
-                    self.record(at, Finding::Nat(translation, s.relied));
-                    self.kept.push((at, s.mark.possible()));
-                    s.translated = true;
-                    add(&mut out.accepted, s);
-                    return Ok(());
-                }
-                Expr::Opaque(name) => {
-                    if self.base.nat || self.base.hook == Hook::Egress {
-                        self.record(at, Finding::Opaque(name.to_string()));
-                    }
-                    add(next, s);
-                    s.mark = Mark::ANY;
-                    add(&mut out.accepted, s);
-                    regs = Registers::new();
-                    continue;
-                }
-                Expr::UpdateSet { .. } => Tri::Maybe,
-                Expr::Maybe(_) => {
-                    regs = Registers::new();
-                    Tri::Maybe
-                }
-                Expr::Load { .. } | Expr::Immediate { .. } | Expr::Bitwise { .. } => {
-                    fill(&mut regs, self.packet, s, e);
-                    continue;
-                }
-                Expr::Write(what) => {
-                    self.record(at, Finding::Opaque(what.to_string()));
-                    continue;
-                }
-                Expr::Compare { from, op, data } => match (regs.origin(*from), op, word(data)) {
-                    (Origin::Mark(and, xor), Op::Eq | Op::Ne, Some(d)) => {
-                        // A bit that the mask clears is what xor says.
-                        let possible = (d ^ xor) & !and == 0;
-                        let (value, mask) = if possible {
-                            ((d ^ xor) & and, and)
-                        } else {
-                            (1, 0)
-                        };
-                        if test(&mut s, value, mask, *op == Op::Ne, next) {
-                            continue;
-                        }
-                        return Ok(());
-                    }
-                    (Origin::Loaded(source), Op::Eq, _) if self.packet.never(source, data) => {
-                        Tri::No
-                    }
-                    (Origin::Loaded(source), Op::Ne, _) if self.packet.never(source, data) => {
-                        Tri::Yes
-                    }
-                    _ => compare(regs.get(*from, data.len()), *op, data),
-                },
-                Expr::Range {
-                    from,
-                    invert,
-                    low,
-                    high,
-                } => between(regs.get(*from, low.len()), low, high).flip(*invert),
-                Expr::Lookup {
-                    from,
-                    set,
-                    to,
-                    invert,
-                } => {
-                    if let Some(n) = *set
-                        && let Some(Set { elements: None, .. }) = table.sets.get(n as usize)
-                    {
-                        self.needs.insert(Need::Set(at.table, n));
-                    }
-                    let set = set.and_then(|n| table.sets.get(n as usize));
-                    let Some((set, elements)) = set.and_then(|s| Some((s, s.elements.as_ref()?)))
-                    else {
-                        match to {
-                            MapTo::Verdict if self.base.nat => {
-                                self.record(at, Finding::Opaque("a map that was not read".into()));
-                            }
-                            MapTo::Reg(r) => {
-                                regs.set(*r, 16, Origin::Unknown);
-                            }
-                            _ => {}
-                        }
-                        add(next, s);
-                        if *to == MapTo::Verdict {
-                            s.mark = Mark::ANY;
-                            add(&mut out.accepted, s);
-                            add(next, s);
-                            return Ok(());
-                        }
-                        continue;
-                    };
-                    let (found, holds) = find(set, elements, regs.get(*from, set.key_len as usize));
-                    match to {
-                        MapTo::Nothing => {}
-                        MapTo::Reg(r) => {
-                            let value = match &found[..] {
-                                [one] if !set.dynamic => Some(&one.data),
-                                _ => None,
-                            };
-                            let len = if let Some(Data::Value(v)) = value {
-                                v.len()
-                            } else {
-                                16
-                            };
-                            let slot = regs.set(*r, len, Origin::Unknown);
-                            if let Some(Data::Value(v)) = value {
-                                for (b, &v) in slot.iter_mut().zip(v) {
-                                    *b = Byte::exact(v);
-                                }
-                            }
-                        }
-                        MapTo::Verdict => {
-                            if holds != Tri::Yes {
-                                add(next, s);
-                            }
-                            let mut seen: Vec<Verdict> = Vec::new();
-                            for e in found {
-                                if let Data::Verdict(v) = e.data
-                                    && !seen.contains(&v)
-                                {
-                                    seen.push(v);
-                                    self.verdict(at, v, s, next, out, depth)?;
-                                }
-                            }
-                            return Ok(());
-                        }
-                    }
-                    holds.flip(*invert)
-                }
-                Expr::SetMark { from } => {
-                    s.mark = regs.as_mark(*from, s.mark);
-                    regs.forget_mark();
-                    continue;
-                }
-            };
-            match holds {
-                Tri::No => {
-                    add(next, s);
-                    return Ok(());
-                }
-                Tri::Maybe => add(next, s),
-                Tri::Yes => {}
+        let mut walk = RuleWalk {
+            at,
+            s,
+            regs: Registers::new(),
+            next,
+            out,
+            depth,
+        };
+        for e in &rules.tables[at.table].chains[at.chain as usize].rules[at.rule].exprs {
+            match self.step(e, &mut walk)? {
+                Step::Go | Step::Test(Tri::Yes) => {}
+                Step::Test(Tri::Maybe) => add(walk.next, walk.s),
+                Step::Test(Tri::No) => break,
+                Step::Stop => return Ok(()),
             }
         }
-        add(next, s);
+        add(walk.next, walk.s);
         Ok(())
     }
+
+    fn step(&mut self, e: &Expr, walk: &mut RuleWalk<'_>) -> Result<Step, BudgetExceeded> {
+        Ok(match e {
+            Expr::Match(Match::Mark {
+                value,
+                mask,
+                invert,
+            }) => walk.split(*value, *mask, *invert),
+            Expr::Match(m) => Step::Test(self.packet.holds(m, self.rules, !walk.s.untracked)),
+            Expr::Verdict(v) => {
+                self.verdict(walk.at, *v, walk.s, walk.next, walk.out, walk.depth)?;
+                Step::Stop
+            }
+            Expr::Mark { value, mask } => {
+                walk.s.mark = walk.s.mark.and_xor(!mask, *value);
+                Step::Go
+            }
+            Expr::Connmark(Connmark::Restore { ctmask, mask }) => {
+                let kept = walk.s.mark.and_xor(!mask, 0);
+                let open = Mark::only(self.packet.ct_bits & ctmask);
+                walk.s.mark = Mark {
+                    known: kept.known & open.known,
+                    value: kept.value & open.known,
+                };
+                Step::Go
+            }
+            Expr::Connmark(_)
+            | Expr::SetConnmark { .. }
+            | Expr::UpdateIpsets { .. }
+            | Expr::Copy(_)
+            | Expr::Neutral(_) => Step::Go,
+            Expr::Forward(name) => {
+                if self.base.hook == Hook::Egress {
+                    self.record(walk.at, Finding::Opaque(name.to_string()));
+                }
+                Step::Stop
+            }
+            Expr::Untrack => {
+                // Later than connection tracking it does nothing.
+                walk.s.untracked |= self.base.priority < -200;
+                Step::Go
+            }
+            Expr::Nat(nat) => self.translate(
+                Translation {
+                    nat: nat.clone(),
+                    hidden: false,
+                },
+                walk,
+            ),
+            Expr::NatRegs(nat) => self.translate(translation(nat, &walk.regs), walk),
+            Expr::Opaque(name) => {
+                if self.base.nat || self.base.hook == Hook::Egress {
+                    self.record(walk.at, Finding::Opaque(name.to_string()));
+                }
+                add(walk.next, walk.s);
+                walk.s.mark = Mark::ANY;
+                add(&mut walk.out.accepted, walk.s);
+                walk.regs = Registers::new();
+                Step::Go
+            }
+            Expr::UpdateSet { .. } => Step::Test(Tri::Maybe),
+            Expr::Maybe(_) => {
+                walk.regs = Registers::new();
+                Step::Test(Tri::Maybe)
+            }
+            Expr::Load { .. } | Expr::Immediate { .. } | Expr::Bitwise { .. } => {
+                fill(&mut walk.regs, self.packet, walk.s, e);
+                Step::Go
+            }
+            Expr::Write(what) => {
+                self.record(walk.at, Finding::Opaque(what.to_string()));
+                Step::Go
+            }
+            Expr::Compare { from, op, data } => self.compare(*from, *op, data, walk),
+            Expr::Range {
+                from,
+                invert,
+                low,
+                high,
+            } => Step::Test(between(walk.regs.get(*from, low.len()), low, high).flip(*invert)),
+            Expr::Lookup {
+                from,
+                set,
+                to,
+                invert,
+            } => match self.known_set(walk.at.table, *set) {
+                Some(set) => self.look_up(*from, set, *to, *invert, walk)?,
+                None => self.look_up_unread(*to, walk),
+            },
+            Expr::SetMark { from } => {
+                walk.s.mark = walk.regs.as_mark(*from, walk.s.mark);
+                walk.regs.forget_mark();
+                Step::Go
+            }
+        })
+    }
+
+    fn translate(&mut self, translation: Translation, walk: &mut RuleWalk<'_>) -> Step {
+        self.record(walk.at, Finding::Nat(translation, walk.s.relied));
+        self.kept.push((walk.at, walk.s.mark.possible()));
+        walk.s.translated = true;
+        add(&mut walk.out.accepted, walk.s);
+        Step::Stop
+    }
+
+    fn compare(&self, from: Reg, op: Op, data: &[u8], walk: &mut RuleWalk<'_>) -> Step {
+        Step::Test(match (walk.regs.origin(from), op, word(data)) {
+            (Origin::Mark(and, xor), Op::Eq | Op::Ne, Some(d)) => {
+                // A bit that the mask clears is what xor says.
+                let possible = (d ^ xor) & !and == 0;
+                let (value, mask) = if possible {
+                    ((d ^ xor) & and, and)
+                } else {
+                    (1, 0)
+                };
+                return walk.split(value, mask, op == Op::Ne);
+            }
+            (Origin::Loaded(source), Op::Eq, _) if self.packet.never(source, data) => Tri::No,
+            (Origin::Loaded(source), Op::Ne, _) if self.packet.never(source, data) => Tri::Yes,
+            _ => compare(walk.regs.get(from, data.len()), op, data),
+        })
+    }
+
+    /// The set, and that it is needed if its elements have not been read.
+    fn known_set(&mut self, table: usize, set: Option<u32>) -> Option<(&'a Set, &'a [Element])> {
+        let n = set?;
+        let set = self.rules.tables[table].sets.get(n as usize)?;
+        if set.elements.is_none() {
+            self.needs.insert(Need::Set(table, n));
+        }
+        Some((set, set.elements.as_deref()?))
+    }
+
+    fn look_up_unread(&mut self, to: MapTo, walk: &mut RuleWalk<'_>) -> Step {
+        match to {
+            MapTo::Verdict if self.base.nat => {
+                self.record(walk.at, Finding::Opaque("a map that was not read".into()));
+            }
+            MapTo::Reg(r) => {
+                walk.regs.set(r, 16, Origin::Unknown);
+            }
+            _ => {}
+        }
+        add(walk.next, walk.s);
+        if to != MapTo::Verdict {
+            return Step::Go;
+        }
+        walk.s.mark = Mark::ANY;
+        add(&mut walk.out.accepted, walk.s);
+        add(walk.next, walk.s);
+        Step::Stop
+    }
+
+    fn look_up(
+        &mut self,
+        from: Reg,
+        (set, elements): (&Set, &[Element]),
+        to: MapTo,
+        invert: bool,
+        walk: &mut RuleWalk<'_>,
+    ) -> Result<Step, BudgetExceeded> {
+        let (found, holds) = find(set, elements, walk.regs.get(from, set.key_len as usize));
+        match to {
+            MapTo::Nothing => {}
+            MapTo::Reg(r) => {
+                let value = match &found[..] {
+                    [one] if !set.dynamic => Some(&one.data),
+                    _ => None,
+                };
+                let len = if let Some(Data::Value(v)) = value {
+                    v.len()
+                } else {
+                    16
+                };
+                let slot = walk.regs.set(r, len, Origin::Unknown);
+                if let Some(Data::Value(v)) = value {
+                    for (b, &v) in slot.iter_mut().zip(v) {
+                        *b = Byte::exact(v);
+                    }
+                }
+            }
+            MapTo::Verdict => {
+                if holds != Tri::Yes {
+                    add(walk.next, walk.s);
+                }
+                let mut seen: Vec<Verdict> = Vec::new();
+                for e in found {
+                    if let Data::Verdict(v) = e.data
+                        && !seen.contains(&v)
+                    {
+                        seen.push(v);
+                        self.verdict(walk.at, v, walk.s, walk.next, walk.out, walk.depth)?;
+                    }
+                }
+                return Ok(Step::Stop);
+            }
+        }
+        Ok(Step::Test(holds.flip(invert)))
+    }
+}
+
+/// A rule on its way through its expressions.
+struct RuleWalk<'w> {
+    at: RuleRef,
+    s: PathState,
+    regs: Registers,
+    /// The states that the next rule meets.
+    next: &'w mut Vec<PathState>,
+    /// The states that leave the chain.
+    out: &'w mut ChainOutcome,
+    depth: u32,
+}
+
+impl RuleWalk<'_> {
+    /// Splits on a test of the mark: what fails it goes to `next`.
+    fn split(&mut self, value: u32, mask: u32, invert: bool) -> Step {
+        if test(&mut self.s, value, mask, invert, self.next) {
+            Step::Go
+        } else {
+            Step::Stop
+        }
+    }
+}
+
+/// What an expression does to the rule that it is part of.
+enum Step {
+    Go,
+    /// The states have been put where they belong.
+    Stop,
+    Test(Tri),
 }
 
 /// Splits on a test of the mark: what fails it goes to `next`; true if something is left, and `s` is what is left.

@@ -10,6 +10,7 @@ use crate::offload::plan::{Plan, ReasonCode};
 use crate::offload::report::{Outcome, Report};
 
 /// Metrics of a report, of the plan that it shows, of `(Udp, Udp6) InCsumErrors`, and of the time in seconds since 1970.
+#[allow(clippy::too_many_lines, reason = "a table of metrics")]
 pub fn prometheus(
     report: &Report<'_>,
     plan: &Plan<'_>,

@@ -257,6 +257,7 @@ mod tests {
     );
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn what_follows_from_what_was_seen() {
         let v6 = |c: &Case| c.family == Family::Ipv6;
         let nat = |c: &Case| c.nat != CaseNat::None;
