@@ -108,7 +108,6 @@ test-vm: deb
 	tests/vm/smoke
 	tests/vm/matrix
 	tests/vm/units
-	tests/vm/orders
 	tests/vm/geneve
 	tests/vm/original-report
 	tests/vm/lifecycle
