@@ -27,7 +27,6 @@ pub struct Cli {
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub common: Common,
 }
 
@@ -213,7 +212,6 @@ pub enum Command {
 
 /// A shell that there are completions for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-#[allow(missing_docs, reason = "the shells' own names")]
 pub enum Shell {
     Bash,
     Zsh,

@@ -1,8 +1,8 @@
-//! Enums whose values have stable codes: one list makes the values, the codes and their JSON form.
+//! Enums whose values have stable codes. One list defines the values, the codes and the JSON form.
 
-/// Declares an enum without fields. Each value has its code behind it, as JSON, the journal and a policy show it.
+/// Declares an enum without fields. The code behind each value is the text in JSON, in the journal and in a policy.
 ///
-/// Gives `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, and `Serialize`.
+/// Defines `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, and `Serialize`.
 macro_rules! codes {
     (
         $(#[$attribute:meta])*
@@ -16,13 +16,10 @@ macro_rules! codes {
 
         #[allow(dead_code, reason = "not every list is asked for everything")]
         impl $name {
-            /// Every value, in order.
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$value),+];
 
-            /// Every code with its value, in order.
             pub const WORDS: [(&'static str, Self); [$($code),+].len()] = [$(($code, Self::$value)),+];
 
-            /// The stable code.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $code,)+

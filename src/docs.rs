@@ -1,10 +1,10 @@
 //! The documents that ship with the binary: manual pages and completions.
 //!
-//! Owns where they are in the source. What they must mention is held together with the command line by a test.
+//! Owns their paths in the source. A test compares them with the command line.
 
 use crate::cli::{Page, Shell};
 
-/// A script that completes commands, options and the names of the devices there are.
+/// A script that completes commands, options and the names of existing devices.
 pub const fn completions(shell: Shell) -> &'static str {
     match shell {
         Shell::Bash => include_str!("../packaging/completions/vxcsum.bash"),

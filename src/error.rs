@@ -1,21 +1,21 @@
-//! What can go wrong, in words.
+//! Errors that end a command.
 //!
-//! Owns the error type of the whole program, and the exit codes. Pure. A failure of one device is data (`Fault`); `Error` means
-//! that nothing could be done.
+//! Owns the error type of the whole program, and the exit codes. Pure. A failure of one device is data (`Fault`);
+//! `Error` means that the command could do nothing.
 
 use std::fmt;
 
 use crate::fault::Fault;
 use crate::policy::PolicyErrors;
 
-/// What the process ends with.
+/// The exit codes. docs/man/vxcsum.8 lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
-    /// All is as it should be.
+    /// Nothing failed, and with `--exit-code` nothing is pending.
     Ok = 0,
     /// Changes are pending; only with `--exit-code`.
     Pending = 2,
-    /// Some device failed, or nothing could be done.
+    /// A device failed, or the command could do nothing.
     Failed = 1,
     /// `EX_USAGE` of sysexits.h.
     Usage = 64,
@@ -25,10 +25,10 @@ pub enum ExitCode {
     Policy = 78,
 }
 
-/// Why nothing could be done at all.
+/// Why the command could do nothing.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line asks for something impossible.
+    /// The options contradict each other or name something impossible.
     Usage(String),
     /// CAP_NET_ADMIN is missing.
     Permission(String),
@@ -36,9 +36,9 @@ pub enum Error {
     Policy(PolicyErrors),
     /// A `--device` that is not a VXLAN device.
     Device(String),
-    /// The kernel could not be asked.
+    /// A question to the kernel failed.
     Kernel(Fault),
-    /// A file or the output.
+    /// Reading a file or writing the output failed.
     Io(String),
 }
 
@@ -55,7 +55,6 @@ impl Error {
         }
     }
 
-    /// What the process ends with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::Usage,

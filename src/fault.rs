@@ -1,14 +1,14 @@
-//! A request that failed: what was tried, on what, what the kernel said, what to do.
+//! A request that failed: what was tried, on what, what the kernel said, and what to do.
 //!
-//! Owns the names of the errno values that people meet here, and the advice for them. Pure. A failure of one device is data;
-//! `error::Error` means that nothing could be done.
+//! Owns the names of the errno values that users meet here, and the advice for them. Pure. A failure of one device is
+//! data; `error::Error` means that the command could do nothing.
 
 use std::fmt;
 
 use rustix::io::Errno;
 use serde::Serialize;
 
-/// Bytes that are not what the kernel's protocol says. Holds what was being read.
+/// Bytes that do not follow the kernel's protocol. Holds the name of the message or structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
@@ -21,14 +21,14 @@ impl fmt::Display for Malformed {
 /// A refusal by the kernel, from a `NLMSG_ERROR` message or the end of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelError {
-    /// A positive errno.
+    /// Positive.
     pub errno: i32,
-    /// The extended acknowledgement's message, if the kernel gave one.
+    /// The message of the extended acknowledgement. `None` if the kernel sent no message.
     pub extack: Option<String>,
 }
 
 impl KernelError {
-    /// The errno; `EIO` for a number that no kernel uses, which rustix would not take.
+    /// `EIO` for a number that no kernel uses and rustix does not accept.
     pub fn code(&self) -> Errno {
         if (1..4096).contains(&self.errno) {
             Errno::from_raw_os_error(self.errno)
@@ -38,16 +38,16 @@ impl KernelError {
     }
 }
 
-/// A request that failed: what was tried, what the kernel said, what to do.
+/// A request that failed: what was tried, what the kernel said, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// What was tried: verb and object, such as `set tx-checksum-ip-generic off`.
+    /// A verb and its object, such as `set tx-checksum-ip-generic off`.
     pub operation: String,
-    /// The name of the errno, such as `EPERM`; `None` if the failure is not the kernel's.
+    /// The name of the errno, such as `EPERM`. `None` if the failure does not come from the kernel.
     pub errno: Option<String>,
-    /// What the kernel or the reader said.
+    /// What the kernel or the decoder said.
     pub text: String,
-    /// What to do, where there is something to do.
+    /// What to do. `None` if there is no advice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     #[serde(skip)]
@@ -55,7 +55,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// From a system call or a netlink answer.
+    /// A failed system call or a refusal in a netlink answer.
     pub fn kernel(operation: impl Into<String>, code: Errno, extack: Option<&str>) -> Self {
         let description = describe(code);
         Self {
@@ -70,17 +70,16 @@ impl Fault {
         }
     }
 
-    /// From a netlink answer.
+    /// A refusal in a netlink answer.
     pub fn netlink(operation: impl Into<String>, error: &KernelError) -> Self {
         Self::kernel(operation, error.code(), error.extack.as_deref())
     }
 
-    /// From an answer that is not what the protocol says.
+    /// An answer that does not follow the protocol.
     pub fn malformed(operation: impl Into<String>, error: Malformed) -> Self {
         Self::other(operation, format!("the kernel answered with a {error}"))
     }
 
-    /// From anything else.
     pub fn other(operation: impl Into<String>, text: impl Into<String>) -> Self {
         Self {
             operation: operation.into(),
@@ -91,24 +90,23 @@ impl Fault {
         }
     }
 
-    /// With what to do.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// The errno, if the kernel gave one.
+    /// The errno. `None` if the failure does not come from the kernel.
     pub fn code(&self) -> Option<Errno> {
         self.code
     }
 
-    /// The device does not exist any more, or not under this name.
+    /// The device does not exist any more, or has another name.
     pub fn gone(&self) -> bool {
         matches!(self.code, Some(Errno::NODEV | Errno::NXIO))
     }
 
-    /// The answer was lost or not understood: the kernel may have done what it was asked for.
+    /// The answer was lost or not understood: the kernel may have carried out the request.
     pub fn lost(&self) -> bool {
         matches!(self.code, None | Some(Errno::NOBUFS | Errno::NOMEM))
     }
@@ -132,7 +130,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What the system says of an errno, without its name or number.
+/// The system's text for an errno, without its name or number.
 fn describe(code: Errno) -> String {
     let text = std::io::Error::from(code).to_string();
     text.split(" (os error")
@@ -141,12 +139,12 @@ fn describe(code: Errno) -> String {
         .to_owned()
 }
 
-/// What the system says of an errno, and its name: `Operation not permitted (EPERM)`.
+/// The system's text for an errno, and its name: `Operation not permitted (EPERM)`.
 pub(crate) fn describe_errno(code: Errno) -> String {
     format!("{} ({})", describe(code), errno_name(code))
 }
 
-/// An I/O error as text, with the name of its errno in place of the number that the standard library writes.
+/// An I/O error as text, with the name of its errno instead of the number that the standard library writes.
 pub(crate) fn describe_io(error: &std::io::Error) -> String {
     Errno::from_io_error(error).map_or_else(|| error.to_string(), describe_errno)
 }
@@ -163,7 +161,7 @@ fn advice(code: Errno) -> Option<&'static str> {
     }
 }
 
-/// `EPERM` and not `Operation not permitted`: what people search for.
+/// The name, because people search for `EPERM`, not for `Operation not permitted`.
 fn errno_name(code: Errno) -> String {
     let name = match code {
         Errno::PERM => "EPERM",

@@ -1,11 +1,10 @@
-//! Shell globs over bytes: `*`, `?`, `[abc]`, `[a-z]`, `[!a-z]`, and `\` before a character that means itself.
+//! Shell globs over bytes: `*`, `?`, `[abc]`, `[a-z]`, `[!a-z]`, and `\` before a character to match it literally.
 //!
-//! Owns matching of device names, drivers and kernel releases. Pure. There are no path separators here, so the crates made
-//! for paths (which treat `/` and a leading dot specially, or bring a regex engine) do not fit.
+//! Owns matching of device names, drivers and kernel releases. Pure. The names have no path separators, so crates for
+//! paths do not fit: they treat `/` and a leading dot specially, or bring a regex engine.
 
 use std::fmt;
 
-/// A valid glob.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Glob {
     text: String,
@@ -25,7 +24,8 @@ enum Part {
 
 impl Glob {
     /// # Errors
-    /// What is wrong with the text, as part of a sentence: empty, an open `[`, a range that runs backwards, a lone `\`.
+    /// A part of a sentence that says what is wrong with the text: empty, an open `[`, a range that runs backwards, a
+    /// lone `\`.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let mut parts = Vec::new();
         let mut bytes = text.bytes().peekable();
@@ -74,7 +74,7 @@ impl Glob {
         })
     }
 
-    /// Whether the whole of `name` matches. Time at most (length of glob) x (length of name).
+    /// Whether the whole of `name` matches. The time is at most proportional to (length of glob) x (length of name).
     pub fn matches(&self, name: &[u8]) -> bool {
         let (mut p, mut n) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
@@ -101,7 +101,7 @@ impl Glob {
         self.parts[p..].iter().all(|part| *part == Part::Star)
     }
 
-    /// The shortest name that can match, in bytes.
+    /// The length in bytes of the shortest name that can match.
     pub fn shortest(&self) -> usize {
         self.parts
             .iter()
@@ -109,7 +109,6 @@ impl Glob {
             .count()
     }
 
-    /// As written.
     pub fn as_str(&self) -> &str {
         &self.text
     }

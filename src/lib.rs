@@ -1,8 +1,19 @@
 //! vxcsum keeps Linux nodes from sending VXLAN packets with a broken outer UDP checksum.
 //!
-//! A room is a feature, from the bottom up: `text`, `codes`, `glob`, `term`, `fault` | `netlink`, `run_dir_io` | `ethtool` |
-//! `link` | `kernel` | `policy`, `nat` | `probe` | `error` | `offload` | `output` | `doctor` | `cli` | `docs`, `watch` |
-//! `commands`. A room imports rooms that stand before it, none behind it. A file does no I/O unless it is named `*_io.rs`,
+//! The modules from the bottom up: `text`, `codes`, `glob`, `term`, `fault`
+//! `netlink`, `run_dir_io`
+//! `ethtool`
+//! `link`
+//! `kernel`
+//! `policy`, `nat`
+//! `probe`
+//! `error`
+//! `offload`
+//! `output`
+//! `doctor`
+//! `cli`
+//! `docs`, `watch`
+//! `commands`. A module imports only modules that stand before it. A file does no I/O unless it is named `*_io.rs` or
 //! main.rs, or is in `commands` or `watch`. docs/ARCHITECTURE.md is the map.
 
 #![deny(

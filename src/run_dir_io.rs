@@ -1,6 +1,6 @@
-//! `/run/vxcsum`: what vxcsum keeps until the next boot.
+//! `/run/vxcsum`: the files that vxcsum keeps until the next boot.
 //!
-//! Owns reading a file there and replacing one in a single step. May not know what stands in them.
+//! Owns reading such a file and replacing it in one step. Does not know what the files contain.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -15,15 +15,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// A state of ten thousand devices is smaller.
+/// Bytes. The record of ten thousand devices is smaller.
 const LIMIT: u64 = 16 << 20;
 
-/// Where vxcsum keeps what is true until the next boot.
+/// The directory for what is true until the next boot.
 pub fn run_dir(root: &Path) -> PathBuf {
     root.join("run/vxcsum")
 }
 
-/// A file of this directory: never through a link, and never waiting for a pipe.
+/// Reads a file of this directory. Follows no symbolic link and never waits for a pipe.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new()
@@ -38,23 +38,23 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Replaces a file in one step: a reader sees the old one or the new one, whatever is killed when.
+/// Replaces a file in one step: a reader sees the old content or the new content, even if a process is killed at any
+/// moment.
 pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     make_dir(dir)?;
     let new = dir.join(format!("{name}.new"));
-    // A leftover of a killed run is replaced, and never followed.
+    // Replace, and never follow, what a killed run left behind.
     match fs::remove_file(&new) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-    // For everybody to read, whatever the umask is: `status` needs no privilege.
+    // Readable by everybody under any umask: `status` needs no privilege.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(bytes)?;
     fs::rename(&new, dir.join(name))
 }
 
-/// Makes the directory if it is not there.
 pub fn make_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)

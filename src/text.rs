@@ -1,4 +1,4 @@
-//! Text from outside: device names, and bytes that are made safe to print.
+//! Text from outside: device names, and bytes that are escaped before they are printed.
 //!
 //! Owns [`IfName`] and [`escape`]. Pure.
 
@@ -8,8 +8,8 @@ use std::fmt::{self, Write as _};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A network device's name: 1 to 15 bytes, any byte but NUL, `/` and white space (newer kernels refuse `:` too), so not
-/// necessarily UTF-8.
+/// The name of a network device: 1 to 15 bytes, any byte except NUL, `/` and white space (newer kernels also refuse
+/// `:`). It need not be UTF-8.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ impl IfName {
     /// `IFNAMSIZ - 1`.
     pub const MAX: usize = 15;
 
-    /// `None` if no device can have this name.
+    /// `None` if the kernel allows no device with this name.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let legal = |b: &u8| !matches!(b, 0 | b'/' | b' ' | b'\t'..=b'\r');
         let ok = (1..=Self::MAX).contains(&bytes.len()) && bytes != b"." && bytes != b"..";
@@ -37,13 +37,13 @@ impl IfName {
         Some(name)
     }
 
-    /// The name as the kernel has it.
+    /// The unescaped bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// Safe for a terminal and a log: what is not printable text is written as `\xNN`, a backslash as `\\`.
+/// Safe for a terminal and a log: everything that is not printable text becomes `\xNN`, a backslash becomes `\\`.
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&escape(self.as_bytes()))
@@ -56,7 +56,7 @@ impl fmt::Debug for IfName {
     }
 }
 
-/// JSON escapes control characters itself, so a name that is UTF-8 stays exactly what it is; any other is escaped.
+/// JSON escapes control characters itself, so a name in UTF-8 is written unchanged. Any other name is escaped.
 impl Serialize for IfName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(self.as_bytes()) {
@@ -66,7 +66,7 @@ impl Serialize for IfName {
     }
 }
 
-/// Of one that is UTF-8 and has no backslash: nothing else is written as it is.
+/// Takes only names that [`Serialize`] writes unchanged: UTF-8 without a backslash.
 impl<'de> Deserialize<'de> for IfName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for IfName {
     }
 }
 
-/// The bytes of an address, in the order of the wire.
+/// The bytes of an address in network byte order.
 pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
@@ -83,8 +83,8 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Makes any bytes safe to print on one line: bytes that are not UTF-8, control characters and characters that reorder or
-/// hide text become `\xNN` (one escape a byte), a backslash becomes `\\`.
+/// Makes any bytes safe to print on one line. Bytes that are not UTF-8, control characters, and characters that reorder
+/// or hide text become `\xNN` (one escape for each byte). A backslash becomes `\\`.
 pub fn escape(bytes: &[u8]) -> String {
     let hidden = |c: char| {
         c.is_control()

@@ -1,6 +1,7 @@
-//! Reading and setting the feature on many devices, through ethtool netlink or the SIOCETHTOOL ioctl.
+//! Reading and setting a feature on many devices, through ethtool netlink or the SIOCETHTOOL ioctl.
 //!
-//! Owns the choice of the backend, and nothing of what should be set. Both backends do every verb and answer alike.
+//! Owns the choice of the backend. Does not decide what to set. Both backends support every operation and return the
+//! same results.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -20,24 +21,23 @@ use rustix::io::Errno;
 const READ_NAMES: &str = "read the names of the features";
 const READ: &str = "read the features";
 
-/// What the command line asks for.
+/// The backend that the command line asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// Netlink, and the ioctl if the kernel does not have the netlink interface.
+    /// Netlink. The ioctl if the kernel does not have the netlink interface.
     #[default]
     Auto,
-    /// This one, or an error.
+    /// This backend, or an error.
     Only(BackendName),
 }
 
-/// Above this many devices one dump of all devices of the namespace takes less time than a request for each, unless the
-/// others outnumber them by far; at or below it requests are quick however many other devices there are.
+/// Above this number of devices, one dump of all devices of the namespace is faster than a request for each device,
+/// unless the other devices outnumber them by far. At or below it, requests are fast however many other devices exist.
 const DUMP_ABOVE: usize = 256;
 
-/// A device as every request names it: both must belong to one device, else the answer is `ENODEV`.
+/// Ifindex and name, as every request states them. If they do not belong to one device, the answer is `ENODEV`.
 pub type DeviceRef<'a> = (u32, &'a IfName);
 
-/// An interface to the features of devices.
 pub struct Backend(Interface);
 
 enum Interface {
@@ -46,11 +46,11 @@ enum Interface {
 }
 
 impl Backend {
-    /// Asks the kernel what it has; never guesses from its version.
+    /// Asks the kernel which interface it has. Never guesses from its version.
     ///
     /// # Errors
-    /// The chosen interface is missing, or cannot be asked: with [`Choice::Auto`] only a missing netlink interface leads to
-    /// the ioctl, never a refusal.
+    /// The chosen interface is missing, or the kernel refuses. With [`Choice::Auto`], only a missing netlink interface
+    /// leads to the ioctl, never a refusal.
     pub fn open(choice: Choice) -> Result<Self, Fault> {
         if choice != Choice::Only(BackendName::Ioctl) {
             if let Some(netlink) = open_netlink()? {
@@ -67,7 +67,6 @@ impl Backend {
         Ok(Self(Interface::Ioctl { socket }))
     }
 
-    /// Which one it is.
     pub fn name(&self) -> BackendName {
         match self.0 {
             Interface::Netlink { .. } => BackendName::Netlink,
@@ -75,10 +74,10 @@ impl Backend {
         }
     }
 
-    /// The names of all features in the order of their bits. The ioctl needs a device to ask: any will do.
+    /// The names of all features in the order of their bits. The ioctl needs a device; any device gives the same names.
     ///
     /// # Errors
-    /// The kernel refuses or answers nonsense.
+    /// The kernel refuses, or its answer is malformed.
     pub fn feature_names(&mut self, any: &IfName) -> Result<Vec<String>, Fault> {
         match &mut self.0 {
             Interface::Netlink { socket, family } => {
@@ -93,7 +92,7 @@ impl Backend {
         }
     }
 
-    /// The features of these devices, in their order, in a kernel with `count` features.
+    /// The features of these devices, in the same order. `count` is the number of features in this kernel.
     pub fn read(&mut self, devices: &[DeviceRef<'_>], count: u32) -> Vec<Result<Features, Fault>> {
         match &mut self.0 {
             Interface::Netlink { socket, family } if devices.len() <= DUMP_ABOVE => {
@@ -119,8 +118,8 @@ impl Backend {
         }
     }
 
-    /// Asks for a feature (bit `index` of `count`) to be wanted or not on these devices. `Ok` means that the kernel
-    /// accepted it, not that it did it: read it back.
+    /// Sets or clears the feature `index` (of `count`) in the `wanted` set of these devices. `Ok` means that the kernel
+    /// accepted the request, not that the feature changed: read it back.
     pub fn set(
         &mut self,
         devices: &[DeviceRef<'_>],
@@ -219,7 +218,7 @@ fn open_netlink() -> Result<Option<Interface>, Fault> {
     }
 }
 
-/// The ioctl takes a name: make sure, just before the call, that it still is this device's.
+/// The ioctl takes a name. Checks just before the call that the name still belongs to the device.
 fn same_device(
     socket: &Socket,
     (ifindex, name): DeviceRef<'_>,
@@ -234,7 +233,7 @@ fn same_device(
     }
 }
 
-/// One result a device: a failure of the socket is every device's failure.
+/// Returns one result for each device: a failure of the socket is a failure of every device.
 fn spread<T, U>(
     answers: Result<Vec<Result<Option<T>, crate::fault::KernelError>>, Fault>,
     count: usize,

@@ -1,8 +1,8 @@
-//! The SIOCETHTOOL ioctl, names of devices, and what else no crate offers safely.
+//! The SIOCETHTOOL ioctl, names of devices, and the system calls that no crate offers safely.
 //!
-//! Owns the only `unsafe` code of the project: one ioctl whose argument holds a pointer, two socket options that rustix does
-//! not have, leaving the network namespace, and the lending of neli's descriptor. The safe functions here are the only
-//! callers; those of the ioctl size their buffers from `ethtool::structs`, where the layouts are tested.
+//! Owns the only `unsafe` code of the project: an ioctl whose argument holds a pointer, two socket options that rustix
+//! does not have, leaving the network namespace, and borrowing neli's descriptor. Only the safe functions here call it.
+//! The functions for the ioctl take the size of their buffers from `ethtool::structs`, which tests the layouts.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -38,7 +38,7 @@ enum Request {
 
 const IFNAMSIZ: usize = 16;
 
-/// `struct ifreq`: the kernel copies all of it, and its union is as large as `struct ifmap`.
+/// `struct ifreq`. The kernel copies all of it, and its union is as large as `struct ifmap`.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if.h#L234>
 #[repr(C)]
@@ -67,8 +67,8 @@ struct Call<'a> {
     ifreq: &'a mut Ifreq,
 }
 
-// SAFETY: for both requests the kernel reads and writes one `struct ifreq`, and for SIOCETHTOOL also the buffer behind
-// its pointer, which `Socket::ethtool` keeps borrowed for the length of the call.
+// SAFETY: for both requests the kernel reads and writes one `struct ifreq`. For SIOCETHTOOL it also accesses the buffer
+// behind its pointer, which `Socket::ethtool` keeps borrowed during the call.
 unsafe impl Ioctl for Call<'_> {
     type Output = i32;
     const IS_MUTATING: bool = true;
@@ -89,12 +89,12 @@ unsafe impl Ioctl for Call<'_> {
     }
 }
 
-/// A socket for ioctls on the devices of the network namespace in which it was opened.
+/// A socket for ioctls on the devices of the network namespace that the thread was in when it opened the socket.
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// AF_UNIX: it hands device ioctls on in every kernel, also in one without IPv4, and needs no address family that a
-    /// sandbox would have to allow besides those of the log.
+    /// AF_UNIX passes device ioctls on in every kernel, also without IPv4. A sandbox already allows this address family
+    /// for the log.
     ///
     /// # Errors
     /// The errno of `socket`.
@@ -108,7 +108,7 @@ impl Socket {
         .map(Self)
     }
 
-    /// The present name of the device with this ifindex; `ENODEV` if there is none.
+    /// The current name of the device with this ifindex. `ENODEV` if there is no such device.
     ///
     /// # Errors
     /// The errno of the ioctl.
@@ -119,7 +119,7 @@ impl Socket {
         IfName::new(until_nul(&ifreq.name)).ok_or(Errno::NODEV)
     }
 
-    /// The driver of a device, as `ethtool -i` prints it; `None` if it has none.
+    /// The driver of a device, as `ethtool -i` prints it. `None` if it has no driver.
     ///
     /// # Errors
     /// The errno of the ioctl.
@@ -129,26 +129,26 @@ impl Socket {
         Ok(structs::drvinfo_driver(&buffer))
     }
 
-    /// The names of all features, asked of any one device.
+    /// The names of all features. Every device gives the same names.
     ///
     /// # Errors
-    /// The errno of the ioctl, or an answer that cannot be.
+    /// The errno of the ioctl, or an answer that is malformed.
     pub fn feature_names(&self, operation: &str, name: &IfName) -> Result<Vec<String>, Fault> {
         let refused = |e| Fault::kernel(operation, e, None);
         let malformed = |e| Fault::malformed(operation, e);
         let mut buffer = structs::sset_info_request();
         self.ethtool(name, &mut buffer).map_err(refused)?;
-        // The kernel writes as many names as it has, whatever the request says: the count is a constant of the kernel, so
-        // that the buffer made from it is large enough.
+        // The kernel writes all its names and ignores the count in the request. The count is constant while the kernel
+        // runs, so the buffer is large enough.
         let mut buffer = structs::gstrings_request(structs::sset_info(&buffer).map_err(malformed)?);
         self.ethtool(name, &mut buffer).map_err(refused)?;
         structs::gstrings(&buffer).map_err(malformed)
     }
 
-    /// The four feature sets of a device in a kernel with `count` features.
+    /// The four feature sets of a device. `count` is the number of features in this kernel.
     ///
     /// # Errors
-    /// The errno of the ioctl, or an answer that cannot be.
+    /// The errno of the ioctl, or an answer that is malformed.
     pub fn features(&self, operation: &str, name: &IfName, count: u32) -> Result<Features, Fault> {
         let mut buffer = structs::gfeatures_request(count);
         self.ethtool(name, &mut buffer)
@@ -156,7 +156,8 @@ impl Socket {
         structs::gfeatures(&buffer).map_err(|e| Fault::malformed(operation, e))
     }
 
-    /// Asks for one feature of a device to be wanted or not. Whether the kernel did it must be read back.
+    /// Sets or clears one feature in the `wanted` set of a device. The caller must read back whether the feature
+    /// changed.
     ///
     /// # Errors
     /// The errno of the ioctl.
@@ -171,7 +172,7 @@ impl Socket {
             .map(|_| ())
     }
 
-    /// One of the ethtool commands that take a `struct ethtool_value`, such as `ETHTOOL_STXCSUM`; gives its `data`.
+    /// One of the ethtool commands that take a `struct ethtool_value`, such as `ETHTOOL_STXCSUM`. Returns its `data`.
     ///
     /// # Errors
     /// The errno of the ioctl.
@@ -195,22 +196,22 @@ impl Socket {
     }
 }
 
-/// Gives the calling thread, and nothing else, a new and empty network namespace.
+/// Moves the calling thread, and no other, to a new and empty network namespace.
 ///
 /// # Errors
-/// What unshare(2) says: `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` without namespaces in the kernel.
+/// The errno of unshare(2): `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` without namespaces in the kernel.
 pub fn unshare_network() -> Result<(), Errno> {
     // SAFETY: unsafe only for CLONE_FILES, which is not set.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
 }
 
-/// Lets a netlink socket be waited for: neli's has no `AsFd`.
+/// The descriptor of a netlink socket, for poll. neli's socket has no `AsFd`.
 pub fn borrow(socket: &neli::socket::NlSocket) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as the socket that owns it, which is borrowed for as long.
+    // SAFETY: the socket owns the descriptor and is borrowed at least as long.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
-/// `getsockopt` with any level, name and buffer: the buffer goes in and out.
+/// `getsockopt` with any level, name and buffer. The kernel reads and writes the buffer.
 ///
 /// # Errors
 /// The errno of `getsockopt`.
@@ -238,10 +239,10 @@ pub fn get_option(
     }
 }
 
-/// Lets the kernel drop what a classic BPF program does not accept.
+/// Attaches a classic BPF program: the kernel drops messages that the program does not accept.
 ///
 /// # Errors
-/// The errno of `setsockopt`: `EINVAL` for a program that is none.
+/// The errno of `setsockopt`: `EINVAL` for an invalid program.
 pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), Errno> {
     let mut filter: Vec<libc::sock_filter> = program
         .iter()
@@ -259,8 +260,8 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<
         len,
         filter: filter.as_mut_ptr(),
     };
-    // SAFETY: the kernel reads one `sock_fprog` of the given size, and `len` instructions behind its pointer; both live
-    // until the call returns, by which time the kernel has copied them.
+    // SAFETY: the kernel reads one `sock_fprog` of the given size and `len` instructions behind its pointer. Both live
+    // until the call returns, and by then the kernel has copied them.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

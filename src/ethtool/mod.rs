@@ -1,7 +1,7 @@
 //! The features of a network device, as ethtool(8) shows and sets them.
 //!
-//! Owns the feature bits, their names, and both interfaces of the kernel: generic netlink and `SIOCETHTOOL`. May not decide
-//! which feature has to be off.
+//! Owns the feature bits, their names, and both interfaces of the kernel: generic netlink and `SIOCETHTOOL`. Does not
+//! decide which feature must be off.
 
 pub mod backend_io;
 pub mod ioctl_io;
@@ -16,16 +16,16 @@ codes! {
     /// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L17>
     #[derive(Default, Deserialize)]
     pub enum Feature {
-        /// `NETIF_F_HW_CSUM`: without it no checksum is left unfinished, and there is no TSO.
+        /// `NETIF_F_HW_CSUM`. If it is off, the kernel leaves no checksum unfinished and does no TSO.
         #[default]
         Checksum = "tx-checksum-ip-generic",
-        /// `NETIF_F_FRAGLIST`: without it long packets of a forwarding node are segmented here. TSO stays.
+        /// `NETIF_F_FRAGLIST`. If it is off, a forwarding node segments long packets at this device. TSO stays.
         Fraglist = "tx-scatter-gather-fraglist",
     }
 }
 
 impl Feature {
-    /// What a failed set was doing.
+    /// The operation of a failed set, as [`crate::fault::Fault`] shows it.
     pub const fn set(self, on: bool) -> &'static str {
         match (self, on) {
             (Self::Checksum, false) => "set tx-checksum-ip-generic off",
@@ -36,31 +36,32 @@ impl Feature {
     }
 }
 
-/// The feature that is turned off for the bugs of NAT.
+/// The feature to turn off because of the NAT bugs.
 pub const FEATURE: &str = Feature::Checksum.as_str();
 
 codes! {
-    /// Which interface of the kernel is used.
+    /// An interface of the kernel.
     pub enum BackendName {
-        /// Generic netlink family `ethtool`, with features from 5.7 on.
+        /// Generic netlink family `ethtool`, with features since 5.7.
         Netlink = "ethtool-netlink",
         /// `SIOCETHTOOL`, in every kernel.
         Ioctl = "ethtool-ioctl",
     }
 }
 
-/// The four feature sets of a device, as bits: bit n is the feature with index n in the kernel's `ETH_SS_FEATURES` strings.
+/// The four feature sets of a device, as bits. Bit n is the feature with index n in the kernel's `ETH_SS_FEATURES`
+/// strings.
 ///
 /// <https://docs.kernel.org/networking/netdev-features.html>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// What the device lets the user change.
+    /// The user can change these.
     pub hw: u128,
-    /// What the user asked for.
+    /// The user asked for these.
     pub wanted: u128,
-    /// What is in force.
+    /// These are on.
     pub active: u128,
-    /// What nobody can change on this device.
+    /// Nobody can change these on this device.
     pub nochange: u128,
 }
 
@@ -77,30 +78,26 @@ impl Features {
     }
 }
 
-/// The state of one feature on one device.
+/// One feature of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "the kernel has these four, under these names"
 )]
 pub struct FeatureState {
-    /// In the `hw` set.
     pub hw: bool,
-    /// In the `wanted` set.
     pub wanted: bool,
-    /// In the `active` set.
     pub active: bool,
-    /// In the `nochange` set.
     pub nochange: bool,
 }
 
 impl FeatureState {
-    /// What ethtool(8) marks `[fixed]`.
+    /// ethtool(8) marks such a feature `[fixed]`.
     pub fn fixed(self) -> bool {
         !self.hw || self.nochange
     }
 
-    /// Nothing left to turn off.
+    /// The feature is neither active nor wanted.
     pub fn off(self) -> bool {
         !self.wanted && !self.active
     }

@@ -1,4 +1,4 @@
-//! ethtool netlink: the feature sets of a device, read and set.
+//! ethtool netlink: reading and setting the feature sets of a device.
 //!
 //! Owns the bytes of the generic netlink family look-up, `ETHTOOL_MSG_STRSET_GET`, `ETHTOOL_MSG_FEATURES_GET` and
 //! `ETHTOOL_MSG_FEATURES_SET`. Pure. <https://docs.kernel.org/networking/ethtool-netlink.html>
@@ -30,7 +30,7 @@ const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
 const ETHTOOL_FLAG_COMPACT_BITSETS: u32 = 1;
 const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
 
-// Every message has its header under this number.
+// The header attribute has this number in every message.
 const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
 const ETHTOOL_A_FEATURES_HW: u16 = 2;
 const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
@@ -62,9 +62,9 @@ pub fn get_family(w: &mut Writer, seq: u32) {
 /// The generic netlink family `ethtool` of this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenlFamily {
-    /// The message type of its requests.
+    /// The message type of requests to the family.
     pub id: u16,
-    /// Both `FEATURES_GET` and `FEATURES_SET` are there: not so in 5.6, which has the family without them.
+    /// The kernel has `FEATURES_GET` and `FEATURES_SET`. 5.6 has the family without them.
     pub has_features: bool,
 }
 
@@ -96,7 +96,7 @@ pub fn family(message: &Message<'_>) -> Result<GenlFamily, Malformed> {
     })
 }
 
-/// Asks for the names of all features: a string set of the kernel, the same for every device.
+/// Asks for the names of all features: a string set of the kernel that is the same for every device.
 pub fn get_feature_names(w: &mut Writer, family: u16, seq: u32) {
     let open = begin(w, family, 0, seq, ETHTOOL_MSG_STRSET_GET);
     put_header(w, None, 0);
@@ -108,10 +108,10 @@ pub fn get_feature_names(w: &mut Writer, family: u16, seq: u32) {
     w.end_message(&open);
 }
 
-/// Reads the answer to [`get_feature_names`]: name n belongs to bit n.
+/// Reads the answer to [`get_feature_names`]. Name n belongs to bit n.
 ///
 /// # Errors
-/// Malformed bytes, or an index that leaves a hole.
+/// Malformed bytes, or an index is missing.
 pub fn feature_names(message: &Message<'_>) -> Result<Vec<String>, Malformed> {
     let bad = Malformed("feature names");
     let mut names = Vec::new();
@@ -155,16 +155,16 @@ pub fn dump_features(w: &mut Writer, family: u16, seq: u32) {
     w.end_message(&open);
 }
 
-/// Asks for the features of one device; its answer ends with them or with a refusal, which is `ENODEV` unless one device
-/// has both ifindex and name.
+/// Asks for the features of one device. The answer ends with the features or with a refusal: `ENODEV` unless ifindex
+/// and name belong to one device.
 pub fn get_features(w: &mut Writer, family: u16, seq: u32, device: (u32, &IfName)) {
     let open = begin(w, family, 0, seq, ETHTOOL_MSG_FEATURES_GET);
     put_header(w, Some(device), ETHTOOL_FLAG_COMPACT_BITSETS);
     w.end_message(&open);
 }
 
-/// Asks for one feature to be wanted or not wanted; no other feature is named, so no other is touched. The kernel answers
-/// `ENODEV` unless one device has both ifindex and name.
+/// Sets or clears one feature in the `wanted` set. The request names no other feature, so no other feature changes. The
+/// kernel answers `ENODEV` unless ifindex and name belong to one device.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/netlink.c#L153> (`ethnl_parse_header_dev_get`)
 pub fn set_feature(
@@ -204,22 +204,19 @@ fn put_header(w: &mut Writer, device: Option<(u32, &IfName)>, flags: u32) {
     w.end(&header);
 }
 
-/// What the kernel says of one device.
+/// The features of one device in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceFeatures<'a> {
-    /// Its ifindex.
     pub ifindex: u32,
-    /// Its name.
     pub name: &'a [u8],
-    /// Its four sets.
     pub features: Features,
 }
 
-/// Reads an answer to [`dump_features`] or [`get_features`]; `None` for any other message, and for a device that is not
-/// `wanted` by ifindex and name: a node has many more devices than those.
+/// Reads an answer to [`dump_features`] or [`get_features`]. `None` for any other message, and for a device whose
+/// ifindex and name are not `wanted`: most devices of a node are not VXLAN devices.
 ///
 /// # Errors
-/// Malformed bytes, a missing set, or more features than 128.
+/// Malformed bytes, a missing set, or more than 128 features.
 pub fn features<'a>(
     message: &Message<'a>,
     wanted_device: impl Fn(u32, &[u8]) -> bool,
@@ -284,7 +281,7 @@ fn bitset(attr: &Attr<'_>) -> Result<u128, Malformed> {
     }
 }
 
-/// 32-bit words, the lowest first, as both interfaces carry feature sets.
+/// Reads 32-bit words, the lowest first: both interfaces encode feature sets in this way.
 fn words(bytes: &[u8]) -> Result<u128, Malformed> {
     let (words, rest) = bytes.as_chunks::<4>();
     if words.len() > 4 || !rest.is_empty() {
@@ -297,7 +294,7 @@ fn words(bytes: &[u8]) -> Result<u128, Malformed> {
     Ok(shifted.fold(0, |set, word| set | word))
 }
 
-/// The attributes behind a generic netlink header; `None` if the command is another one.
+/// The attributes after a generic netlink header. `None` if the message has another command.
 fn body<'a>(message: &Message<'a>, command: Option<u8>) -> Result<Option<&'a [u8]>, Malformed> {
     let bad = Malformed("generic netlink message");
     let is = message.payload.first().ok_or(bad)?;

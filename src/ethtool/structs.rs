@@ -1,7 +1,7 @@
 //! The structures of the SIOCETHTOOL ioctl.
 //!
-//! Owns their layout (`include/uapi/linux/ethtool.h`), as buffers of bytes that `ethtool::ioctl_io` hands to the kernel and gets
-//! back. Pure. <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>
+//! Owns their layout (`include/uapi/linux/ethtool.h`) as buffers of bytes that `ethtool::ioctl_io` exchanges with the
+//! kernel. Pure. <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>
 
 use super::Features;
 use crate::fault::Malformed;
@@ -16,10 +16,10 @@ const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
 const DRVINFO_LEN: usize = 196;
 
-/// More strings than this in `ETH_SS_FEATURES` are not believed: feature sets are read into 128 bits.
+/// A larger `ETH_SS_FEATURES` is an error, because feature sets are read into 128 bits.
 const MAX_FEATURES: u32 = u128::BITS;
 
-/// `struct ethtool_sset_info` with room for the one count that the kernel appends.
+/// `struct ethtool_sset_info` with space for the one count that the kernel appends.
 pub fn sset_info_request() -> Vec<u8> {
     let mut bytes = words(&[ETHTOOL_GSSET_INFO, 0]);
     bytes.extend_from_slice(&(1u64 << ETH_SS_FEATURES).to_ne_bytes());
@@ -55,23 +55,23 @@ pub fn value_request(command: u32, data: u32) -> [u8; 8] {
     bytes
 }
 
-/// Its `data`.
+/// The field `data` of a `struct ethtool_value`.
 pub fn value(bytes: [u8; 8]) -> u32 {
     let [.., a, b, c, d] = bytes;
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// `struct ethtool_gstrings` with room for `count` names.
+/// `struct ethtool_gstrings` with space for `count` names.
 pub fn gstrings_request(count: u32) -> Vec<u8> {
     let mut bytes = words(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count]);
     bytes.resize(bytes.len() + count as usize * ETH_GSTRING_LEN, 0);
     bytes
 }
 
-/// The names: name n belongs to bit n.
+/// The names. Name n belongs to bit n.
 ///
 /// # Errors
-/// Fewer names than announced.
+/// The answer has fewer names than it announces.
 pub fn gstrings(bytes: &[u8]) -> Result<Vec<String>, Malformed> {
     let bad = Malformed("feature names");
     let count = get_u32(bytes, 8).ok_or(bad)? as usize;
@@ -85,7 +85,7 @@ pub fn gstrings(bytes: &[u8]) -> Result<Vec<String>, Malformed> {
         .collect())
 }
 
-/// `struct ethtool_gfeatures` with room for the sets of `count` features.
+/// `struct ethtool_gfeatures` with space for the sets of `count` features.
 pub fn gfeatures_request(count: u32) -> Vec<u8> {
     let blocks = count.div_ceil(32);
     let mut bytes = words(&[ETHTOOL_GFEATURES, blocks]);
@@ -93,10 +93,10 @@ pub fn gfeatures_request(count: u32) -> Vec<u8> {
     bytes
 }
 
-/// The four sets, which the ioctl calls `available`, `requested`, `active` and `never_changed`.
+/// The four sets. The ioctl calls them `available`, `requested`, `active` and `never_changed`.
 ///
 /// # Errors
-/// Fewer blocks than announced, or more than four.
+/// The answer has fewer blocks than it announces, or more than four.
 pub fn gfeatures(bytes: &[u8]) -> Result<Features, Malformed> {
     let bad = Malformed("features");
     let blocks = get_u32(bytes, 4).filter(|blocks| *blocks <= 4).ok_or(bad)? as usize;
@@ -115,7 +115,7 @@ pub fn gfeatures(bytes: &[u8]) -> Result<Features, Malformed> {
     Ok(features)
 }
 
-/// `struct ethtool_sfeatures` in which only the feature with this index is valid, so that no other is touched.
+/// `struct ethtool_sfeatures` in which only the feature with this index is valid, so no other feature changes.
 pub fn sfeatures_request(count: u32, index: u32, wanted: bool) -> Vec<u8> {
     let blocks = count.div_ceil(32);
     let mut bytes = words(&[ETHTOOL_SFEATURES, blocks]);
@@ -137,7 +137,7 @@ pub fn drvinfo_request() -> Vec<u8> {
     bytes
 }
 
-/// The driver's name; `None` if it has none.
+/// `None` if the device has no driver.
 pub fn drvinfo_driver(bytes: &[u8]) -> Option<String> {
     let name = until_nul(bytes.get(4..36)?);
     (!name.is_empty()).then(|| crate::text::escape(name))

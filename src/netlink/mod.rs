@@ -1,8 +1,8 @@
 //! Netlink messages and attributes as bytes.
 //!
-//! Owns the framing that every netlink family shares: message headers, attributes, acknowledgements, the rules of a dump.
-//! Pure. Reading borrows from the receive buffer and never allocates: a dump of a thousand devices holds tens of thousands
-//! of attributes, which is why this does not go through a tree of owned ones.
+//! Owns the framing that every netlink family shares: message headers, attributes, acknowledgements, the rules of a
+//! dump. Pure. Reading borrows from the receive buffer and never allocates, because a dump of a thousand devices holds
+//! tens of thousands of attributes.
 
 pub mod filter;
 pub mod requests;
@@ -14,15 +14,15 @@ use crate::fault::{KernelError, Malformed};
 pub const NLM_F_REQUEST: u16 = 0x01;
 /// Ask for an acknowledgement.
 pub const NLM_F_ACK: u16 = 0x04;
-/// The dump changed under the reader: what was read is not one consistent state.
+/// The objects changed during the dump, so the answers are not one consistent state.
 pub const NLM_F_DUMP_INTR: u16 = 0x10;
 /// `NLM_F_ROOT | NLM_F_MATCH`.
 pub const NLM_F_DUMP: u16 = 0x300;
-/// Fail if what is to be made is there.
+/// Fail if the object exists.
 pub const NLM_F_EXCL: u16 = 0x200;
-/// Make what is not there.
+/// Create the object if it does not exist.
 pub const NLM_F_CREATE: u16 = 0x400;
-/// Put it behind what is there.
+/// Add the object at the end of a list.
 pub const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -41,20 +41,20 @@ const fn align(len: usize) -> usize {
     (len + 3) & !3
 }
 
-/// One netlink message, without its header.
+/// A netlink message without its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// `nlmsg_type`.
     pub kind: u16,
     /// `nlmsg_flags`.
     pub flags: u16,
-    /// `nlmsg_seq`: that of the request it answers.
+    /// `nlmsg_seq`: the number of the request that this message answers.
     pub seq: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
-/// The messages of one datagram. Stops at the first malformed one.
+/// The messages of one datagram. Stops after the first malformed message.
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -81,16 +81,15 @@ fn split_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Malformed> {
     Ok((message, bytes.get(align(len)..).unwrap_or_default()))
 }
 
-/// One attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr<'a> {
     /// `nla_type` without its flags.
     pub kind: u16,
-    /// The value: numbers in host byte order unless the attribute says otherwise.
+    /// The value. Numbers are in host byte order unless the attribute is documented otherwise.
     pub payload: &'a [u8],
 }
 
-/// The attributes in a message's or a nested attribute's payload. Stops at the first malformed one.
+/// The attributes in the payload of a message or of a nested attribute. Stops after the first malformed attribute.
 pub fn attrs(bytes: &[u8]) -> impl Iterator<Item = Result<Attr<'_>, Malformed>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -116,7 +115,7 @@ fn split_attr(bytes: &[u8]) -> Result<(Attr<'_>, &[u8]), Malformed> {
 
 impl<'a> Attr<'a> {
     /// # Errors
-    /// If the value is shorter than the number.
+    /// The value is shorter than the number.
     pub fn u8(&self) -> Result<u8, Malformed> {
         self.payload
             .first()
@@ -125,13 +124,13 @@ impl<'a> Attr<'a> {
     }
 
     /// # Errors
-    /// If the value is shorter than the number.
+    /// The value is shorter than the number.
     pub fn u16(&self) -> Result<u16, Malformed> {
         get_u16(self.payload, 0).ok_or(Malformed("16-bit attribute"))
     }
 
     /// # Errors
-    /// If the value is shorter than the number.
+    /// The value is shorter than the number.
     pub fn u32(&self) -> Result<u32, Malformed> {
         get_u32(self.payload, 0).ok_or(Malformed("32-bit attribute"))
     }
@@ -170,7 +169,7 @@ pub fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
         .map(u16::from_ne_bytes)
 }
 
-/// What a `NLMSG_ERROR` message says: `Ok` is an acknowledgement.
+/// Reads a `NLMSG_ERROR` message. The inner `Ok` is an acknowledgement.
 ///
 /// # Errors
 /// Malformed bytes.
@@ -180,7 +179,8 @@ pub fn acknowledgement(message: &Message<'_>) -> Result<Result<(), KernelError>,
     if code == 0 {
         return Ok(Ok(()));
     }
-    // The request's header follows the code, and the request itself unless NETLINK_CAP_ACK cut it off.
+    // The header of the request follows the code. The rest of the request follows too, unless NETLINK_CAP_ACK cut it
+    // off.
     let request = get_u32(message.payload, 4).ok_or(bad)? as usize;
     let echoed = if message.flags & NLM_F_CAPPED == 0 {
         align(request)
@@ -210,11 +210,10 @@ fn extack(tlvs: &[u8]) -> Result<Option<String>, Malformed> {
 /// How a dump can fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DumpError {
-    /// The bytes are not what the protocol says.
     Malformed(Malformed),
-    /// The kernel refused, at the start or in the middle.
+    /// The kernel refused, at the start or in the middle of the dump.
     Kernel(KernelError),
-    /// `NLM_F_DUMP_INTR`, or messages were lost: ask again.
+    /// `NLM_F_DUMP_INTR`, or messages were lost: repeat the dump.
     Interrupted,
 }
 
@@ -232,7 +231,7 @@ pub struct DumpReader {
 }
 
 impl DumpReader {
-    /// For the answers to the request with this sequence number.
+    /// Takes the sequence number of the request.
     pub fn new(seq: u32) -> Self {
         Self {
             seq,
@@ -240,10 +239,10 @@ impl DumpReader {
         }
     }
 
-    /// Hands each message of a datagram to `each`; true when the dump is complete.
+    /// Hands each message of a datagram to `each`. True if the dump is complete.
     ///
     /// # Errors
-    /// As [`DumpError`] says; `Interrupted` only once all of the dump has been read, so that the socket is free again.
+    /// See [`DumpError`]. `Interrupted` comes only at the end of the dump, so the socket is free again.
     pub fn feed<'a>(
         &mut self,
         datagram: &'a [u8],
@@ -268,7 +267,7 @@ impl DumpReader {
         Ok(false)
     }
 
-    /// Messages of this dump were lost: it will end as interrupted.
+    /// Notes that messages of this dump were lost: it will end as interrupted.
     pub fn lost(&mut self) {
         self.interrupted = true;
     }
@@ -295,7 +294,7 @@ impl DumpReader {
     }
 }
 
-/// Whether a message is a `NLMSG_ERROR`, which also carries acknowledgements.
+/// True for a `NLMSG_ERROR`, which also carries acknowledgements.
 pub fn is_acknowledgement(message: &Message<'_>) -> bool {
     message.kind == NLMSG_ERROR
 }
@@ -306,7 +305,7 @@ pub struct Writer {
     bytes: Vec<u8>,
 }
 
-/// Where a message or a nest began: its length is filled in when it ends.
+/// Where a message or a nested attribute begins. Its length is written when it ends.
 #[derive(Debug)]
 #[must_use = "a message or nest without an end has no length"]
 pub struct Open(usize);
@@ -317,12 +316,12 @@ impl Writer {
         &self.bytes
     }
 
-    /// Forgets what was written and keeps the memory.
+    /// Discards the bytes and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
     }
 
-    /// Begins a message; `NLM_F_REQUEST` is added to the flags.
+    /// Begins a message. Adds `NLM_F_REQUEST` to the flags.
     pub fn message(&mut self, kind: u16, flags: u16, seq: u32, header: &[u8]) -> Open {
         let open = Open(self.bytes.len());
         self.bytes.extend_from_slice(&[0; 4]);
@@ -335,14 +334,12 @@ impl Writer {
         open
     }
 
-    /// Ends a message.
     pub fn end_message(&mut self, open: &Open) {
         let len =
             u32::try_from(self.bytes.len() - open.0).expect("a request is shorter than 4 GiB");
         self.bytes[open.0..open.0 + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
-    /// Writes one attribute.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let len =
             u16::try_from(NLA_HDRLEN + value.len()).expect("an attribute is shorter than 64 KiB");
@@ -359,24 +356,24 @@ impl Writer {
         self.end(&open);
     }
 
-    /// Begins a nest.
+    /// Begins a nested attribute.
     pub fn nest(&mut self, kind: u16) -> Open {
         self.begin(kind | NLA_F_NESTED)
     }
 
-    /// Writes a nest that holds what `body` writes.
+    /// Writes a nested attribute with what `body` writes.
     pub fn put_nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let open = self.nest(kind);
         body(self);
         self.end(&open);
     }
 
-    /// Writes a header that some nests have before their attributes.
+    /// Writes a header that stands before the attributes inside a nested attribute.
     pub fn header(&mut self, bytes: &[u8]) {
         self.pad(bytes);
     }
 
-    /// Ends a nest or a string.
+    /// Ends a nested attribute or a string.
     pub fn end(&mut self, open: &Open) {
         let len =
             u16::try_from(self.bytes.len() - open.0).expect("an attribute is shorter than 64 KiB");

@@ -1,27 +1,26 @@
 //! Requests that are numbered and sent together, and their acknowledgements.
 //!
-//! Owns the numbering. Pure: may not send anything.
+//! Owns the numbering. Pure: sends nothing.
 
 use rustix::io::Errno;
 
 use super::{NLM_F_ACK, Writer, acknowledgement, is_acknowledgement};
 
-/// Netlink messages to be sent in one go; each has its own sequence number, counted from 1.
+/// Netlink messages for one send. Sequence numbers count from 1.
 #[derive(Debug, Default)]
 pub struct Requests {
     writer: Writer,
-    /// The sequence numbers that the kernel has to acknowledge, in order.
+    /// The sequence numbers that the kernel must acknowledge, in order.
     pub acks: Vec<u32>,
     last_seq: u32,
 }
 
 impl Requests {
-    /// The messages.
     pub fn bytes(&self) -> &[u8] {
         self.writer.bytes()
     }
 
-    /// Appends one message; its sequence number is returned.
+    /// Appends one message and returns its sequence number.
     pub fn message(
         &mut self,
         kind: u16,
@@ -36,7 +35,7 @@ impl Requests {
         self.last_seq
     }
 
-    /// Appends one message that has to be acknowledged.
+    /// Appends one message that the kernel must acknowledge.
     pub fn acked(
         &mut self,
         kind: u16,
@@ -50,10 +49,10 @@ impl Requests {
     }
 }
 
-/// The answer to one request: its sequence number, and the kernel's refusal if it refused.
+/// The answer to one request: its sequence number, and the errno if the kernel refused.
 pub type Answer = (u32, Result<(), Errno>);
 
-/// The answers in what a netlink socket received. What cannot be read is no answer.
+/// The answers in a datagram. Ignores messages that are malformed.
 pub fn acks(datagram: &[u8]) -> Vec<Answer> {
     super::messages(datagram)
         .flatten()

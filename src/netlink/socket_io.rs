@@ -1,9 +1,10 @@
 //! Netlink sockets: dumps and batches of requests.
 //!
-//! Owns the socket, sequence numbers, repeats of interrupted dumps and lost answers. Knows no message contents.
+//! Owns the socket, sequence numbers, and the repetition of interrupted dumps and lost answers. Does not know what
+//! messages contain.
 //!
-//! Nothing here can block for ever: the kernel answers a request before `send` returns, and fills the next part of a dump
-//! before `recv` returns, so every `recv` is non-blocking.
+//! No call here can block for ever: the kernel answers a request before `send` returns, and fills the next part of a
+//! dump before `recv` returns, so every `recv` is non-blocking.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -21,20 +22,20 @@ use super::{DumpError, DumpReader, Message, Writer};
 use crate::fault::{Fault, KernelError, Malformed};
 use crate::netlink;
 
-/// The kernel makes the parts of a dump no larger than 32 KiB, whatever the buffer. From 128 KiB on the allocator hands out
-/// untouched pages instead of writing zeros to all of them.
+/// Bytes. The kernel limits a part of a dump to 32 KiB whatever the size of the buffer. From 128 KiB on, the allocator
+/// maps untouched pages instead of clearing the memory.
 const BUFFER: usize = 256 * 1024;
-/// A dump is interrupted only if a device changed while it was read, so that a few repeats are plenty.
+/// A dump is interrupted only if a device changes while it is read, so a few attempts are enough.
 const DUMP_ATTEMPTS: u32 = 16;
-/// Requests in one send: few enough for their answers to fit into the default receive buffer.
+/// Requests in one send. Their answers fit into the default receive buffer.
 const BATCH: usize = 64;
 
-/// What the requests of a batch are answered with.
+/// How the kernel answers the requests of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// One message each.
+    /// With one message for each request.
     Each,
-    /// Nothing, unless it is a refusal; only the last of each send is acknowledged.
+    /// Only with refusals. The last request of each send is acknowledged.
     OnlyRefusals,
 }
 
@@ -51,9 +52,9 @@ impl Netlink {
     /// The errno of `socket` or `bind`: `EPROTONOSUPPORT` if the kernel does not have the family.
     pub fn open(family: NlFamily) -> Result<Self, Errno> {
         let socket = NlSocket::connect(family, None, Groups::empty()).map_err(|e| errno(&e))?;
-        // Since 4.12; without it there are no explanations, and nothing else changes.
+        // Since 4.12. Without it the answers have no explanation.
         let _ = socket.enable_ext_ack(true);
-        // As much as an unprivileged process gets, so that the answers of one batch cannot be lost.
+        // The most that an unprivileged process gets, so the answers of one batch are not lost.
         let _ = socket.set_recv_buffer_size(1 << 20);
         Ok(Self {
             socket,
@@ -63,10 +64,10 @@ impl Netlink {
         })
     }
 
-    /// Sends a dump request and gives what `read` makes of the answers. An interrupted dump is repeated from the start.
+    /// Sends a dump request and returns what `read` makes of the answers. Repeats an interrupted dump from the start.
     ///
     /// # Errors
-    /// The kernel refuses, its answer is malformed, or every one of 16 attempts was interrupted.
+    /// The kernel refuses, its answer is malformed, or all 16 attempts were interrupted.
     pub fn dump<T>(
         &mut self,
         operation: &str,
@@ -99,7 +100,7 @@ impl Netlink {
     /// One attempt at a dump, for callers that must restart several dumps together. Gives each message to `each`.
     ///
     /// # Errors
-    /// It was interrupted, which is known only at its end; the kernel refuses, or its answer is malformed.
+    /// The dump was interrupted (known only at its end), the kernel refuses, or its answer is malformed.
     pub fn dump_once(
         &mut self,
         write: &impl Fn(&mut Writer, u32),
@@ -123,11 +124,11 @@ impl Netlink {
         }
     }
 
-    /// Sends `count` requests, many in one send, and gives the outcome of each: what `read` made of its answer, nothing if
-    /// it was only acknowledged, or the kernel's refusal. `write` gets the flags that the request must have.
+    /// Sends `count` requests, many in one send, and returns the outcome of each: what `read` makes of its answer,
+    /// nothing if the kernel only acknowledged it, or the refusal. `write` gets the flags of the request.
     ///
     /// # Errors
-    /// The socket fails or an answer is malformed: then nothing is known of any of them.
+    /// The socket fails or an answer is malformed: then the outcome of every request is unknown.
     pub fn batch<T>(
         &mut self,
         operation: &str,
@@ -136,7 +137,8 @@ impl Netlink {
         mut write: impl FnMut(&mut Writer, u32, u16, usize),
         mut read: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Vec<Result<Option<T>, KernelError>>, Fault> {
-        // An answer that never comes was lost for lack of room: the kernel has answered all when send returns.
+        // The kernel has answered all requests when send returns. A missing answer was lost because the buffer was
+        // full.
         let lost = || {
             Err(KernelError {
                 errno: Errno::NOBUFS.raw_os_error(),
@@ -189,7 +191,7 @@ impl Netlink {
                         open -= 1;
                     }
                     if answers == Answers::OnlyRefusals && index + 1 == end {
-                        // The answer to the last one: whatever has not been refused by now was done.
+                        // The answer to the last request of the send: all earlier requests without a refusal are done.
                         let silent = |outcome: &&mut Result<_, KernelError>| matches!(outcome, Err(e) if e.errno == Errno::NOBUFS.raw_os_error());
                         outcomes[first..]
                             .iter_mut()
@@ -203,10 +205,10 @@ impl Netlink {
         Ok(outcomes)
     }
 
-    /// Sends one request and gives what `read` made of its answer.
+    /// Sends one request and returns what `read` makes of its answer.
     ///
     /// # Errors
-    /// As [`Self::batch`]; the inner error is the kernel's refusal.
+    /// As [`Self::batch`]. The inner error is the refusal of the kernel.
     pub fn request<T>(
         &mut self,
         operation: &str,
@@ -225,11 +227,11 @@ impl Netlink {
             .ok_or_else(|| Fault::other(operation, "the kernel did not answer"))
     }
 
-    /// Sends requests that are numbered already in one go, and gives the answers. A batch of `nf_tables` that fails is
-    /// answered only as far as it was refused.
+    /// Sends numbered requests in one send and returns the answers. A failed batch of `nf_tables` is answered only up
+    /// to the refusal.
     ///
     /// # Errors
-    /// The errno of the socket; `ENOBUFS` if answers are missing although nothing was refused.
+    /// The errno of the socket. `ENOBUFS` if answers are missing and the kernel refused nothing.
     pub fn send_all(&mut self, requests: &Requests) -> Result<Vec<Answer>, Errno> {
         self.send(requests.bytes())?;
         let mut answers = Vec::new();
@@ -255,7 +257,7 @@ impl Netlink {
 
     fn receive(&mut self) -> Result<&[u8], Errno> {
         loop {
-            // With MSG_TRUNC the result is the whole length, even where the buffer was too small.
+            // With MSG_TRUNC the result is the whole length, even if the buffer is too small.
             match self
                 .socket
                 .recv(&mut self.buffer, Msg::DONTWAIT | Msg::TRUNC)
@@ -272,9 +274,7 @@ impl Netlink {
 /// Why one attempt at a dump failed.
 #[derive(Debug)]
 pub enum Failed {
-    /// What the answer said.
     Dump(DumpError),
-    /// A call on the socket.
     Socket(Errno),
 }
 

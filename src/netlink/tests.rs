@@ -1,4 +1,4 @@
-//! Framing: messages, attributes, dumps, and what is written.
+//! Framing: reading and writing messages, attributes and dumps.
 
 use proptest::prelude::*;
 

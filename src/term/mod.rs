@@ -1,6 +1,6 @@
 //! Text for a terminal: colours, paragraphs and tables.
 //!
-//! Owns the width. Pure.
+//! Owns the width of the output. Pure.
 
 pub(crate) mod table;
 
@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anstyle::{AnsiColor, Style};
 
-/// Text for a file or a pipe is not broken: programs read its lines.
+/// Unlimited for a file or a pipe, because programs read the text line by line.
 static WIDTH: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Text goes to a terminal with so many columns. Within bounds: a line of two words helps nobody, nor does one that is longer
-/// than eyes follow.
+/// Sets the width for a terminal with this many columns, within bounds: lines of two words and very long lines are hard
+/// to read.
 pub(crate) fn set_width(columns: usize) {
     WIDTH.store(columns.clamp(60, 120), Ordering::Relaxed);
 }
 
-/// Reports are not wider than this, as long as the names in them allow it.
+/// The widest line of a report in columns. Long names can make a line wider.
 pub(crate) fn width() -> usize {
     WIDTH.load(Ordering::Relaxed)
 }
@@ -35,7 +35,7 @@ pub(crate) fn paint(text: &str, style: Style, color: bool) -> String {
     }
 }
 
-/// Breaks a text at spaces; what follows the first line is indented two columns more.
+/// Breaks a text at spaces. Lines after the first are indented by two more columns.
 pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
     let (mut column, limit) = (0, width());
     for word in text.split(' ') {
@@ -54,7 +54,7 @@ pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Res
     writeln!(out)
 }
 
-/// The same, but a part that people copy, such as a rule, stands whole on a line of its own.
+/// As [`wrapped`], but puts a part that people copy, such as a rule, unbroken on a line of its own.
 pub(crate) fn wrapped_around(
     out: &mut impl Write,
     indent: &str,

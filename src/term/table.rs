@@ -1,6 +1,6 @@
 //! A table of short cells.
 //!
-//! Owns widths and padding. Plain text, two spaces between columns, no lines: it can be cut with `awk`.
+//! Owns widths and padding. Plain text with two spaces between columns and no lines, so `awk` can cut it.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -8,7 +8,6 @@ use std::io::{self, Write};
 use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
-/// One cell.
 pub struct Cell {
     text: Cow<'static, str>,
     style: Option<Style>,
@@ -45,7 +44,7 @@ impl Cell {
     }
 }
 
-/// Rows under a header, with a fixed number of columns.
+/// Rows below a header, with a fixed number of columns.
 pub struct TextTable<const N: usize> {
     rows: Vec<[Cell; N]>,
 }
@@ -61,8 +60,9 @@ impl<const N: usize> TextTable<N> {
         self.rows.push(cells);
     }
 
-    /// Every column as wide as its widest cell. Where that makes the table wider than `limit`, the columns that can be `spared`
-    /// go, in this order, until it fits; then the last column goes to a line of its own below each row: names are never cut.
+    /// Makes every column as wide as its widest cell. If the table is then wider than `limit`, it drops the columns in
+    /// `spared`, in this order, until the table fits. If that is not enough, it moves the last column to a line of its
+    /// own below each row. It never cuts a name.
     pub fn write(
         &self,
         out: &mut impl Write,
