@@ -242,15 +242,17 @@ fn what_was_measured_is_kept_for_this_boot_and_decides() {
         let run = again(&netns, words).expect(if doctor { 2 } else { 0 });
         assert!(run.err.is_empty(), "{words}: {}", run.errors());
         let report = run.json();
-        for (n, bug) in report["kernel"]["bugs"]
+        for (n, result) in probe["results"]
             .as_array()
-            .expect("bugs")
+            .expect("results")
             .iter()
             .enumerate()
         {
+            let bug = &report["kernel"]["bugs"][n];
+            assert_eq!(bug["id"], result["id"], "{words}");
             assert_eq!(bug["evidence"][0]["source"], "probe", "{words}");
             assert_eq!(bug["evidence"][0]["mark"], "measured", "{words}");
-            assert_eq!(bug["status"], probe["results"][n]["outcome"], "{words}");
+            assert_eq!(bug["status"], result["outcome"], "{words}");
         }
     }
     let text = again(&netns, "probe").expect(0);

@@ -90,6 +90,7 @@ fn kernel(zero: Status, lco: Status) -> KernelVerdict {
         status: match id {
             BugId::NatZeroCsum => zero,
             BugId::NatLcoCsum => lco,
+            BugId::GsoLcoCsum => Status::NotAffected,
         },
         why: None,
         evidence: Vec::new(),

@@ -42,7 +42,7 @@ fn disagreements(table: &KernelVerdict, run: &ProbeRun) -> Vec<Disagreement> {
     BugId::ALL
         .into_iter()
         .filter_map(|bug| {
-            let measured = match run.results[bug].outcome {
+            let measured = match run.result(bug)?.outcome {
                 BugOutcome::Affected => Status::Affected,
                 BugOutcome::NotAffected => Status::NotAffected,
                 BugOutcome::Inconclusive(_) => return None,

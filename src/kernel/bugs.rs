@@ -4,7 +4,8 @@
 //! what was: where nobody looked, the row says so. Pure.
 
 use super::release::{Kernel, KernelFamily, Version};
-use super::{Basis, BugId, Status, Why};
+use super::{Basis, BugId, Status, Trigger, Why};
+use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 
 /// What the rest of the program needs to know of a bug. A new bug gets its row here.
@@ -12,7 +13,11 @@ use crate::link::OuterChecksum;
 pub struct Bug {
     /// The outer UDP checksum of the packets that it corrupts.
     pub outer_checksum: OuterChecksum,
-    /// The built-in policy acts only where NAT can rewrite the packets, because the kernel most likely has the bug.
+    /// What has to happen to those packets.
+    pub trigger: Trigger,
+    /// The features that cure it where one of them is off on the VXLAN device, the one that costs least first.
+    pub cures: &'static [Feature],
+    /// The built-in policy acts only where that can happen, because the kernel most likely has the bug.
     pub only_if_exposed: bool,
     /// The first upstream versions with the fix, for people; `None` if no version has it.
     pub fixed_in: Option<&'static str>,
@@ -24,11 +29,22 @@ impl BugId {
         match self {
             NatZeroCsum => Bug {
                 outer_checksum: OuterChecksum::Zero,
+                trigger: Trigger::Nat,
+                cures: &[Feature::Checksum],
                 only_if_exposed: false,
                 fixed_in: Some("5.7, 5.6.13, 5.4.41, 4.19.123, 4.14.181 and newer of each"),
             },
             NatLcoCsum => Bug {
                 outer_checksum: OuterChecksum::Present,
+                trigger: Trigger::Nat,
+                cures: &[Feature::Checksum],
+                only_if_exposed: true,
+                fixed_in: None,
+            },
+            GsoLcoCsum => Bug {
+                outer_checksum: OuterChecksum::Present,
+                trigger: Trigger::Segmentation,
+                cures: &[Feature::Fraglist, Feature::Checksum],
                 only_if_exposed: true,
                 fixed_in: None,
             },
@@ -161,7 +177,7 @@ pub fn rows(bug: BugId, kernel: &Kernel) -> impl Iterator<Item = &'static Row> {
 }
 
 use Basis::{ChangelogRead, Inferred, Measured, Reported, SourceRead};
-use BugId::{NatLcoCsum, NatZeroCsum};
+use BugId::{GsoLcoCsum, NatLcoCsum, NatZeroCsum};
 use Build::{Any, In, MainLineIn};
 use KernelFamily::{
     Amazon, Cos, Debian, DebianUnversioned, El7, El8, El9, El10, ElOther, Suse, Ubuntu,
@@ -201,6 +217,10 @@ const LCO: Option<&str> = Some(
 );
 const PROPOSAL: Option<&str> =
     Some("https://lore.kernel.org/all/20230401023029.967357-1-chenwei.0515@bytedance.com/");
+const FRAGLIST: Option<&str> = Some(
+    "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/commit/?id=cb2c57112432",
+);
+const GSO_REPORT: Option<&str> = Some("https://github.com/pjknkda/vxlan-gso-csum-bug");
 const STABLE: Option<&str> = Some("https://github.com/kubernetes/kubernetes/issues/88986");
 const CENTOS: Option<&str> = Some("https://github.com/MafSam/centos");
 const ALMA: Option<&str> = Some("https://github.com/mkuron/almalinux-kernel");
@@ -566,6 +586,62 @@ pub static TABLE: &[Row] = &[
           text: "local checksum offload came with 4.6, and neither 4.5.7 nor 4.4.178 has it",
           url: LCO },
     Row { id: "unreadable-lco", bug: NatLcoCsum, family: Unreadable, base: ALL, build: Any, says: Unknown, mark: Inferred,
+          text: "the release does not start with a kernel version",
+          url: None },
+
+    // The bug of a second segmentation: a VXLAN device takes packets with a frag_list only where it has NETIF_F_FRAGLIST
+    Row { id: "gso-el8-measured", bug: GsoLcoCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Predates, mark: Measured,
+          text: "on RHEL 8.1's 4.18.0-147.5.1 tx-scatter-gather-fraglist of VXLAN devices is off [fixed], and no packet left corrupt",
+          url: None },
+    Row { id: "gso-el8", bug: GsoLcoCsum, family: El8, base: ALL, build: Any, says: Unknown, mark: Inferred,
+          text: "whether Red Hat gave the VXLAN devices of this kernel tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-el7", bug: GsoLcoCsum, family: El7, base: ALL, build: Any, says: Unknown, mark: Inferred,
+          text: "whether Red Hat gave the VXLAN devices of this kernel tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-vz7", bug: GsoLcoCsum, family: Vz7, base: ALL, build: Any, says: Unknown, mark: Inferred,
+          text: "whether the VXLAN devices of this Virtuozzo kernel have tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-vz8", bug: GsoLcoCsum, family: Vz8, base: ALL, build: Any, says: Unknown, mark: Inferred,
+          text: "whether the VXLAN devices of this Virtuozzo kernel have tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-el-other", bug: GsoLcoCsum, family: ElOther, base: (ALL.0, branch(5, 12)), build: Any, says: Unknown, mark: Inferred,
+          text: "whether this builder gave the VXLAN devices of this kernel tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-uek", bug: GsoLcoCsum, family: Uek, base: (ALL.0, branch(5, 12)), build: Any, says: Unknown, mark: Inferred,
+          text: "whether Oracle gave the VXLAN devices of this kernel tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-suse", bug: GsoLcoCsum, family: Suse, base: (ALL.0, branch(5, 12)), build: Any, says: Unknown, mark: Inferred,
+          text: "whether SUSE gave the VXLAN devices of this kernel tx-scatter-gather-fraglist (5.12) is not known",
+          url: FRAGLIST },
+    Row { id: "gso-debian-6.1.192-measured", bug: GsoLcoCsum, family: Debian, base: only(6, 1, 192), build: Any, says: Affected, mark: Measured,
+          text: "on Debian's 6.1.192 2 to 17 % of the packets that it forwarded into VXLAN over macvlan arrived corrupt",
+          url: GSO_REPORT },
+    Row { id: "gso-ubuntu-5.15", bug: GsoLcoCsum, family: Ubuntu, base: (branch(5, 15), branch(5, 16)), build: Any, says: Affected, mark: Reported,
+          text: "it was reproduced on an Ubuntu 5.15",
+          url: GSO_REPORT },
+    Row { id: "gso-ubuntu-6.8", bug: GsoLcoCsum, family: Ubuntu, base: (branch(6, 8), branch(6, 9)), build: Any, says: Affected, mark: Reported,
+          text: "it was reproduced on an Ubuntu 6.8",
+          url: GSO_REPORT },
+    Row { id: "gso-ubuntu-7.0", bug: GsoLcoCsum, family: Ubuntu, base: (branch(7, 0), branch(7, 1)), build: Any, says: Affected, mark: Reported,
+          text: "it was reproduced on an Ubuntu 7.0",
+          url: GSO_REPORT },
+    Row { id: "gso-6.18.44-measured", bug: GsoLcoCsum, family: Upstream, base: only(6, 18, 44), build: Any, says: Affected, mark: Measured,
+          text: "on 6.18.44 40 to 49 % of the packets that it forwarded into VXLAN over macvlan arrived corrupt",
+          url: GSO_REPORT },
+    Row { id: "gso-5.15", bug: GsoLcoCsum, family: Upstream, base: (Version::new(5, 15, 0), branch(7, 1)), build: Any, says: Affected, mark: Inferred,
+          text: "the code is reported to be the same in 5.15 to 7.0: measured on 6.18.44 and on Debian's 6.1.192",
+          url: GSO_REPORT },
+    Row { id: "gso-newer", bug: GsoLcoCsum, family: Upstream, base: (branch(7, 1), END), build: Any, says: Unknown, mark: Inferred,
+          text: "7.0 has the bug, and no kernel newer than that was looked at",
+          url: GSO_REPORT },
+    Row { id: "gso-5.12", bug: GsoLcoCsum, family: Upstream, base: (branch(5, 12), Version::new(5, 15, 0)), build: Any, says: Unknown, mark: Inferred,
+          text: "VXLAN devices have tx-scatter-gather-fraglist since 5.12, and no kernel older than 5.15 was looked at",
+          url: FRAGLIST },
+    Row { id: "gso-before", bug: GsoLcoCsum, family: Upstream, base: (ALL.0, branch(5, 12)), build: Any, says: Predates, mark: Inferred,
+          text: "VXLAN devices got tx-scatter-gather-fraglist with 5.12, and without it no packet is segmented twice",
+          url: FRAGLIST },
+    Row { id: "unreadable-gso", bug: GsoLcoCsum, family: Unreadable, base: ALL, build: Any, says: Unknown, mark: Inferred,
           text: "the release does not start with a kernel version",
           url: None },
 ];

@@ -43,6 +43,18 @@ codes! {
         NatZeroCsum = "nat-zero-csum",
         /// NAT updates an outer checksum that local checksum offload filled in as if it were unfinished: not fixed.
         NatLcoCsum = "nat-lco-csum",
+        /// A second segmentation takes an outer checksum that local checksum offload finished for an unfinished one: not fixed.
+        GsoLcoCsum = "gso-lco-csum",
+    }
+}
+
+codes! {
+    /// What has to happen to the outer packets of a device so that a bug can corrupt them.
+    pub enum Trigger {
+        /// NAT rewrites their addresses or ports.
+        Nat = "nat",
+        /// They are segmented twice in software on their way out.
+        Segmentation = "segmentation",
     }
 }
 

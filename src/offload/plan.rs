@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::facts::{Device, Exposure, Facts};
 use crate::ethtool::{Feature, FeatureState, FeatureTable};
-use crate::kernel::{BugId, KernelVerdict, Status};
+use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
 use crate::link::OuterChecksum;
 use crate::policy::{AssumeExposure, AssumeKernel, Policy, PolicyRule, Subject, When};
 use crate::text::IfName;
@@ -437,7 +437,7 @@ pub fn subject(device: &Device) -> Subject<'_> {
 pub fn susceptible(outer_checksum: OuterChecksum) -> impl Iterator<Item = BugId> {
     BugId::ALL
         .into_iter()
-        .filter(move |bug| bug.meets(outer_checksum))
+        .filter(move |bug| bug.describe().trigger == Trigger::Nat && bug.meets(outer_checksum))
 }
 
 fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {

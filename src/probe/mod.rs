@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{BugId, Measured, Measurements, PerBug};
+use crate::kernel::{BugId, Measured, Measurements, PerBug, Trigger};
 use crate::link::OuterChecksum;
 
 pub mod file_io;
@@ -171,7 +171,7 @@ pub struct BugResult {
 impl Case {
     /// Whether its packet is of the kind that the bug corrupts.
     pub fn tests(&self, bug: BugId) -> bool {
-        bug.meets(self.outer_checksum)
+        bug.describe().trigger == Trigger::Nat && bug.meets(self.outer_checksum)
     }
 }
 
@@ -268,8 +268,8 @@ pub struct ProbeRun {
     pub cases: Vec<Case>,
     /// Why there are no cases.
     pub failed: Option<Inconclusive>,
-    /// The result for each bug.
-    pub results: PerBug<BugResult>,
+    /// The result for each bug that is measured, in the order of [`BugId::ALL`].
+    pub results: Vec<BugResult>,
     /// How long the run took.
     #[serde(rename = "elapsed_us", with = "stored::micros")]
     pub elapsed: Duration,
@@ -297,7 +297,7 @@ impl ProbeRun {
     /// The answers, as the verdict on the kernel takes them.
     pub fn measurements(&self) -> Measurements {
         PerBug::new(|id| {
-            let result = &self.results[id];
+            let result = self.result(id)?;
             match result.outcome {
                 BugOutcome::Inconclusive(_) => None,
                 BugOutcome::Affected | BugOutcome::NotAffected => Some(Measured {
@@ -306,6 +306,11 @@ impl ProbeRun {
                 }),
             }
         })
+    }
+
+    /// The result for one bug; `None` if it is not measured.
+    pub fn result(&self, bug: BugId) -> Option<&BugResult> {
+        self.results.iter().find(|result| result.id == bug)
     }
 
     /// Whether there is an answer for any bug.

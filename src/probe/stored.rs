@@ -141,12 +141,15 @@ mod tests {
         assert_eq!(run.to_json().unwrap(), RUN.trim_end());
         assert_eq!(run.cases.len(), 48);
         assert_eq!(
-            run.results[BugId::NatZeroCsum].outcome,
+            run.result(BugId::NatZeroCsum).unwrap().outcome,
             BugOutcome::NotAffected
         );
-        assert_eq!(run.results[BugId::NatZeroCsum].cured, None);
-        assert_eq!(run.results[BugId::NatLcoCsum].outcome, BugOutcome::Affected);
-        assert_eq!(run.results[BugId::NatLcoCsum].cured, Some(true));
+        assert_eq!(run.result(BugId::NatZeroCsum).unwrap().cured, None);
+        assert_eq!(
+            run.result(BugId::NatLcoCsum).unwrap().outcome,
+            BugOutcome::Affected
+        );
+        assert_eq!(run.result(BugId::NatLcoCsum).unwrap().cured, Some(true));
     }
 
     #[test]
@@ -185,7 +188,7 @@ mod tests {
         let again = ProbeRun::from_json(run.to_json().unwrap().as_bytes()).unwrap();
         assert_eq!(again, run);
         assert_eq!(
-            again.results[BugId::NatLcoCsum].outcome,
+            again.result(BugId::NatLcoCsum).unwrap().outcome,
             BugOutcome::Inconclusive(reason)
         );
     }

@@ -4,7 +4,7 @@
 
 use super::frame::Checksum;
 use super::{BugOutcome, BugResult, Case, CaseNat, Cause, Family, Inconclusive, Observed, plan};
-use crate::kernel::{BugId, PerBug};
+use crate::kernel::{BugId, Trigger};
 use crate::link::OuterChecksum;
 
 /// What one case shows.
@@ -17,16 +17,20 @@ enum Shown<'a> {
     Nothing(&'a Case, Cause),
 }
 
-/// The result for each bug.
-pub fn results(cases: &[Case], failed: Option<&Inconclusive>) -> PerBug<BugResult> {
+/// The result for each bug that needs NAT.
+pub fn results(cases: &[Case], failed: Option<&Inconclusive>) -> Vec<BugResult> {
     let incomplete = (!complete(cases)).then(|| Inconclusive {
         code: Cause::SetupFailed,
         text: "probe: not all packets of the matrix were tried".to_owned(),
     });
-    PerBug::new(|id| match failed.or(incomplete.as_ref()) {
-        Some(reason) => inconclusive(id, reason.clone()),
-        None => result(id, cases),
-    })
+    BugId::ALL
+        .into_iter()
+        .filter(|id| id.describe().trigger == Trigger::Nat)
+        .map(|id| match failed.or(incomplete.as_ref()) {
+            Some(reason) => inconclusive(id, reason.clone()),
+            None => result(id, cases),
+        })
+        .collect()
 }
 
 /// Whether these are all the cases there are, once each and in order: no case may be missed silently.
@@ -234,14 +238,15 @@ mod tests {
     }
 
     /// The results of the two bugs that the rows below are about.
-    fn short(results: &PerBug<BugResult>) -> [String; 2] {
+    fn short(results: &[BugResult]) -> [String; 2] {
         [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| {
-            let outcome = match &results[id].outcome {
+            let result = results.iter().find(|result| result.id == id).unwrap();
+            let outcome = match &result.outcome {
                 BugOutcome::Affected => "affected".to_owned(),
                 BugOutcome::NotAffected => "not-affected".to_owned(),
                 BugOutcome::Inconclusive(reason) => format!("{:?}", reason.code),
             };
-            match results[id].cured {
+            match result.cured {
                 Some(cured) => format!("{outcome} cured={cured}"),
                 None => outcome,
             }
