@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Owns names, help texts and defaults of commands and options. May not act.
+//! Owns names, help texts and defaults of commands and options. Carries nothing out.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -34,7 +34,7 @@ impl Cli {
     /// The command, with the options that stood before it.
     ///
     /// # Errors
-    /// What is wrong with the options, for people.
+    /// A text for users that says what is wrong with the options.
     pub fn into_command(self) -> Result<Command, String> {
         let before = (self.dry_run, self.exit_code);
         let join = |dry_run: &mut bool, exit_code: &mut bool| {
@@ -132,7 +132,6 @@ pub struct Common {
     pub root: PathBuf,
 }
 
-/// `--log-target`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogTarget {
     /// The journal if stderr is connected to it, else stderr.
@@ -141,7 +140,6 @@ pub enum LogTarget {
     Stderr,
 }
 
-/// `--backend`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum BackendArg {
     /// Netlink, or the ioctl where the kernel has no such netlink.
@@ -162,7 +160,6 @@ impl From<BackendArg> for Choice {
     }
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Turn the offload off on the devices that need it.
@@ -210,7 +207,6 @@ pub enum Command {
     },
 }
 
-/// A shell that there are completions for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Shell {
     Bash,
@@ -218,7 +214,6 @@ pub enum Shell {
     Fish,
 }
 
-/// A manual page.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Page {
     /// vxcsum(8)
@@ -227,7 +222,6 @@ pub enum Page {
     VxcsumPolicy,
 }
 
-/// `apply`.
 #[derive(Args, Debug, Default)]
 pub struct Apply {
     /// Show what would be done and do nothing.
@@ -250,7 +244,6 @@ pub struct Apply {
     pub exit_code: bool,
 }
 
-/// `revert`.
 #[derive(Args, Debug)]
 pub struct Revert {
     /// Show what would be given back and do nothing.
@@ -267,7 +260,6 @@ pub struct Revert {
     pub exit_code: bool,
 }
 
-/// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     /// Only these devices; without any, all.
@@ -287,7 +279,6 @@ pub struct StatusArgs {
     pub output: Option<PathBuf>,
 }
 
-/// `status --format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Metrics for Prometheus, as node_exporter's textfile collector reads them.
@@ -296,7 +287,6 @@ pub enum Format {
     Npd,
 }
 
-/// `watch`.
 #[derive(Args, Debug, Default)]
 pub struct Watch {
     /// Keep metrics for Prometheus in this file: each half minute it is replaced in one step.
@@ -307,7 +297,6 @@ pub struct Watch {
     pub revert_on_exit: bool,
 }
 
-/// `explain`.
 #[derive(Args, Debug)]
 pub struct Explain {
     /// Explain the decision about this device; without one, the verdict on this kernel.
@@ -334,7 +323,6 @@ pub struct Explain {
     pub nodes: Option<PathBuf>,
 }
 
-/// `probe`.
 #[derive(Args, Debug)]
 pub struct Probe {
     /// Measure in the network namespace of this process, which must be empty: for vxcsum-probe.service.
@@ -342,7 +330,6 @@ pub struct Probe {
     pub private_network: bool,
 }
 
-/// `doctor`.
 #[derive(Args, Debug)]
 pub struct Doctor {
     /// Only these devices; without any, all.
@@ -356,7 +343,6 @@ pub struct Doctor {
     pub watch: Option<u32>,
 }
 
-/// `policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Say whether a policy file, or the installed policy, is valid.
@@ -368,7 +354,7 @@ pub enum PolicyCommand {
     Show,
 }
 
-/// A device's name, from any bytes.
+/// A device name of any bytes.
 fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(|name: OsString| {
@@ -378,7 +364,8 @@ fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
     })
 }
 
-/// The device of `IFINDEX:SEQNUM`. The sequence number only makes the instance of the unit unique: see `vxcsum@.service`.
+/// The ifindex in `IFINDEX:SEQNUM`. The sequence number only makes the name of the unit instance unique: see
+/// `vxcsum@.service`.
 fn event_ifindex(text: &str) -> Result<u32, String> {
     let numbers = text.split_once(':').and_then(|(ifindex, seqnum)| {
         seqnum.parse::<u64>().ok()?;

@@ -1,4 +1,4 @@
-//! `apply` and `revert`: gather, plan, carry out or not, render.
+//! `apply` and `revert`: gather facts, plan, carry out, render.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -18,7 +18,7 @@ use crate::output::{self, journal_io};
 /// Upper bound on rescans by `apply --if-exists`.
 const MAX_ROUNDS: usize = 10;
 
-/// `apply`. Without the right to change devices it is an error only if there is something to change.
+/// Runs `apply`. A missing right to change devices is an error only if there is something to change.
 pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let which = if let Some(ifindex) = &args.uevent {
         Selection::ByIfindex(std::slice::from_ref(ifindex))
@@ -38,12 +38,11 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         }
         return show_planned(common, &node, &plan, args.dry_run, args.exit_code);
     }
-    // Neither a unit nor the rule of udev names a device to have its way.
+    // A user who names a device ends its backoff. Units and the udev rule do not.
     let by_hand = !common.log && !args.if_exists && !args.devices.is_empty();
     change(common, &mut node, which, by_hand, Node::plan)
 }
 
-/// `revert`.
 pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     let which = selection(&args.devices);
     let mut node = Node::open_to_revert(common.into())?;
@@ -71,7 +70,7 @@ fn show_planned(
     Ok(report.exit_code(exit_code))
 }
 
-/// Plans with the lock held, so that no other vxcsum changes the devices in between, and carries the plan out.
+/// Plans and carries out under the lock, so that no other vxcsum changes the devices in between.
 fn change(
     common: &Common,
     node: &mut Node,
@@ -82,7 +81,7 @@ fn change(
     let backend = node.backend();
     let ifindexes =
         |facts: &Facts| -> Vec<u32> { facts.devices.iter().map(|d| d.link.ifindex).collect() };
-    // What earlier rounds changed, as it was before.
+    // The devices that earlier rounds changed, as they were before the change.
     let mut done: HashMap<u32, (Device, Change)> = HashMap::new();
     let mut round = 1;
     loop {
@@ -100,7 +99,7 @@ fn change(
             let report = Report::applied(&plan, node.kernel_report(), backend, changes);
             journal_io::changes(&report);
         }
-        // A device may have been created again under this name meanwhile, by an event that found this run at work.
+        // Another run may have created a device with this name since, while this run held the lock.
         if matches!(which, Selection::NamedIfPresent(_))
             && round < MAX_ROUNDS
             && ifindexes(&node.look(which)?) != ifindexes(&facts)
@@ -135,7 +134,7 @@ fn show(common: &Common, node: &Node, report: &mut Report<'_>) -> Result<(), Err
         return Ok(());
     }
     complete(common, node, report);
-    // Somebody who throws the report away, such as cron, is still told what failed.
+    // Report failures on stderr too, for a caller that discards the report, such as cron.
     if !common.json && !common.log && !std::io::stdout().is_terminal() {
         let failed =
             |d: &&DeviceReport<'_>| matches!(d.outcome, Outcome::Failed | Outcome::Refused);

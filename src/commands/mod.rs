@@ -1,7 +1,7 @@
 //! The verbs, one file each.
 //!
-//! Owns the way from arguments to an exit code: gather, decide, apply or not, render. The one place that sees both the pure
-//! side and the I/O side; logic belongs to either of them.
+//! Owns the steps from arguments to an exit code: gather, decide, apply or not, render. The only module that uses both
+//! pure code and I/O. Logic belongs to one of the two.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -34,10 +34,10 @@ use crate::output::{self, journal_io};
 use crate::text::IfName;
 use crate::{docs, term, watch};
 
-/// Runs the command and says what to exit with.
+/// Runs the command and returns the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    // Before the arguments are understood: what is wrong with them is said there too.
+    // Before the arguments are parsed, because errors in them are logged too.
     let log = args.iter().any(|arg| arg == "--log");
     let stderr = args.iter().any(|arg| arg == "--log-target=stderr")
         || args
@@ -55,7 +55,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Help and version are no errors; all else is, with the exit code of sysexits.h and not clap's.
+/// Help and version are not errors. Everything else ends with the exit code of sysexits.h instead of clap's.
 fn usage(e: &clap::Error, json: bool) -> ExitCode {
     if !e.use_stderr() {
         return match e.print() {
@@ -133,7 +133,7 @@ fn selection(names: &[IfName]) -> Selection<'_> {
     }
 }
 
-/// What a report says of this node beside its devices.
+/// Adds to a report what concerns the whole node.
 fn complete(common: &Common, node: &Node, report: &mut Report<'_>) {
     report.limited = node.limit().into_iter().collect();
     report.persistent = Some(units_io::persistent(&common.root));
@@ -171,7 +171,8 @@ fn print(
         text(&mut out, color)
     };
     match written.and_then(|()| out.flush()) {
-        // `vxcsum status | head` is no failure.
+        // `vxcsum status
+        // head` is not a failure.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(Error::Io(format!("write the report: {}", describe_io(&e)))),
         Ok(()) => Ok(()),

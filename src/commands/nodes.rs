@@ -31,7 +31,7 @@ pub fn run(common: &Common, file: &Path) -> Result<ExitCode, Error> {
     let bytes = read.map_err(|e| Error::Io(format!("read {name}: {}", describe_io(&e))))?;
     let found = Nodes::parse(&String::from_utf8_lossy(&bytes))
         .map_err(|e| Error::Io(format!("read the nodes of {name}: {e}")))?;
-    // What was measured on this machine says nothing about others.
+    // A measurement on this machine says nothing about other machines.
     let kernels = groups(&found.nodes, |facts| {
         judge(facts, &policy.kernels, &Measurements::default())
     });

@@ -16,7 +16,7 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
         Place::NewNamespace
     };
     let run = run_io::run(&Limits::default(), place);
-    // What was measured is not forgotten because somebody without the rights tried again.
+    // An attempt without the rights must not discard an earlier measurement.
     let earlier = || file_io::load(&common.root, &run_io::host(), |_| ());
     let kept = if !run.answers() && earlier().is_some_and(|earlier| earlier.answers()) {
         Stored::EarlierRun
@@ -40,7 +40,7 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
     Ok(exit_code(&run))
 }
 
-/// 0 only with an answer for every bug.
+/// 0 only if every bug has an answer.
 fn exit_code(run: &ProbeRun) -> ExitCode {
     let reasons = run
         .results

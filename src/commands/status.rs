@@ -17,7 +17,7 @@ pub fn run(common: &Common, args: &StatusArgs) -> Result<ExitCode, Error> {
         (Err(e), Some(Format::Npd)) => {
             let line = output::npd_unknown(&e.to_string());
             emit(args.output.as_deref(), &format!("{line}\n"))?;
-            // node-problem-detector counts 2 as not known.
+            // node-problem-detector reads 2 as `unknown`.
             Ok(ExitCode::Pending)
         }
         (done, _) => done,

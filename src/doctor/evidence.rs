@@ -1,24 +1,24 @@
-//! The evidence on a node: the receiver's counters, and what connection tracking knows of VXLAN flows.
+//! The evidence on a node: error counters of the receiver, and VXLAN flows in connection tracking.
 //!
-//! Owns how `/proc/net/snmp`, `snmp6` and `nf_conntrack` are understood. Pure: `doctor::read_io` reads them.
+//! Owns the decoding of `/proc/net/snmp`, `snmp6` and `nf_conntrack`. Pure: `doctor::read_io` reads them.
 
 use serde::Serialize;
 
 use crate::text::escape;
 
-/// `InCsumErrors` of the receiving side, since boot.
+/// `InCsumErrors` of the receiver, since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// UDP over IPv4: outer packets with a wrong checksum end here.
+    /// UDP over IPv4. Counts outer packets with a wrong checksum.
     pub udp: u64,
     /// UDP over IPv6.
     pub udp6: u64,
-    /// TCP, of both families.
+    /// TCP over IPv4 and IPv6.
     pub tcp: u64,
 }
 
 impl Count {
-    /// From the texts of `/proc/net/snmp` and `/proc/net/snmp6`; `None` where the first is not as it should be.
+    /// Reads the texts of `/proc/net/snmp` and `/proc/net/snmp6`. `None` if the first is malformed.
     pub fn parse(snmp: &str, snmp6: &str) -> Option<Self> {
         let of = |protocol: &str| {
             let mut lines = snmp
@@ -50,16 +50,16 @@ impl Count {
 /// The counters, and how they changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Since boot, as of the beginning; null if they could not be read.
+    /// At the beginning. `None` if reading failed.
     pub since_boot: Option<Count>,
-    /// How many seconds were waited.
+    /// The length of the sample.
     pub seconds: Option<u32>,
-    /// The change in that time.
+    /// The increase during the sample.
     pub change: Option<Count>,
 }
 
 impl Counters {
-    /// Of one reading, or two with the seconds between them.
+    /// Takes one reading, or two readings and the seconds between them.
     pub fn new(before: Option<Count>, after: Option<(u32, Option<Count>)>) -> Self {
         let change = after.as_ref().and_then(|(_, after)| {
             let (before, after) = (before.as_ref()?, after.as_ref()?);
@@ -73,23 +73,23 @@ impl Counters {
     }
 }
 
-/// What connection tracking knows of VXLAN.
+/// VXLAN flows in connection tracking.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flows {
-    /// Why nothing is known.
+    /// Why the flows are not known. `None` if they are.
     pub unreadable: Option<String>,
-    /// How many VXLAN flows there are.
+    /// The number of VXLAN flows.
     pub seen: usize,
-    /// How many of them NAT has rewritten.
+    /// The number of VXLAN flows that NAT rewrote.
     pub rewritten: usize,
-    /// The first few of those, as `/proc/net/nf_conntrack` has them.
+    /// The first rewritten flows, as lines of `/proc/net/nf_conntrack`.
     pub examples: Vec<String>,
 }
 
 impl Flows {
     const EXAMPLES: usize = 3;
 
-    /// Looks at one line of `/proc/net/nf_conntrack`.
+    /// Adds one line of `/proc/net/nf_conntrack`.
     pub fn add(&mut self, line: &str, ports: &[u16]) {
         let Some(rewritten) = vxlan_flow(line, ports) else {
             return;
@@ -104,8 +104,8 @@ impl Flows {
     }
 }
 
-/// `None` if it is no flow to one of these UDP ports, else whether NAT rewrites it: then the answer is expected by another
-/// address or port than the packet was sent from.
+/// `None` if the line is no flow to one of these UDP ports. True if NAT rewrites the flow: then the expected reply goes
+/// to another address or port than the sender's.
 fn vxlan_flow(line: &str, ports: &[u16]) -> Option<bool> {
     line.split_ascii_whitespace().find(|word| *word == "udp")?;
     let values = |key: &str| {

@@ -1,13 +1,13 @@
-//! How VXLAN packets are kept out of NAT: a rule that lets them leave the table of the rule that rewrites them.
+//! How to keep VXLAN packets out of NAT: a rule before the NAT rule lets them leave the table.
 //!
-//! Owns whose a rule is, and the command in the syntax of its tool. It never edits a rule, nor a chain, that a program keeps.
-//! Pure.
+//! Owns the names of programs that own rules, and the commands in the syntax of each tool. Never edits a rule or chain
+//! that a program owns. Pure.
 
 use crate::nat::exposure::{Exposed, NatChange};
 use crate::nat::rules::{Chain, Hook, NatRules, RuleStore, Table, TableFamily};
 use crate::text::escape;
 
-/// Who keeps a rule, by the beginning of its chain's or its table's name.
+/// Owners of rules, by the beginning of the name of a chain or table.
 const OWNERS: [(&str, &str); 12] = [
     ("KUBE-", "kube-proxy"),
     ("kube-proxy", "kube-proxy"),
@@ -23,7 +23,7 @@ const OWNERS: [(&str, &str); 12] = [
     ("firewalld", "firewalld"),
 ];
 
-/// The program that keeps a rule, if it is one that is known.
+/// The program that owns a rule. `None` if it is not known.
 pub fn owner(rules: &NatRules, found: &Exposed) -> Option<&'static str> {
     let table = rules.tables.get(found.rule.at.table)?;
     let of = |name: &[u8]| {
@@ -35,8 +35,8 @@ pub fn owner(rules: &NatRules, found: &Exposed) -> Option<&'static str> {
         .map(|(_, owner)| *owner)
 }
 
-/// The commands that keep packets to this port out of the table of a rule; none where that would edit the table of a program
-/// that keeps it, or where a name does not fit a command.
+/// The commands that let packets to this port leave the table before the rule. Empty if the rule's table belongs to a
+/// program, or if a name is not safe in a command.
 pub fn commands(rules: &NatRules, found: &Exposed, port: Option<u16>) -> Vec<String> {
     let (Some(table), Some(port)) = (rules.tables.get(found.rule.at.table), port) else {
         return Vec::new();
@@ -69,7 +69,7 @@ fn command(
     if !plain(&name) || !plain(&at) {
         return None;
     }
-    // iptables calls the chains of its tables by the hooks' names. Everybody puts rules into those; nobody owns them.
+    // iptables names its chains after the hooks. All programs add rules to those; no program owns them.
     let iptables = name == "nat" && matches!(at.as_str(), "POSTROUTING" | "OUTPUT");
     let tool = match (table.family, table.backend, iptables) {
         (TableFamily::Ip, RuleStore::Legacy, _) => "iptables-legacy",

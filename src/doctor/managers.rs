@@ -1,6 +1,6 @@
-//! Who else sets the feature: `.link` files, udev rules, scripts, units, Felix.
+//! Other settings of the feature: `.link` files, udev rules, scripts, units, Felix.
 //!
-//! Owns how such files are understood. Pure: `doctor::read_io` reads them.
+//! Owns the decoding of such files. Pure: `doctor::read_io` reads them.
 
 use std::collections::HashMap;
 
@@ -9,30 +9,29 @@ use serde::Serialize;
 use crate::glob::Glob;
 use crate::text::{IfName, escape};
 
-/// Somebody else who sets the feature.
+/// Another program or file that sets the feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Manager {
     /// `link-file`, `udev-rule`, `dispatcher`, `systemd-unit`, `felix`.
     pub kind: &'static str,
-    /// The file, if it is one.
+    /// `None` if it is not a file.
     pub path: Option<String>,
-    /// What it does.
+    /// One sentence: what it sets, and where.
     pub text: String,
 }
 
 /// A file that may set the feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its kind, as of [`Manager`].
+    /// See [`Manager`].
     pub kind: &'static str,
-    /// Its path.
     pub path: String,
-    /// What is in it.
+    /// The content.
     pub text: String,
 }
 
-/// Who sets the feature, going by these files and the names of the devices. Link files have to be in the order in which udev
-/// tries them.
+/// Finds other settings of the feature in these files, for devices with these names. Link files must be in the order in
+/// which udev tries them.
 pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     let mut found = Vec::new();
     let links: Vec<&Candidate> = files.iter().filter(|f| f.kind == "link-file").collect();
@@ -87,7 +86,7 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     found
 }
 
-/// Whether a line calls ethtool to change a transmit checksum.
+/// True if a line calls ethtool to change a transmit checksum.
 fn sets_offload(line: &str) -> bool {
     let line = line.trim_start();
     let names = ["tx-checksum", " tx off", " tx on"];
@@ -96,7 +95,7 @@ fn sets_offload(line: &str) -> bool {
         && names.iter().any(|name| line.contains(name))
 }
 
-/// The keys of one section of a .link file.
+/// The keys and values of one section of a .link file.
 fn section<'a>(text: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let mut inside = false;
     text.lines().filter_map(move |line| {
@@ -110,8 +109,8 @@ fn section<'a>(text: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str,
     })
 }
 
-/// Whether every condition of `[Match]` holds for a VXLAN device of this name; one that is not known here is taken not to. A
-/// file without any matches nothing (systemd.link(5)).
+/// True if every condition of `[Match]` holds for a VXLAN device with this name. Unknown conditions do not hold. A file
+/// without conditions matches nothing (systemd.link(5)).
 fn link_matches(text: &str, device: &IfName) -> bool {
     let globs = |value: &str, subject: &[u8]| {
         let (value, wanted) = match value.strip_prefix('!') {
@@ -130,7 +129,7 @@ fn link_matches(text: &str, device: &IfName) -> bool {
             "OriginalName" => globs(value, device.as_bytes()),
             _ => false,
         };
-        // A key may be given more than once, which adds to its list.
+        // Repeated keys add to a list.
         *conditions.entry(key).or_insert(false) |= holds;
     }
     !conditions.is_empty() && conditions.values().all(|holds| *holds)

@@ -1,6 +1,7 @@
-//! The diagnosis of one node: three lines of defence, the evidence, who else is at work, and what to do.
+//! The diagnosis of one node: three lines of defence, the evidence, other programs that set the feature, and next
+//! steps.
 //!
-//! Owns what follows from the facts. Pure: `doctor::read_io` reads the texts that `evidence` and `managers` understand, `output`
+//! Owns the conclusions. Pure: `doctor::read_io` reads the texts that `evidence` and `managers` decode, and `output`
 //! writes the diagnosis.
 
 mod evidence;
@@ -25,16 +26,15 @@ use crate::offload::report::{DeviceReport, Report};
 use crate::probe::frame::Checksum;
 use crate::probe::{BugOutcome, BugResult, Hex, Observed, ProbeRun};
 
-/// A bug of which the table says one thing and the probe another.
+/// A bug for which the table and the probe disagree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Disagreement {
-    /// Which bug.
     pub bug: BugId,
-    /// What the table says.
+    /// The verdict of the table.
     pub table: Status,
-    /// What was measured.
+    /// The result of the probe.
     pub measured: Status,
-    /// The first frame that shows it, in hexadecimal.
+    /// The first frame that shows the bug, in hexadecimal.
     pub frame: Option<String>,
 }
 
@@ -74,18 +74,18 @@ fn telling_frame(run: &ProbeRun, bug: BugId, status: Status) -> Option<&Hex> {
     })
 }
 
-/// A step names at most this many devices.
+/// The most devices that a step names.
 const MAX_NAMED: usize = 8;
 
-/// One thing to do.
+/// One step for the administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NextStep {
-    /// What, and why.
+    /// What to do, and why.
     pub text: String,
-    /// The NAT rule that this is about, as its tool prints it.
+    /// The NAT rule that the step is about, as its tool prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// How.
+    /// Shell commands that are safe to paste.
     pub commands: Vec<String>,
 }
 
@@ -99,14 +99,14 @@ impl NextStep {
     }
 }
 
-/// A command with a name in it is printed only if no shell changes it.
+/// True if no shell changes the command. A command with a name in it is printed only then.
 fn plain(command: &str) -> bool {
     let mut chars = command.chars();
     chars.all(|c| c.is_ascii_alphanumeric() || " -_.:@".contains(c))
 }
 
-/// For each rule that rewrites packets, whose it is and how to keep the packets out of it. A rule is never taken away: others
-/// need it.
+/// For each rule that rewrites packets, says who owns it and how to keep the packets out of it. Never removes a rule,
+/// because other packets need it.
 fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextStep>) {
     let leftovers = kube_proxy::leftovers(rules);
     let mut done: Vec<(&CitedRule, Option<u16>)> = Vec::new();
@@ -121,7 +121,7 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
         done.push((&found.rule, device.dst_port));
         let commands = exemption::commands(rules, found, device.dst_port);
         if known {
-            // The ports of one rule are one step: a node has one or two, and a hundred lines help nobody.
+            // One step for all ports of a rule. A node has one or two ports.
             let step = steps
                 .iter_mut()
                 .find(|step| step.rule.as_deref() == Some(&found.rule.text));
@@ -148,12 +148,11 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
     }
 }
 
-/// A bug that could not be measured.
+/// A bug without a result of the probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotMeasured {
-    /// Which.
     pub bug: BugId,
-    /// Why not.
+    /// One sentence.
     pub why: String,
 }
 
@@ -169,55 +168,46 @@ impl NotMeasured {
     }
 }
 
-/// What a diagnosis is made of, besides the report.
+/// The facts for a diagnosis, besides the report.
 #[derive(Debug)]
 pub struct Findings<'a> {
-    /// What the table alone says of this kernel.
+    /// The verdict of the table alone.
     pub table: KernelVerdict,
-    /// What was measured on this boot.
+    /// The probe of this boot.
     pub probe: Option<&'a ProbeRun>,
-    /// The NAT rules.
     pub rules: Option<&'a NatRules>,
-    /// The receiver's counters.
     pub counters: Counters,
-    /// What connection tracking knows.
     pub flows: Flows,
-    /// Who else sets the feature.
     pub managers: Vec<Manager>,
 }
 
-/// The diagnosis: the report, and what follows.
+/// A diagnosis: the report and the conclusions.
 #[derive(Debug, Serialize)]
 pub struct Diagnosis<'a> {
-    /// The report of every verb.
     #[serde(flatten)]
     pub report: Report<'a>,
-    /// The worst of the devices.
+    /// The worst health of all devices.
     pub health: Health,
     /// The lines of defence of each device, in the order of the report.
     pub defence: Vec<Defence>,
-    /// What kube-proxy's rules do with the mark.
+    /// What the rules of kube-proxy do with the mark.
     pub kube_proxy: KubeProxy,
     /// Parts of the NAT rules that could not be read.
     pub unread_rules: Vec<String>,
-    /// Whether there is a measurement of this boot for every bug.
+    /// True if the probe of this boot has a result for every bug.
     pub measured: bool,
-    /// Where measuring was tried on this boot without a result.
+    /// The bugs for which a probe of this boot has no result.
     pub inconclusive: Vec<NotMeasured>,
-    /// Where table and measurement contradict each other.
+    /// The bugs for which the table and the probe disagree.
     pub disagreements: Vec<Disagreement>,
-    /// The receiver's counters.
     pub counters: Counters,
-    /// What connection tracking knows.
     pub flows: Flows,
-    /// Who else sets the feature.
     pub managers: Vec<Manager>,
-    /// What to do, in order.
+    /// In the order in which to do them.
     pub steps: Vec<NextStep>,
 }
 
 impl<'a> Diagnosis<'a> {
-    /// Draws the conclusions.
     pub fn new(report: Report<'a>, findings: Findings<'_>) -> Self {
         let defence: Vec<Defence> = report.devices.iter().map(Defence::of).collect();
         let unread = findings.rules.map_or(&[][..], |rules| &rules.unread);
@@ -254,14 +244,14 @@ impl<'a> Diagnosis<'a> {
         diagnosis
     }
 
-    /// The device that stands worst, with its lines of defence.
+    /// The device with the worst health, and its lines of defence.
     pub fn worst(&self) -> Option<(&DeviceReport<'a>, Defence)> {
         let devices = self.report.devices.iter().zip(self.defence.iter().copied());
         // The first of those that are equally bad.
         devices.rev().max_by_key(|(_, defence)| defence.health)
     }
 
-    /// The cure of what is wrong now comes first, then what keeps it away.
+    /// The steps that stop the corruption now come first, then the steps that prevent it.
     fn steps(
         &self,
         leftovers: Vec<(String, Option<String>)>,
@@ -342,7 +332,7 @@ impl<'a> Diagnosis<'a> {
         steps
     }
 
-    /// The devices that rules without tracking are enough for, and how those describe their packets.
+    /// The devices for which rules without tracking are enough, and how those rules describe their packets.
     fn cured_by_notrack(&self) -> (Vec<Untracked>, Vec<String>) {
         let (mut tracked, mut names) = (Vec::new(), Vec::new());
         for device in &self.report.devices {
@@ -358,7 +348,7 @@ impl<'a> Diagnosis<'a> {
         (tracked, names)
     }
 
-    /// Devices that `apply` cannot or may not change: each reason has its cure.
+    /// Devices that `apply` cannot or may not change. Each reason has its remedy.
     fn refused(&self, steps: &mut Vec<NextStep>) {
         for device in &self.report.devices {
             let (name, rule) = (device.name, device.rule.unwrap_or("[bugs]"));
@@ -438,7 +428,7 @@ impl<'a> Diagnosis<'a> {
         });
     }
 
-    /// What cannot be seen from here.
+    /// What this node cannot see.
     fn elsewhere(&self, steps: &mut Vec<NextStep>) {
         let doubtful = |device: &&DeviceReport<'_>| {
             matches!(

@@ -1,4 +1,4 @@
-//! What the service manager is told.
+//! Messages to the service manager.
 //!
 //! Owns the messages of sd_notify(3) and the watchdog.
 #![allow(
@@ -20,7 +20,7 @@ use sd_notify::NotifyState;
 
 use crate::fault::describe_io;
 
-/// The service manager's watchdog, if it asks for one: the only reason ever to wake up while nothing happens.
+/// The watchdog of the service manager. Without it, `watch` never wakes up while nothing happens.
 pub(super) struct Watchdog {
     interval: Option<Duration>,
     last: Instant,
@@ -50,9 +50,9 @@ impl Watchdog {
     }
 }
 
-/// Tells what has been done, for `systemctl status`. The service manager reads nothing while it is busy, as with a
-/// daemon-reload. No device waits for that: this message is dropped then, and the next one says it.
-pub(super) fn tell(status: &str) {
+/// Sends a status for `systemctl status`. The service manager does not read while it is busy, for example during a
+/// daemon-reload. Devices must not wait for that: this message is dropped then, and the next message says the same.
+pub(super) fn set_status(status: &str) {
     let told = || -> std::io::Result<()> {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
             return Ok(());
@@ -74,7 +74,7 @@ pub(super) fn tell(status: &str) {
     }
 }
 
-/// Without a service manager there is nobody to tell.
+/// Does nothing without a service manager.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         warn!("tell the service manager: {}", describe_io(&e));

@@ -22,16 +22,17 @@ use crate::offload::record_io;
 use crate::offload::report::Report;
 use crate::{output, run_dir_io};
 
-/// Metrics of a look, with the counters and the time of now.
+/// The metrics of a look, with the counters and the time of now.
 pub fn text(report: &Report<'_>, plan: &Plan<'_>) -> String {
     let errors = counters().map(|count| (count.udp, count.udp6));
     output::prometheus(report, plan, errors, record_io::now().unix)
 }
 
-/// Replaces a file in one step. The directory must be there: a mistyped one would be written to for ever, and read by nobody.
+/// Replaces a file in one step. The directory must exist: in a directory with a mistyped name nobody would read the
+/// file.
 ///
 /// # Errors
-/// What the kernel says, with the name of the file.
+/// The error of the system, with the name of the file.
 pub fn replace(file: &Path, text: &str) -> Result<(), Error> {
     let dir = match file.parent() {
         Some(dir) if dir.as_os_str().is_empty() => Path::new("."),
@@ -51,13 +52,13 @@ pub fn replace(file: &Path, text: &str) -> Result<(), Error> {
 }
 
 /// Half of the usual time between two scrapes.
-const APART: Duration = Duration::from_secs(30);
+const WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The file that `watch` keeps.
+/// The file that `watch` keeps up to date.
 pub(super) struct Metrics {
     file: PathBuf,
     due: Instant,
-    /// The last attempt failed: that is logged once.
+    /// The last attempt failed. Only the first failure is logged.
     failed: bool,
 }
 
@@ -74,12 +75,12 @@ impl Metrics {
         self.due.saturating_duration_since(Instant::now())
     }
 
-    /// Where it is due.
+    /// Writes the file if it is due.
     pub(super) fn write(&mut self, node: &mut Node) {
         if !self.time_left().is_zero() {
             return;
         }
-        self.due = Instant::now() + APART;
+        self.due = Instant::now() + WRITE_INTERVAL;
         let written = node.look(Selection::All).and_then(|facts| {
             let plan = node.plan(&facts);
             let report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
@@ -88,7 +89,7 @@ impl Metrics {
         match written {
             Ok(()) => self.failed = false,
             Err(e) if !self.failed => {
-                error!("{e}; trying again every {} s", APART.as_secs());
+                error!("{e}; trying again every {} s", WRITE_INTERVAL.as_secs());
                 self.failed = true;
             }
             Err(_) => {}

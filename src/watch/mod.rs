@@ -1,6 +1,6 @@
 //! `vxcsum watch`: runs continuously and handles each VXLAN device as it appears or changes.
 //!
-//! Owns the event loop. An event is a hint, never data: the device is looked at anew, on the path of every other verb.
+//! Owns the event loop. An event is only a hint: each device is read again, in the same way as for every other verb.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use sd_notify::NotifyState;
 
-use self::manager::{Watchdog, notify, tell};
+use self::manager::{Watchdog, notify, set_status};
 use self::metrics::Metrics;
 use self::signals::{Signal, Signals};
 use crate::cli::Watch;
@@ -37,38 +37,38 @@ use crate::offload::record::BACKOFF_SECS;
 use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::output::journal_io;
 
-/// More devices than this at once are looked at with one dump.
-const FEW: usize = 64;
-/// After so many changes all devices are looked at, so that those that are gone leave the record.
-const MANY: usize = 256;
+/// For more devices than this at once, one dump is faster than single requests.
+const MAX_SINGLE_LOOKS: usize = 64;
+/// After this many changes `watch` looks at all devices, so that deleted devices leave the record.
+const CHANGES_PER_FULL_LOOK: usize = 256;
 /// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
-const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
-/// NAT rules that change all the time are read again no more often than this.
-const RULES_APART: Duration = Duration::from_secs(10);
-/// How long a change of rules may take to be complete: an agent commits several times.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The shortest time between two reads of NAT rules that change all the time.
+const MIN_RULES_INTERVAL: Duration = Duration::from_secs(10);
+/// An agent commits several times for one change of the rules. `watch` waits this long for the change to be complete.
 const RULES_SETTLE: Duration = Duration::from_millis(500);
 /// Poll interval for changes the kernel does not announce.
-const UNANNOUNCED: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// It cannot begin: the policy is not valid, the kernel cannot be asked, or CAP_NET_ADMIN is missing. Later errors are
-/// logged and it goes on.
+/// Startup fails: the policy is not valid, a question to the kernel fails, or CAP_NET_ADMIN is missing. Later errors
+/// are logged, and `watch` continues.
 pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
     require_net_admin()?;
     let signals = Signals::new()
         .map_err(|e| Error::Io(format!("listen for signals: {}", describe_io(&e))))?;
-    // First listen, then look: what happens in between is heard.
+    // Listen before the first look, so no event in between is lost.
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
     let mut node = Node::open(options)?;
     let mut progress = Progress::default();
     progress.look_at_all(&mut node);
     let mut rules = Rules::default();
-    rules.follow(&mut node);
+    rules.update(&mut node);
     let mut peers = Peers::default();
-    peers.follow(&node);
+    peers.update(&node);
     let mut metrics = args.metrics.map(Metrics::new);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
@@ -108,24 +108,24 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
                     react(&mut node, &mut events, &mut progress);
                 }
                 if ready.rules {
-                    rules.heard();
+                    rules.on_event();
                 }
-                let heard_of = peers.take(ready.peers);
-                if !heard_of.is_empty() {
-                    look_at(&mut node, heard_of, &mut progress);
+                let due = peers.take(ready.peers);
+                if !due.is_empty() {
+                    look_at(&mut node, due, &mut progress);
                 }
                 let rules_due = rules.due();
                 if rules_due {
-                    rules.begin_again();
-                    // Only if they are others now.
+                    rules.start_reading();
+                    // The look reads them again only if they changed.
                     node.forget_rules();
                 }
                 if rules_due || progress.time_left().is_some_and(|left| left.is_zero()) {
                     progress.look_at_all(&mut node);
-                    tell(&progress.status());
+                    set_status(&progress.status());
                 }
-                rules.follow(&mut node);
-                peers.follow(&node);
+                rules.update(&mut node);
+                peers.update(&node);
                 if let Some(metrics) = &mut metrics {
                     metrics.write(&mut node);
                 }
@@ -136,7 +136,7 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
     }
 }
 
-/// What `revert` does, at the end.
+/// Does what `revert` does, when `watch` ends.
 fn give_back(node: &mut Node) -> Result<(), Error> {
     let mut locked = node.lock()?;
     let facts = node.look_locked(Selection::All, &locked)?;
@@ -148,7 +148,7 @@ fn give_back(node: &mut Node) -> Result<(), Error> {
     Ok(())
 }
 
-/// All that has been heard by now, each device once.
+/// Handles all events that are in the socket now, each device once.
 fn react(node: &mut Node, events: &mut LinkEvents, progress: &mut Progress) {
     let mut ifindexes = BTreeSet::new();
     let mut all = false;
@@ -158,7 +158,7 @@ fn react(node: &mut Node, events: &mut LinkEvents, progress: &mut Progress) {
                 ifindexes.insert(ifindex);
             }
             Ok(Event::Nothing) => break,
-            // Events were lost, of any device.
+            // The lost events can be about any device.
             Ok(Event::Overrun) => {
                 journal_io::resync();
                 all = true;
@@ -175,23 +175,23 @@ fn react(node: &mut Node, events: &mut LinkEvents, progress: &mut Progress) {
     }
     if all {
         progress.look_at_all(node);
-        tell(&progress.status());
+        set_status(&progress.status());
     } else {
         look_at(node, ifindexes, progress);
     }
 }
 
 fn look_at(node: &mut Node, ifindexes: BTreeSet<u32>, progress: &mut Progress) {
-    if ifindexes.len() > FEW {
+    if ifindexes.len() > MAX_SINGLE_LOOKS {
         progress.look_at_all(node);
-        tell(&progress.status());
+        set_status(&progress.status());
     } else if !ifindexes.is_empty() {
         let ifindexes: Vec<u32> = ifindexes.into_iter().collect();
         let before = progress.status();
         progress.look_at(node, &ifindexes);
         let now = progress.status();
         if now != before {
-            tell(&now);
+            set_status(&now);
         }
     }
 }
@@ -213,7 +213,7 @@ fn reload(node: &mut Node, progress: &mut Progress) {
     notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
 }
 
-/// The NAT rules, as long as a decision depends on them: when to read them again.
+/// When to read the NAT rules again. Used as long as a decision depends on them.
 #[derive(Default)]
 struct Rules {
     events: Option<NftEvents>,
@@ -221,17 +221,17 @@ struct Rules {
     unsupported: bool,
     /// The last decisions depend on the rules.
     relevant: bool,
-    /// Something of what they depend on changes unannounced: iptables-legacy, ipsets, sysctls, or new destinations of outer
-    /// packets, of which only every neighbour of every device would tell.
+    /// The decisions also depend on something that changes without an event: iptables-legacy, ipsets, sysctls, or new
+    /// destinations of outer packets. Events for destinations would be events for every neighbour of every device.
     unannounced: bool,
     due: Option<Instant>,
     last: Option<Instant>,
 }
 
 impl Rules {
-    /// After each look: listens from when the rules matter on, and reads them once more then, for they may have changed
-    /// before there was somebody to hear it.
-    fn follow(&mut self, node: &mut Node) {
+    /// Called after each look. Starts to listen when the decisions depend on the rules, and then schedules one more
+    /// read, because the rules may have changed before the socket was open.
+    fn update(&mut self, node: &mut Node) {
         self.relevant = node.depends_on.rules;
         if self.relevant && self.events.is_none() && !self.unsupported {
             self.last = Some(Instant::now());
@@ -251,22 +251,22 @@ impl Rules {
         self.unannounced = node.rules_change_unannounced() || node.depends_on.destinations;
     }
 
-    /// What to wait for: nothing once a change is known, so that further ones wake nobody.
+    /// The socket to wait for. `None` once a change is known, so that further changes wake nobody.
     fn listening(&self) -> Option<&NftEvents> {
         self.events
             .as_ref()
             .filter(|_| self.relevant && self.due.is_none())
     }
 
-    fn heard(&mut self) {
+    fn on_event(&mut self) {
         let now = Instant::now();
-        let rested = self.last.map_or(now, |last| last + RULES_APART);
-        self.due = Some(rested.max(now + RULES_SETTLE));
+        let earliest = self.last.map_or(now, |last| last + MIN_RULES_INTERVAL);
+        self.due = Some(earliest.max(now + RULES_SETTLE));
     }
 
     fn next(&self) -> Option<Instant> {
         let timer = self.last.filter(|_| self.unannounced);
-        let timer = timer.map(|last| last + UNANNOUNCED);
+        let timer = timer.map(|last| last + POLL_INTERVAL);
         [self.due, timer]
             .into_iter()
             .flatten()
@@ -283,8 +283,8 @@ impl Rules {
         self.next().is_some_and(|at| at <= Instant::now())
     }
 
-    fn begin_again(&mut self) {
-        // First listen, then look: what is announced from here on is another change.
+    fn start_reading(&mut self) {
+        // Listen before reading: an event from now on is another change.
         if let Some(events) = self.events.as_mut() {
             events.drain();
         }
@@ -293,20 +293,20 @@ impl Rules {
     }
 }
 
-/// Devices without peers: to be looked at when the first is there.
+/// Devices without peers. `watch` looks at a device again when its first peer appears.
 #[derive(Default)]
 struct Peers {
     events: Option<PeerEvents>,
     unsupported: bool,
-    /// The devices that are listened for.
+    /// The devices that the socket listens for.
     waiting: BTreeSet<u32>,
-    /// To be looked at once more: a peer may have come before the socket was there.
+    /// Devices to look at once more: a peer may have appeared before the socket was open.
     due: BTreeSet<u32>,
 }
 
 impl Peers {
-    /// After each look: listens as long as there are such devices.
-    fn follow(&mut self, node: &Node) {
+    /// Called after each look. Listens as long as a device has no peers.
+    fn update(&mut self, node: &Node) {
         let waiting = &node.depends_on.waiting;
         if *waiting == self.waiting || self.unsupported {
             return;
@@ -329,9 +329,9 @@ impl Peers {
     }
 
     /// The devices to look at now.
-    fn take(&mut self, heard: bool) -> BTreeSet<u32> {
+    fn take(&mut self, event: bool) -> BTreeSet<u32> {
         let mut out = std::mem::take(&mut self.due);
-        if let Some(events) = self.events.as_ref().filter(|_| heard) {
+        if let Some(events) = self.events.as_ref().filter(|_| event) {
             out.extend(events.drain().unwrap_or_else(|| self.waiting.clone()));
         }
         out
@@ -347,22 +347,22 @@ impl Peers {
 struct Progress {
     /// How often the feature was turned off.
     changed: usize,
-    /// How often it was turned on again.
+    /// How often the feature was turned on again.
     given_back: usize,
-    /// How often that was when all devices were last looked at.
-    changed_by_then: usize,
-    /// The devices that are not as they should be.
+    /// The value of `changed` at the last look at all devices.
+    changed_at_full_look: usize,
+    /// Devices whose last change failed or was refused.
     failed: BTreeSet<u32>,
-    /// When to look at all devices again though nothing is heard of them.
-    again: Option<Instant>,
+    /// When to look at all devices again without an event.
+    next_look: Option<Instant>,
 }
 
 impl Progress {
     fn look_at_all(&mut self, node: &mut Node) {
         self.failed.clear();
-        self.again = None;
+        self.next_look = None;
         self.look(node, Selection::All);
-        self.changed_by_then = self.changed;
+        self.changed_at_full_look = self.changed;
     }
 
     fn look_at(&mut self, node: &mut Node, ifindexes: &[u32]) {
@@ -370,32 +370,35 @@ impl Progress {
             self.failed.remove(ifindex);
         }
         self.look(node, Selection::ByIfindex(ifindexes));
-        if self.changed >= self.changed_by_then + MANY {
+        if self.changed >= self.changed_at_full_look + CHANGES_PER_FULL_LOOK {
             self.look_at_all(node);
         }
     }
 
-    /// A failure is logged and tried again: a watcher that dies watches nothing.
+    /// Logs a failure and schedules another attempt: `watch` must not end because one look failed.
     fn look(&mut self, node: &mut Node, selection: Selection<'_>) {
-        let again = match pass(node, selection, self) {
-            // No event tells that the backoff, or the wait before giving back, is over.
+        let next_look = match pass(node, selection, self) {
+            // No event announces the end of the backoff, or of the wait before a feature is given back.
             Ok(Some(seconds)) => Duration::from_secs(seconds),
             Ok(None) => return,
             Err(e) => {
                 error!("{e}; trying again");
-                AFTER_AN_ERROR
+                RETRY_DELAY
             }
         };
-        let again = Instant::now() + again;
-        self.again = Some(self.again.map_or(again, |earlier| earlier.min(again)));
+        let next_look = Instant::now() + next_look;
+        self.next_look = Some(
+            self.next_look
+                .map_or(next_look, |earlier| earlier.min(next_look)),
+        );
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.again
-            .map(|again| again.saturating_duration_since(Instant::now()))
+        self.next_look
+            .map(|next_look| next_look.saturating_duration_since(Instant::now()))
     }
 
-    /// For `systemctl status`.
+    /// The line in `systemctl status`.
     fn status(&self) -> String {
         let mut changed = format!("watching; turned the feature off {} times", self.changed);
         if self.given_back > 0 {
@@ -409,13 +412,13 @@ impl Progress {
     }
 }
 
-/// One pass; in how many seconds there is something to do though no event tells of it.
+/// One look, with the changes that follow. Returns in how many seconds another look is due without an event.
 fn pass(
     node: &mut Node,
     selection: Selection<'_>,
     progress: &mut Progress,
 ) -> Result<Option<u64>, Error> {
-    // Most events ask for nothing: the lock and the record are not touched for those.
+    // Most events change nothing. Then the lock and the record are not touched.
     let facts = node.look(selection)?;
     if !matches!(selection, Selection::All) && !node.plan(&facts).asks_for_anything() {
         return Ok(None);
@@ -449,7 +452,7 @@ fn pass(
     Ok([backoff, plan.next_give_back()].into_iter().flatten().min())
 }
 
-/// What there is to do.
+/// What poll found.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "one for each descriptor that is waited for"
@@ -479,7 +482,7 @@ fn wait(
     let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {
-            // An overrun shows as an error on the socket.
+            // An overrun appears as an error on the socket.
             let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
             let mut next = |there: bool| there && ready.next().unwrap_or(false);
             Ok(Ready {

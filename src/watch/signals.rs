@@ -1,4 +1,4 @@
-//! The signals that `watch` obeys.
+//! The signals that `watch` handles.
 //!
 //! Owns their handlers.
 #![allow(
@@ -13,14 +13,14 @@ use std::os::unix::net::UnixStream;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// SIGHUP, SIGTERM and SIGINT, as bytes of a socket that poll can wait for.
+/// SIGHUP, SIGTERM and SIGINT, as bytes in a socket that poll can wait for.
 pub(super) struct Signals {
     pub(super) receiver: UnixStream,
     reload: std::sync::Arc<std::sync::atomic::AtomicBool>,
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
-/// What was asked for since the last look.
+/// What the signals since the last call ask for.
 pub(super) enum Signal {
     None,
     Reload,
@@ -41,7 +41,7 @@ impl Signals {
             (SIGTERM, &signals.stop),
             (SIGINT, &signals.stop),
         ] {
-            // In this order: the loop that the byte wakes must see the flag.
+            // In this order: when the byte wakes the loop, the flag must be set.
             signal_hook::flag::register(signal, std::sync::Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
         }
