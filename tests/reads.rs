@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 
 use common::{Netns, feed, run};
+use vxcsum::nat::partial_io::RulesVersion;
 
 /// A node with the rules of kube-proxy for 50 services, in a kernel with nothing that copies packets.
 fn node(marks: &str) -> Netns {
@@ -30,6 +31,38 @@ fn node(marks: &str) -> Netns {
     )
     .unwrap();
     netns
+}
+
+/// A table that a process owns goes with it: there is no event and no new generation.
+#[test]
+fn answers_that_rest_on_a_table_with_an_owner_are_not_kept() {
+    let netns = node("kept");
+    let said = |words: &str| {
+        let mut command = netns.command(env!("CARGO_BIN_EXE_vxcsum"));
+        command.args(words.split(' '));
+        let report = run(command.args(["--root", netns.remembering_root()]))
+            .text()
+            .to_owned();
+        let line = report.lines().find(|line| line.contains("exposure"));
+        line.unwrap_or(&report).trim().to_owned()
+    };
+    // Of a veth it is never known that no NAT comes after it.
+    let (exposed, untracked) = (r#""exposure": "exposed","#, r#""exposure": "unknown","#);
+    assert_eq!(said("apply --json"), exposed);
+    let table = netns.own_table(
+        "add chain ip owned out { type filter hook output priority -300; }\n\
+         add rule ip owned out udp dport 8472 notrack",
+    );
+    let generation = netns.enter(RulesVersion::now);
+    assert_eq!(said("apply --json"), untracked);
+    assert_eq!(said("status --json"), untracked);
+    drop(table);
+    assert_eq!(
+        netns.enter(RulesVersion::now),
+        generation,
+        "the kernel announces it"
+    );
+    assert_eq!(said("status --json"), exposed);
 }
 
 /// The requests that vxcsum makes with these words.

@@ -241,6 +241,7 @@ mod tests {
                     devices: Box::default(),
                 }],
                 sets: Vec::new(),
+                goes_unannounced: false,
             }],
             ..NatRules::default()
         }

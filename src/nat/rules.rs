@@ -58,10 +58,10 @@ impl NatRules {
         self.tables.iter().any(open)
     }
 
-    /// Whether something of it changes with no announcement: iptables-legacy and ipsets do.
+    /// Whether something of it changes with no announcement: iptables-legacy, tables that a process owns, and ipsets do.
     pub fn changes_unannounced(&self) -> bool {
-        let legacy = |table: &Table| table.backend == RuleStore::Legacy;
-        self.tables.iter().any(legacy) || self.asks_ipsets()
+        let unannounced = |t: &Table| t.backend == RuleStore::Legacy || t.goes_unannounced;
+        self.tables.iter().any(unannounced) || self.asks_ipsets()
     }
 
     /// Whether a rule asks an ipset.
@@ -141,6 +141,10 @@ pub struct Table {
     pub chains: Vec<Chain>,
     /// Its sets and maps; lookups name them by their index here.
     pub sets: Vec<Set>,
+    /// It is gone once the process that owns it closes its socket. There is no message of that, and no new generation.
+    ///
+    /// <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_tables_api.c> (`nft_rcv_nl_event`)
+    pub goes_unannounced: bool,
 }
 
 /// One chain.

@@ -72,6 +72,8 @@ pub const NFT_REG32_SIZE: u32 = 4;
 pub const NFTA_TABLE_NAME: u16 = 1;
 pub const NFTA_TABLE_FLAGS: u16 = 2;
 pub const NFT_TABLE_F_DORMANT: u32 = 1;
+pub const NFT_TABLE_F_OWNER: u32 = 2;
+pub const NFT_TABLE_F_PERSIST: u32 = 4;
 
 pub const NFTA_CHAIN_TABLE: u16 = 1;
 pub const NFTA_CHAIN_NAME: u16 = 3;

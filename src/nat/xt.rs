@@ -264,6 +264,7 @@ pub fn open_table(
         name: name.into(),
         chains,
         sets: Vec::new(),
+        goes_unannounced: false,
     };
     let entries = Entries {
         family,

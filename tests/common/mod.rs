@@ -15,9 +15,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
@@ -249,6 +251,32 @@ impl Netns {
         command
     }
 
+    /// A table `ip owned` of `nf_tables` with these commands, which lasts as long as the process that owns it.
+    #[track_caller]
+    pub fn own_table(&self, commands: &str) -> OwnedTable {
+        let mut command = self.command("nft");
+        let owner = command
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        let mut owner = owner.spawn().expect("run nft");
+        let input = owner.stdin.as_mut().expect("a pipe");
+        let last = "add chain ip owned last";
+        write!(
+            input,
+            "add table ip owned {{ flags owner; }}\n{commands}\n{last}\n"
+        )
+        .expect("write to nft");
+        let mut look = self.command("nft");
+        look.args(["list", "chain", "ip", "owned", "last"]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !look.output().is_ok_and(|output| output.status.success()) {
+            assert!(Instant::now() < deadline, "nft -i makes no table");
+            thread::sleep(Duration::from_millis(5));
+        }
+        OwnedTable { owner }
+    }
+
     /// vxcsum inside the namespace, with these words and the root of the fixtures.
     #[track_caller]
     pub fn vxcsum(&self, words: &str) -> Run {
@@ -449,6 +477,19 @@ fn owner(name: &str) -> Option<&str> {
 }
 
 /// Runs a program to its end.
+/// See [`Netns::own_table`].
+pub struct OwnedTable {
+    owner: Child,
+}
+
+impl Drop for OwnedTable {
+    /// nft ends with its input, and the table with it.
+    fn drop(&mut self) {
+        drop(self.owner.stdin.take());
+        let _ = self.owner.wait();
+    }
+}
+
 #[track_caller]
 pub fn run(command: &mut Command) -> Run {
     match command.output() {

@@ -193,12 +193,18 @@ impl<'a> Watch<'a> {
         self.until(&format!("not read {times} times"), || self.reads() >= times);
     }
 
+    /// The wait that it is in.
+    #[track_caller]
+    pub fn wait(&self) -> String {
+        let log = self.log();
+        let mut waits = log.lines().filter(|line| line.contains("poll("));
+        waits.next_back().expect("a wait").to_owned()
+    }
+
     /// Ends it, and gives the wait that the signal ended.
     #[track_caller]
     pub fn last_wait(self) -> String {
-        let log = self.log();
-        let mut waits = log.lines().filter(|line| line.contains("poll("));
-        let last = waits.next_back().expect("a wait").to_owned();
+        let last = self.wait();
         self.stop();
         last
     }

@@ -68,6 +68,7 @@ fn rules_at(hook: Hook, nat: bool, bodies: &[&[Expr]]) -> NatRules {
                 rules,
             }],
             sets: Vec::new(),
+            goes_unannounced: false,
         }],
         ..NatRules::default()
     }

@@ -172,13 +172,28 @@ impl<'a, const N: usize> Fields<'a, N> {
     }
 }
 
-/// A table: its family and name, and whether it is dormant (`NFT_TABLE_F_DORMANT`: no packet sees it).
-pub fn table(msg: &Message<'_>) -> Result<(u8, Box<[u8]>, bool), Malformed> {
+/// A table without its chains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableHead {
+    /// Its family and name.
+    pub key: TableKey,
+    /// No packet sees it (`NFT_TABLE_F_DORMANT`).
+    pub dormant: bool,
+    /// See [`crate::nat::rules::Table::goes_unannounced`].
+    pub goes_unannounced: bool,
+}
+
+/// A table.
+pub fn table(msg: &Message<'_>) -> Result<TableHead, Malformed> {
     let (family, rest) = msg.body()?;
     let f = Fields::<8>::read(rest)?;
-    let name = f.name(NFTA_TABLE_NAME).ok_or(Malformed("table"))?;
+    let name = f.name(NFTA_TABLE_NAME).ok_or(Malformed("table"))?.into();
     let flags = f.be32(NFTA_TABLE_FLAGS).unwrap_or(0);
-    Ok((family, name.into(), flags & NFT_TABLE_F_DORMANT != 0))
+    Ok(TableHead {
+        key: TableKey { family, name },
+        dormant: flags & NFT_TABLE_F_DORMANT != 0,
+        goes_unannounced: flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_OWNER,
+    })
 }
 
 /// Which table something belongs to.

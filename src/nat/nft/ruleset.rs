@@ -104,12 +104,13 @@ impl Ruleset {
     pub fn add(&mut self, get: Get, m: &Message<'_>) -> Result<(), Malformed> {
         match get {
             Get::Tables => {
-                let (family, name, dormant) = super::table(m)?;
+                let super::TableHead {
+                    key,
+                    dormant,
+                    goes_unannounced,
+                } = super::table(m)?;
                 if !dormant {
-                    let key = TableKey {
-                        family,
-                        name: name.clone(),
-                    };
+                    let (family, name) = (key.family, key.name.clone());
                     let table = self.tables.len();
                     self.index.insert(
                         key,
@@ -125,6 +126,7 @@ impl Ruleset {
                         name,
                         chains: Vec::new(),
                         sets: Vec::new(),
+                        goes_unannounced,
                     });
                 }
             }

@@ -266,3 +266,33 @@ proptest! {
         let _ = assemble(&[("rule".into(), 0, bytes.clone())]);
     }
 }
+
+#[test]
+fn a_table_of_a_process_goes_unannounced() {
+    for (flags, dormant, goes_unannounced) in [
+        (0, false, false),
+        (NFT_TABLE_F_DORMANT, true, false),
+        (NFT_TABLE_F_OWNER, false, true),
+        (NFT_TABLE_F_OWNER | NFT_TABLE_F_DORMANT, true, true),
+        // It stays when the process goes: firewalld's.
+        (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST, false, false),
+    ] {
+        let mut payload = vec![NFPROTO_IPV4, 0, 0, 0];
+        for (kind, value) in [
+            (NFTA_TABLE_NAME, *b"tab\0"),
+            (NFTA_TABLE_FLAGS, flags.to_be_bytes()),
+        ] {
+            payload.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
+            payload.extend(value);
+        }
+        let expected = TableHead {
+            key: TableKey {
+                family: NFPROTO_IPV4,
+                name: b"tab"[..].into(),
+            },
+            dormant,
+            goes_unannounced,
+        };
+        assert_eq!(table(&message(0, &payload)).unwrap(), expected, "{flags}");
+    }
+}
