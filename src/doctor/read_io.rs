@@ -1,6 +1,6 @@
-//! What `doctor` reads besides devices and rules: counters, connection tracking, and the files of others.
+//! Reads for `doctor` what the other commands do not need: counters, connection tracking, and files of other programs.
 //!
-//! Owns the places to look at. What is found there is understood in `doctor`.
+//! Owns the paths. `doctor` decodes the content.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -18,14 +18,14 @@ use crate::fault::describe_io;
 use crate::kernel::read_io::{proc_own, read_text};
 use crate::text::IfName;
 
-/// The receiver's checksum errors in this network namespace.
+/// The checksum errors of the receiver in this network namespace. `None` if reading failed.
 pub fn counters() -> Option<Count> {
     let read = |file: &str| read_text(&proc_own("net").join(file));
     // A kernel without IPv6 has no snmp6.
     Count::parse(&read("snmp").ok()?, &read("snmp6").unwrap_or_default())
 }
 
-/// The flows to these UDP ports that connection tracking knows in this network namespace.
+/// The flows to these UDP ports in connection tracking of this network namespace.
 pub fn rewritten_flows(ports: &[u16]) -> Flows {
     let mut flows = Flows::default();
     let lines = File::open(proc_own("net/nf_conntrack")).map(BufReader::new);
@@ -42,7 +42,7 @@ pub fn rewritten_flows(ports: &[u16]) -> Flows {
     flows
 }
 
-/// Who else sets the feature, going by the files below a root.
+/// Other settings of the feature in files below `root`.
 pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
     let mut files = Vec::new();
     for (kind, suffix, dirs) in [
@@ -93,7 +93,8 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
     crate::doctor::managers(&files, devices)
 }
 
-/// By file name; one in an earlier directory hides those of its name in the later ones. What cannot be read says nothing.
+/// The files in the order of their names. A file hides files of the same name in later directories. A file that cannot
+/// be read counts as empty.
 fn in_order(root: &Path, kind: &'static str, suffix: &str, dirs: &[&str]) -> Vec<Candidate> {
     let mut found: BTreeMap<String, Candidate> = BTreeMap::new();
     for dir in dirs {

@@ -1,6 +1,6 @@
 //! `doctor`: the diagnosis on one page.
 //!
-//! Owns its texts and the diagram. As every renderer it decides nothing.
+//! Owns its texts and the diagram. Decides nothing.
 
 use std::io::{self, Write};
 
@@ -17,10 +17,10 @@ use crate::output::{feature, footers, headline, status_style, status_word};
 use crate::term::{GREEN, RED, YELLOW, paint, wrapped, wrapped_around};
 use crate::text::escape;
 
-/// A line names at most this many devices.
+/// The most devices that a line names.
 const MAX_NAMED: usize = 4;
 
-/// The diagnosis.
+/// Writes the diagnosis.
 ///
 /// # Errors
 /// Those of the writer.
@@ -120,7 +120,7 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
     Ok(())
 }
 
-/// Devices of which the same is to be said, in the order of the report.
+/// Groups of devices with the same text, in the order of the report.
 fn groups<'d, 'a>(
     diagnosis: &'d Diagnosis<'a>,
     alike: impl Fn(&DeviceReport<'a>, &DeviceReport<'a>) -> bool,
@@ -209,7 +209,7 @@ fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The packet's way, and under it the step that breaks it.
+/// The path of a packet, with a mark below the step that corrupts it.
 fn diagram(
     out: &mut impl Write,
     device: &DeviceReport<'_>,

@@ -1,8 +1,8 @@
-//! Link events: what rtnetlink says to everybody.
+//! Link events from the rtnetlink multicast group.
 //!
-//! Owns the multicast socket and its filter. Tells which device to look at, never what it is like.
+//! Owns the multicast socket and its filter. Reports which device to look at, never its state.
 //!
-//! A feature change arrives as `RTM_NEWLINK` too, also from kernels that have no ethtool netlink.
+//! A feature change arrives as `RTM_NEWLINK` too, also from kernels without ethtool netlink.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -21,20 +21,19 @@ use crate::netlink;
 
 const RTNLGRP_LINK: u32 = 1;
 
-/// A socket that hears of VXLAN devices.
+/// A socket that receives events of VXLAN devices.
 pub struct LinkEvents {
     socket: Multicast,
     buffer: Vec<u8>,
 }
 
-/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Something about the device with this ifindex.
+    /// Something happened to the device with this ifindex.
     Link(u32),
     /// Events were lost.
     Overrun,
-    /// No more, for now.
+    /// No event is waiting.
     Nothing,
 }
 
@@ -42,7 +41,8 @@ impl LinkEvents {
     /// # Errors
     /// The errno of the socket.
     pub fn open() -> Result<Self, Errno> {
-        // A node can have thousands of veth changes a second: the kernel drops them here, and this process sleeps on.
+        // A node can have thousands of veth changes a second. The filter drops them in the kernel, so this process does
+        // not wake up.
         let socket = Multicast::open(NlFamily::Route, RTNLGRP_LINK, &filter::vxlan_events())?;
         socket.set_buffer_size(1 << 20);
         Ok(Self {
@@ -51,7 +51,7 @@ impl LinkEvents {
         })
     }
 
-    /// What comes next, without waiting.
+    /// The next event. Does not wait.
     ///
     /// # Errors
     /// The errno of the socket.
@@ -66,7 +66,7 @@ impl LinkEvents {
             let Some(datagram) = self.buffer.get(..len) else {
                 return Ok(Event::Overrun);
             };
-            // One message a datagram; one that cannot be read may be about any device.
+            // A datagram holds one message. A malformed message may be about any device.
             for message in netlink::messages(datagram) {
                 match message.and_then(|message| rtnl::link(&message)) {
                     Ok(Some(link)) if link.vxlan.is_some() => return Ok(Event::Link(link.ifindex)),

@@ -1,4 +1,4 @@
-//! The filters of the sockets that wait for link events and for forwarding entries.
+//! The filters of the sockets for link events and forwarding entries.
 //!
 //! Owns the programs, in classic BPF. Pure.
 
@@ -10,9 +10,9 @@ use crate::netlink::filter::{
     NLMSG_TYPE, RET, TAX, jump_if_eq, jump_unless_eq, stmt,
 };
 
-/// A filter that accepts `RTM_NEWLINK` messages about VXLAN devices, and refuses everything else.
+/// Accepts `RTM_NEWLINK` messages about VXLAN devices and drops everything else.
 ///
-/// It reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and in it `IFLA_INFO_KIND`, and compares the kind.
+/// Reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and inside it `IFLA_INFO_KIND`, and compares the kind.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/filter.c#L129> (`bpf_skb_get_nlattr`)
 pub fn vxlan_events() -> [Instruction; 16] {
     const SKF_AD_OFF: u32 = 0xffff_f000;
@@ -38,10 +38,10 @@ pub fn vxlan_events() -> [Instruction; 16] {
     ]
 }
 
-/// More devices than this are not told apart.
+/// With more devices than this, the filter accepts the entries of all devices.
 const MAX_IFINDEXES: u8 = 64;
 
-/// A filter that accepts new forwarding entries of these devices, and refuses everything else: a bridge learns all the time.
+/// Accepts new forwarding entries of these devices and drops everything else: bridges learn entries all the time.
 pub fn forwarding_events(ifindexes: &BTreeSet<u32>) -> Vec<Instruction> {
     const NDM_FAMILY: u32 = NLMSG_HDRLEN;
     const NDM_IFINDEX: u32 = NLMSG_HDRLEN + 4;

@@ -1,6 +1,6 @@
 //! VXLAN devices and the links below them, as rtnetlink describes them.
 //!
-//! Owns what is known of a link, the messages about links, addresses and routes, and the events. May not decide anything.
+//! Owns the properties of a link, the messages about links, addresses and routes, and the events. Decides nothing.
 
 pub mod events_io;
 pub mod filter;
@@ -24,13 +24,13 @@ use crate::text::IfName;
     reason = "the kernel has these, each on its own"
 )]
 pub struct VxlanLink {
-    /// The device's identity for as long as it exists.
+    /// Identifies the device as long as it exists.
     pub ifindex: u32,
-    /// Its name when it was read.
+    /// The name at the time of reading.
     pub name: IfName,
     /// `IFLA_ADDRESS`; `None` on a device without Ethernet addresses.
     pub mac: Option<[u8; 6]>,
-    /// `IFLA_VXLAN_ID`; `None` on an `external` device, whose VNI is chosen per packet.
+    /// `IFLA_VXLAN_ID`. `None` on an `external` device: the sender chooses a VNI for each packet.
     pub vni: Option<u32>,
     /// `IFLA_VXLAN_PORT`, host byte order.
     pub dst_port: Option<u16>,
@@ -38,7 +38,7 @@ pub struct VxlanLink {
     pub local: Option<IpAddr>,
     /// `IFLA_VXLAN_GROUP` or `IFLA_VXLAN_GROUP6`: a multicast group or another machine.
     pub remote: Option<IpAddr>,
-    /// `IFLA_VXLAN_LEARNING`: it learns remote VTEPs from received packets.
+    /// `IFLA_VXLAN_LEARNING`: the device learns remote VTEPs from received packets.
     pub learning: bool,
     /// The outer UDP checksum of its packets: `IFLA_VXLAN_UDP_CSUM`, or over IPv6 `udp_zero_csum6_tx`.
     pub outer_checksum: OuterChecksum,
@@ -46,37 +46,38 @@ pub struct VxlanLink {
     pub udp_zero_csum6_tx: bool,
     /// `IFLA_VXLAN_UDP_ZERO_CSUM6_RX`: zero outer checksum over IPv6 accepted when receiving.
     pub udp_zero_csum6_rx: bool,
-    /// Where its packets leave.
+    /// The device through which the packets leave.
     pub underlay: UnderlayLink,
-    /// It is a port of a bridge or another master (`IFLA_MASTER`).
+    /// The device is a port of a bridge or another master (`IFLA_MASTER`).
     pub enslaved: bool,
 }
 
-/// How the underlay of a VXLAN device is known.
+/// What rtnetlink says about the underlay of a VXLAN device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnderlayLink {
     /// `IFLA_VXLAN_LINK`, an ifindex of this network namespace.
     Ifindex(u32),
-    /// The device was moved here: its underlay is in another network namespace and its ifindex means nothing here.
+    /// The device was moved to this namespace. Its underlay is in another network namespace, so the ifindex is
+    /// meaningless here.
     OtherNamespace,
-    /// No `IFLA_VXLAN_LINK`: the owner of the local address, if there is one, else whatever routing says.
+    /// No `IFLA_VXLAN_LINK`. The underlay is the owner of the local address or, without one, the device that routing
+    /// chooses.
     NotSet,
 }
 
 /// The device through which a VXLAN device's packets leave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Underlay {
-    /// Its ifindex.
     #[serde(skip)]
     pub ifindex: u32,
-    /// Its name.
     pub name: IfName,
-    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`; none if the device does not say.
+    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`. `None` if the device does not report a driver.
     pub driver: Option<String>,
-    /// Packets leave it with finished checksums; see `link::underlay`.
+    /// Packets leave the device with finished checksums; see `link::underlay`.
     #[serde(skip)]
     pub finishes_checksums: bool,
-    /// The VRF that it is a port of. POSTROUTING sees its packets leave through the VRF as well.
+    /// The VRF of which the device is a port. Packets then pass POSTROUTING a second time, with the VRF as their output
+    /// device.
     #[serde(skip)]
     pub vrf: Option<u32>,
 }
@@ -84,11 +85,10 @@ pub struct Underlay {
 /// An address of this machine, as `ifaddrmsg` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnAddress {
-    /// The device that has it.
+    /// The device with the address.
     pub ifindex: u32,
-    /// The address.
     pub address: IpAddr,
-    /// Bits of its subnet.
+    /// The length of the subnet prefix in bits.
     pub prefix_len: u8,
     /// `RT_SCOPE_*`: 0 is global.
     pub scope: u8,
@@ -104,7 +104,7 @@ codes! {
         Present = "present",
         /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
         Zero = "zero",
-        /// `IFLA_VXLAN_COLLECT_METADATA`: whoever sends a packet chooses.
+        /// `IFLA_VXLAN_COLLECT_METADATA`: the sender chooses for each packet.
         External = "external",
         /// The kernel did not say.
         Unknown = "unknown",

@@ -1,6 +1,6 @@
 //! A netlink socket of one multicast group, with a filter.
 //!
-//! Owns opening it and reading without waiting. Knows no message contents.
+//! Owns opening and non-blocking reads. Does not know what messages contain.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use crate::ethtool::ioctl_io::{attach_filter, borrow};
 use crate::netlink::filter::Instruction;
 
-/// The socket.
 pub(crate) struct Multicast(NlSocket);
 
 fn errno(e: &std::io::Error) -> Errno {
@@ -26,8 +25,8 @@ fn errno(e: &std::io::Error) -> Errno {
 }
 
 impl Multicast {
-    /// The filter is there before the group is joined, so that nothing else is ever heard. One that is refused costs wake-ups and
-    /// nothing else, for its user looks at each message.
+    /// Attaches the filter before it joins the group, so no other message arrives. Works without a filter too, because
+    /// the user of the socket checks each message; the process then only wakes up more often.
     ///
     /// # Errors
     /// The errno of the socket.
@@ -39,17 +38,17 @@ impl Multicast {
         Ok(Self(socket))
     }
 
-    /// Another filter from now on.
+    /// Replaces the filter.
     pub fn set_filter(&self, filter: &[Instruction]) {
         let _ = attach_filter(borrow(&self.0), filter);
     }
 
-    /// A larger buffer, where the kernel allows it.
+    /// Asks for a larger receive buffer. The kernel can refuse.
     pub fn set_buffer_size(&self, bytes: usize) {
         let _ = self.0.set_recv_buffer_size(bytes);
     }
 
-    /// The length of the next datagram, which may be longer than the buffer; `None` if there is none now.
+    /// The length of the next datagram, which may be longer than the buffer. `None` if no datagram is waiting.
     ///
     /// # Errors
     /// The errno of the socket: `ENOBUFS` if messages were lost.

@@ -1,6 +1,6 @@
 //! New forwarding entries of devices that have none yet.
 //!
-//! Owns the multicast socket and its filter. Tells which device to look at, never where it sends.
+//! Owns the multicast socket and its filter. Reports which device to look at, never its peers.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -21,7 +21,7 @@ use crate::netlink;
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L696>
 const RTNLGRP_NEIGH: u32 = 3;
 
-/// A socket that hears of the entries of some devices.
+/// A socket that receives the new forwarding entries of some devices.
 pub struct PeerEvents {
     socket: Multicast,
 }
@@ -41,7 +41,7 @@ impl PeerEvents {
             .set_filter(&filter::forwarding_events(ifindexes));
     }
 
-    /// The devices that were heard of by now; `None` if nobody knows which.
+    /// The devices with new entries. `None` if messages were lost: then every device can have new entries.
     pub fn drain(&self) -> Option<BTreeSet<u32>> {
         let mut buffer = [0; 4096];
         let mut heard = BTreeSet::new();
@@ -50,7 +50,7 @@ impl PeerEvents {
                 Ok(Some(len)) => len,
                 Ok(None) => return Some(heard),
                 Err(Errno::NOBUFS) => {
-                    // What is left says no more than that.
+                    // Drop the remaining messages: they add nothing.
                     while let Ok(Some(_)) = self.socket.receive(&mut buffer) {}
                     return None;
                 }

@@ -1,4 +1,4 @@
-//! Routes: through which devices packets to an address leave.
+//! Routes: the devices through which packets to an address leave.
 //!
 //! Owns the bytes of `RTM_GETROUTE`, `RTM_GETRULE` and their answers. Pure.
 
@@ -37,18 +37,18 @@ const FR_ACT_TO_TBL: u8 = 1;
 const FR_ACT_BLACKHOLE: u8 = 6;
 const FR_ACT_PROHIBIT: u8 = 8;
 
-/// Of `struct rtmsg` and of `struct fib_rule_hdr`, which begin alike.
+/// The length of `struct rtmsg` and of `struct fib_rule_hdr`, which have the same first fields.
 const HEADER_LEN: usize = 12;
-/// `struct rtnexthop`, before its attributes.
+/// The length of `struct rtnexthop` without its attributes.
 const NEXTHOP_LEN: usize = 8;
 
-/// Where the kernel would send a packet to `destination`. Since 4.13 it answers with the whole route, before that with one of
-/// its nexthops.
+/// Asks where the kernel would send a packet to `destination`.
+///
+/// With `whole`, the kernel answers since 4.13 with the whole route, before that with one of its next hops. Without
+/// `whole` it answers with one next hop and the source that it chose (`rt_fill_info`). `oif` is the device through
+/// which the packet must leave.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/route.c> (`inet_rtm_getroute`)
-///
-/// Without `whole` it answers with one next hop and the source that was chosen (`rt_fill_info`). `oif` is the device that the
-/// packet must leave through.
 pub fn look_up(
     w: &mut Writer,
     seq: u32,
@@ -75,22 +75,22 @@ pub fn look_up(
     w.end_message(&open);
 }
 
-/// What a route says of the way out.
+/// The device and next hop of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The devices that packets can leave through; empty if it is not said.
+    /// The devices through which packets can leave. Empty if the answer names none.
     pub ifindexes: Vec<u32>,
-    /// The table that the route is in.
+    /// The routing table of the route.
     pub table: u32,
-    /// The source that is chosen, where the answer says so.
+    /// The source address that the kernel chose. `None` if the answer has none.
     pub source: Option<IpAddr>,
-    /// The next hop, if it is not the destination itself.
+    /// The next hop. `None` if the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// The next hop is of the other family.
+    /// The next hop has the other address family.
     pub via: bool,
 }
 
-/// Reads an answer to [`look_up`]; none if the message is not an `RTM_NEWROUTE`.
+/// Reads an answer to [`look_up`]. `None` if the message is not an `RTM_NEWROUTE`.
 ///
 /// # Errors
 /// Malformed bytes.
@@ -140,18 +140,18 @@ pub fn dump_rules(w: &mut Writer, seq: u32) {
     w.end_message(&open);
 }
 
-/// The table that a routing rule sends some of the packets between two addresses to, by what else they are: their mark, ports,
-/// TOS. [`look_up`] does not go that route.
+/// A routing rule that selects packets by more than their addresses: by mark, ports or TOS. [`look_up`] does not apply
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutingRule {
-    /// The rule is IPv6's.
+    /// The rule is for IPv6.
     pub v6: bool,
-    /// `None` if the rule goes on somewhere else.
+    /// The table to which the rule sends packets. `None` if the rule jumps to another rule.
     pub table: Option<u32>,
 }
 
-/// Reads an answer to [`dump_rules`]; `None` if the message is not an `RTM_NEWRULE`, or if addresses and devices are all that the
-/// rule asks about, or if it only drops.
+/// Reads an answer to [`dump_rules`]. `None` if the message is not an `RTM_NEWRULE`, if the rule selects packets only
+/// by addresses and devices, or if the rule only drops packets.
 ///
 /// # Errors
 /// Malformed bytes.
@@ -189,7 +189,7 @@ fn split<'a>(
 mod tests {
     use super::*;
 
-    /// A message's payload: a header and attributes.
+    /// The payload of a message: a header and attributes.
     fn payload(header: [u8; HEADER_LEN], attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut bytes = header.to_vec();
         for (kind, value) in attributes {

@@ -1,4 +1,4 @@
-//! rtnetlink: the link dump, what a VXLAN link says of itself, and where it sends.
+//! rtnetlink: links, addresses and forwarding entries.
 //!
 //! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNEIGH` of forwarding entries, and their answers. Pure.
 
@@ -60,16 +60,16 @@ const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
 const NDMSG_LEN: usize = 12;
 
-/// The kind that makes a link a VXLAN device.
+/// `IFLA_INFO_KIND` of a VXLAN device.
 pub const KIND: &[u8] = b"vxlan";
 
 /// A dump of the links of kind `vxlan`.
 ///
-/// Without `IFLA_EXT_MASK`: `RTEXT_FILTER_SKIP_STATS` is about virtual functions alone, which nobody gets without asking for
-/// them, and any mask makes the kernel first compute the size of every link of the namespace, of whatever kind.
+/// Without `IFLA_EXT_MASK`: `RTEXT_FILTER_SKIP_STATS` only affects virtual functions, and a dump without a mask does
+/// not list those. Any mask makes the kernel first compute the size of every link of the namespace, of whatever kind.
 /// <https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git/tree/net/core/rtnetlink.c?h=v6.1.192#n3890> (`rtnl_calcit`)
 ///
-/// The kernel filters from 4.6 on, and only if the vxlan module is loaded: the answers must be checked again.
+/// The kernel filters since 4.6, and only if the vxlan module is loaded: check the answers again.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/rtnetlink.c#L2238> (`link_kind_filtered`)
 pub fn dump_vxlan(w: &mut Writer, seq: u32) {
     let open = begin_getlink(w, NLM_F_DUMP, seq, 0);
@@ -79,7 +79,7 @@ pub fn dump_vxlan(w: &mut Writer, seq: u32) {
     w.end_message(&open);
 }
 
-/// A dump of the ports of a master device. The kernel filters from 4.6 on: the answers must be checked again.
+/// A dump of the ports of a master device. The kernel filters since 4.6: check the answers again.
 pub(crate) fn dump_ports(w: &mut Writer, seq: u32, master: u32) {
     let open = begin_getlink(w, NLM_F_DUMP, seq, 0);
     w.put(IFLA_MASTER, &master.to_ne_bytes());
@@ -111,10 +111,10 @@ pub fn dump_addresses(w: &mut Writer, seq: u32) {
     w.end_message(&open);
 }
 
-/// A dump of the forwarding entries of one device, or with ifindex 0 of all.
+/// A dump of the forwarding entries of one device, or with ifindex 0 of all devices.
 ///
-/// The kernel takes a filter from an `ndmsg` only on a socket that asks for strict checks; on any other it takes one from an
-/// `ifinfomsg`. Old kernels do not filter: the answers must be checked again.
+/// The kernel takes a filter from an `ndmsg` only on a socket with strict checks, and on other sockets only from an
+/// `ifinfomsg`. Old kernels do not filter: check the answers again.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/rtnetlink.c> (`valid_fdb_dump_legacy`)
 pub fn dump_forwarding(w: &mut Writer, seq: u32, ifindex: u32) {
     let mut ifinfomsg = [0; IFINFOMSG_LEN];
@@ -124,28 +124,26 @@ pub fn dump_forwarding(w: &mut Writer, seq: u32, ifindex: u32) {
     w.end_message(&open);
 }
 
-/// What a link of any kind says of itself.
+/// The properties of a link of any kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its ifindex.
     pub ifindex: u32,
-    /// Its name.
     pub name: IfName,
-    /// `IFLA_INFO_KIND`, such as `veth`; none for a physical device or `lo`.
+    /// `IFLA_INFO_KIND`, such as `veth`. `None` for a physical device and for `lo`.
     pub kind: Option<String>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
-    /// `IFLA_LINK`, if that is a device of this namespace.
+    /// `IFLA_LINK`, if that device is in this namespace.
     pub below: Option<u32>,
-    /// `IFLA_PARENT_DEV_BUS_NAME`, such as `pci`, from 5.14 on; none if the device has no parent.
+    /// `IFLA_PARENT_DEV_BUS_NAME`, such as `pci`, since 5.14. `None` if the device has no parent.
     pub bus: Option<String>,
     /// `IFLA_MACVLAN_MODE`, if the kind is `macvlan`.
     pub macvlan_mode: Option<u32>,
-    /// Set if the kind is `vxlan`.
+    /// `Some` if the kind is `vxlan`.
     pub vxlan: Option<VxlanLink>,
 }
 
-/// Reads an answer to a link request; `None` if the message is not an `RTM_NEWLINK`.
+/// Reads an answer to a link request. `None` if the message is not an `RTM_NEWLINK`.
 ///
 /// # Errors
 /// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN device, its data.
@@ -216,7 +214,7 @@ fn vxlan(
 ) -> Result<VxlanLink, Malformed> {
     let (mut vni, mut dst_port, mut local, mut underlay) = (None, None, None, None);
     let (mut udp_csum, mut csum6_tx, mut csum6_rx) = (None, None, false);
-    // The kernel's default where it does not say.
+    // The kernel's default for a missing attribute.
     let (mut remote, mut learning) = (None, true);
     let (mut ipv6, mut collect_metadata) = (false, false);
     for attr in data.nested() {
@@ -228,7 +226,7 @@ fn vxlan(
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = address(attr.payload)?,
             IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => remote = address(attr.payload)?,
             IFLA_VXLAN_LEARNING => learning = attr.u8()? != 0,
-            // The only numbers here in network byte order.
+            // Ports are the only numbers here in network byte order.
             IFLA_VXLAN_PORT => dst_port = Some(u16::from_be(attr.u16()?)),
             IFLA_VXLAN_UDP_CSUM => udp_csum = Some(attr.u8()? != 0),
             IFLA_VXLAN_UDP_ZERO_CSUM6_TX => csum6_tx = Some(attr.u8()? != 0),
@@ -237,7 +235,8 @@ fn vxlan(
             _ => {}
         }
     }
-    // A device is of one family, that of its local or remote address; over IPv6 the other attribute decides.
+    // A device uses one address family, that of its local or remote address. Over IPv6 another attribute states the
+    // checksum.
     // https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c#L2589
     let checksum = if ipv6 {
         csum6_tx.map(|zero| !zero)
@@ -282,11 +281,12 @@ pub fn own_address(message: &Message<'_>) -> Result<Option<OwnAddress>, Malforme
     let (mut found, mut flags) = (None, u32::from(message.payload[2]));
     for attr in attrs(attributes) {
         let attr = attr?;
-        // On a point-to-point device IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
+        // On a point-to-point device IFA_ADDRESS is the address of the peer. IFA_LOCAL, if it is there, is always our
+        // own.
         match attr.kind {
             IFA_LOCAL => found = address(attr.payload)?,
             IFA_ADDRESS if found.is_none() => found = address(attr.payload)?,
-            // All of them, since 3.14.
+            // All flags, since 3.14. The header has only the first 8 bits.
             IFA_FLAGS => flags = attr.u32()?,
             _ => {}
         }
@@ -300,22 +300,23 @@ pub fn own_address(message: &Message<'_>) -> Result<Option<OwnAddress>, Malforme
     }))
 }
 
-/// Where a forwarding entry sends packets.
+/// A forwarding entry, and where it sends packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forwarding {
-    /// The device that the entry is of.
+    /// The VXLAN device with the entry.
     pub ifindex: u32,
-    /// `NDA_DST`; `None` if the entry names no other machine, as those of a bridge.
+    /// `NDA_DST`. `None` if the entry names no other machine, as entries of a bridge do.
     pub remote: Option<IpAddr>,
-    /// `NDA_PORT`: a destination port other than the device's.
+    /// `NDA_PORT`: the destination port, if it is not the port of the device.
     pub port: Option<u16>,
-    /// `NDA_IFINDEX`: the device through which they leave.
+    /// `NDA_IFINDEX`: the device through which the packets leave.
     pub underlay: Option<u32>,
-    /// `NDA_NH_ID`: they go to a group of nexthops, which is listed elsewhere.
+    /// `NDA_NH_ID`: the entry sends to a nexthop group, which another dump lists.
     pub nexthops: bool,
 }
 
-/// Reads an answer to a request for forwarding entries; `None` if the message is not an `RTM_NEWNEIGH` about one.
+/// Reads an answer to a request for forwarding entries. `None` if the message is not an `RTM_NEWNEIGH` about such an
+/// entry.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c> (`vxlan_fdb_info`)
 ///
@@ -347,7 +348,7 @@ pub fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Malformed
     Ok(Some(out))
 }
 
-/// These headers have the ifindex as their second 32-bit word.
+/// Splits a message into a header and attributes, and reads the ifindex: the second 32-bit word of these headers.
 fn split_header<'a>(
     payload: &'a [u8],
     len: usize,

@@ -1,37 +1,37 @@
-//! Whether a device hands packets on with finished checksums, so that NAT beyond this kernel cannot corrupt them.
+//! Whether packets leave a device with finished checksums, so that NAT outside this kernel cannot corrupt them.
 //!
-//! Owns the criterion. Pure: `link::underlay_io` reads what it needs.
+//! Owns the criterion. Pure: `link::underlay_io` reads the facts.
 //!
-//! An encapsulated packet whose inner checksum is not finished is finished in software at the first device that does not
-//! offer checksums for such packets, or by the hardware. Which one that is follows from the kind of each device in the stack
-//! and from a few features, not from the name of its driver.
+//! The kernel finishes the inner checksum of an encapsulated packet in software at the first device that does not offer
+//! checksums for such packets. If every device offers them, the hardware finishes it. The kind of each device in the
+//! stack and a few features decide this, not the name of the driver.
 //! <https://github.com/torvalds/linux/blob/v6.1/net/core/dev.c#L3555> (`validate_xmit_skb`, `netif_skb_features`)
 
 use std::collections::HashMap;
 
-/// What decides about one device of a stack.
+/// The properties of one device of a stack that matter for checksums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StackedDevice {
-    /// `IFLA_INFO_KIND`; none for hardware and `lo`.
+    /// `IFLA_INFO_KIND`. `None` for hardware and `lo`.
     pub kind: Option<String>,
     /// `ETHTOOL_GDRVINFO`.
     pub driver: Option<String>,
-    /// `IFLA_PARENT_DEV_BUS_NAME`, from 5.14 on; none also for a device without a parent.
+    /// `IFLA_PARENT_DEV_BUS_NAME`, since 5.14. `None` also for a device without a parent.
     pub bus: Option<String>,
     /// No transmit checksum feature is on.
     pub checksums_off: bool,
     /// `tx-udp_tnl-segmentation` is on or can be turned on.
     pub tunnel_segmentation: bool,
-    /// It segments long packets of a forwarding node (`tx-udp_tnl-segmentation` on, `tx-scatter-gather-fraglist` off) into shorter
-    /// ones that a device below segments again.
+    /// The device segments long packets of a forwarding node (`tx-udp_tnl-segmentation` on,
+    /// `tx-scatter-gather-fraglist` off) into shorter packets, and a device below segments those again.
     pub splits: bool,
     /// `IFLA_MACVLAN_MODE`.
     pub macvlan_mode: Option<u32>,
-    /// The devices that it sends through: `IFLA_LINK` in this namespace, or its ports.
+    /// The devices below: `IFLA_LINK` in this namespace, or the ports.
     pub below: Vec<u32>,
 }
 
-/// The deepest stack that is followed; the kernel's own limit is 8.
+/// The deepest stack to follow. The limit of the kernel is 8.
 pub(crate) const MAX_DEPTH: u32 = 8;
 
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/if_link.h#L681>
@@ -39,13 +39,14 @@ const MACVLAN_PRIVATE: u32 = 1;
 const MACVLAN_VEPA: u32 = 2;
 const MACVLAN_PASSTHRU: u32 = 8;
 
-/// Network cards of a hypervisor: with tunnel segmentation they hand an unfinished inner checksum to the host.
-/// virtio does since 6.17 (`virtnet_probe`); for `vmxnet3` it is not known what ESXi does before its own NAT.
+/// Network cards of hypervisors: with tunnel segmentation they pass an unfinished inner checksum to the host. virtio
+/// does so since 6.17 (`virtnet_probe`). For `vmxnet3` the behaviour of ESXi before its own NAT is not known.
 const PARAVIRTUAL_BUSES: [&str; 3] = ["virtio", "vmbus", "xen"];
 const PARAVIRTUAL_DRIVERS: [&str; 5] =
     ["virtio_net", "hv_netvsc", "vif", "vmxnet3", "net_failover"];
 
-/// Whether packets that are sent through this device leave the kernel with finished checksums. What is not understood does not.
+/// True if packets leave the kernel with finished checksums when they are sent through this device. False for what is
+/// not understood.
 pub(crate) fn finishes_checksums(ifindex: u32, devices: &HashMap<u32, StackedDevice>) -> bool {
     finishes(ifindex, devices, MAX_DEPTH)
 }
@@ -54,8 +55,8 @@ fn finishes(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> 
     let Some(device) = devices.get(&ifindex).filter(|_| depth > 0) else {
         return false;
     };
-    // The kernel gets the outer checksum of a packet that it segments twice wrong, without any NAT: measured on 6.1 and 6.18 over
-    // macvlan and bond, and not over VLAN. So this is no stack that is left to itself.
+    // If a packet is segmented twice, the kernel computes a wrong outer checksum, without any NAT: measured on 6.1 and
+    // 6.18 over macvlan and bond, and not over VLAN. So such a stack does not count as safe.
     if device.splits && device.kind.as_deref() != Some("vlan") && !device.below.is_empty() {
         return false;
     }
@@ -67,12 +68,12 @@ fn finishes(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> 
         !device.below.is_empty() && device.below.iter().all(below)
     };
     match device.kind.as_deref() {
-        // It never offers checksums for encapsulated packets, whatever its ports do.
+        // A bridge never offers checksums for encapsulated packets, whatever its ports offer.
         // https://github.com/torvalds/linux/blob/v6.1/net/bridge/br_device.c#L484 (br_dev_setup)
         Some("bridge") => true,
-        // They hand on what they are given, and the device below decides again.
+        // These pass packets on unchanged, and the device below decides again.
         Some("vlan" | "bond" | "team") => all_below(),
-        // In bridge mode a packet for a sibling goes straight to it.
+        // In bridge mode, a packet to a sibling device is delivered directly.
         Some("macvlan") => {
             let upwards = [MACVLAN_PRIVATE, MACVLAN_VEPA, MACVLAN_PASSTHRU];
             device
@@ -91,7 +92,7 @@ fn is_hardware(device: &StackedDevice) -> bool {
         device.driver.as_deref(),
     ) {
         (Some(bus), ..) => bus != "netdevsim",
-        // Before 5.14. A virtual device has a kind, but those of Open vSwitch before 4.0.
+        // Before 5.14. Virtual devices have a kind, except those of Open vSwitch before 4.0.
         (None, None, Some(driver)) => driver != "openvswitch",
         _ => false,
     }
@@ -149,7 +150,7 @@ mod tests {
             checksums_off: true,
             ..device
         };
-        // The first device is number 1, the next number 2, and so on.
+        // Ifindexes count from 1 in the order of the list.
         let rows: Vec<(&str, Vec<StackedDevice>, bool)> = vec![
             ("not read", vec![], false),
             ("NIC", vec![nic()], true),

@@ -1,6 +1,6 @@
-//! What an underlay is, and the stack of devices below it.
+//! Reads the underlay of a device, and the stack of devices below it.
 //!
-//! Owns the questions to rtnetlink and ethtool. What follows is decided in `link::underlay`.
+//! Owns the requests to rtnetlink and ethtool. `link::underlay` decides what follows from the answers.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -18,7 +18,6 @@ use crate::netlink::socket_io::Netlink;
 
 const READ: &str = "read the underlay";
 
-/// The sockets that are asked.
 pub(crate) struct Reader<'a> {
     pub route: &'a mut Netlink,
     pub socket: &'a Socket,
@@ -27,15 +26,15 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// None if the device went away in the meantime: an underlay that cannot be named is not known. A device without a driver's
-    /// name is an underlay all the same.
+    /// The underlay with this ifindex. `None` if the device is gone, because its name is not known then. `driver` is
+    /// `None` if the device reports no driver.
     pub fn underlay(&mut self, ifindex: u32) -> Option<Underlay> {
         let name = self.socket.name(ifindex).ok()?;
         let driver = self.socket.driver(&name).ok().flatten();
         let mut stack = HashMap::new();
         let master = self.add(ifindex, &mut stack, MAX_DEPTH);
         let vrf = master.filter(|master| {
-            // A master that cannot be read may be one.
+            // A master of unknown kind counts as a VRF.
             let kind = self.link(*master).map(|link| link.kind);
             kind.is_none_or(|kind| kind.as_deref() == Some("vrf"))
         });
@@ -48,7 +47,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Adds a device and those below it. Gives its master, if it has one.
+    /// Adds a device and the devices below it. Returns its master, if it has one.
     fn add(
         &mut self,
         ifindex: u32,
@@ -76,7 +75,7 @@ impl Reader<'_> {
         let fraglist = bits(&["tx-scatter-gather-fraglist"]);
         let device = StackedDevice {
             driver: self.socket.driver(&link.name).ok().flatten(),
-            // What could not be read may be on.
+            // A feature that could not be read counts as on.
             checksums_off: checksums != 0 && features.is_some_and(|f| f.active & checksums == 0),
             tunnel_segmentation: features
                 .is_none_or(|f| (f.active | (f.hw & !f.nochange)) & tunnels != 0),
@@ -98,10 +97,10 @@ impl Reader<'_> {
         self.route.request(READ, write, rtnl::link).ok()?.ok()?
     }
 
-    /// The ports of a bond; empty if they cannot be listed.
+    /// The ports of a bond. Empty if they cannot be listed.
     fn ports(&mut self, master: u32) -> Vec<u32> {
         let write = |w: &mut _, seq| rtnl::dump_ports(w, seq, master);
-        // Kernels before 4.6 answer with every link.
+        // Kernels before 4.6 answer with all links.
         let port = |link: rtnl::Link| (link.master == Some(master)).then_some(link.ifindex);
         self.route
             .dump(READ, write, |m| Ok(rtnl::link(m)?.and_then(port)))

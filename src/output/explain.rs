@@ -1,6 +1,6 @@
 //! `explain`: the facts behind a decision.
 //!
-//! Owns the long texts. As every renderer it decides nothing.
+//! Owns the long texts. Decides nothing.
 
 use core::net::IpAddr;
 use std::fmt;
@@ -17,32 +17,31 @@ use crate::offload::report::{DeviceReport, KernelReport, Report};
 use crate::policy::Policy;
 use crate::text::{IfName, escape};
 
-/// What became of one rule.
+/// One policy rule, and whether it matches the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleOutcome {
-    /// Its name and place.
+    /// The name of the rule and its place.
     pub rule: String,
-    /// What it says.
+    /// The value of its key `when`.
     pub when: String,
-    /// Whether all its keys match the device.
+    /// True if all keys of the rule match the device.
     pub matched: bool,
-    /// Whether it is the last that matches.
+    /// True if the rule is the last that matches.
     pub decided: bool,
-    /// The first key that does not match, and why.
+    /// The first key that does not match, and why. `None` if all keys match.
     pub because: Option<String>,
 }
 
-/// A report with one device, and the rules that were considered for it.
+/// A report with one device, and the policy rules that were tried for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation<'a> {
-    /// The report.
     #[serde(flatten)]
     pub report: Report<'a>,
     /// In the order of the policy.
     pub rules: Vec<RuleOutcome>,
 }
 
-/// Everything about the decision on one device.
+/// Explains the decision for one device.
 ///
 /// # Errors
 /// Those of the writer.
@@ -84,7 +83,7 @@ pub fn explain_device(
     footers(out, report)
 }
 
-/// The verdict on a kernel.
+/// Explains the verdict on a kernel.
 ///
 /// # Errors
 /// Those of the writer.
@@ -165,7 +164,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
     Ok(())
 }
 
-/// A large cluster has thousands.
+/// The first addresses and the number of the rest: a large cluster has thousands.
 fn destinations(remotes: &[IpAddr]) -> String {
     const MAX_SHOWN: usize = 4;
     let first: Vec<String> = remotes
@@ -271,7 +270,7 @@ fn policy_text(
     Ok(())
 }
 
-/// What an administrator can do about it, the narrowest first.
+/// What an administrator can do, the remedy with the smallest effect first.
 fn remedies(
     out: &mut impl Write,
     device: &DeviceReport<'_>,
@@ -285,7 +284,7 @@ fn remedies(
     };
     let mut remedies = Vec::new();
     match device.reason.code {
-        // No rule ends it.
+        // A policy rule does not end a conflict.
         ReasonCode::Contested => remedies.push(format!(
             "stop the program that turns it on: `ethtool --monitor {0}` shows when it does. Then: vxcsum apply {0}",
             device.name
@@ -317,7 +316,7 @@ fn remedies(
                     .to_owned(),
             );
         }
-        // What could not be read is no ground for a policy.
+        // Rules that could not be read do not justify a change of the policy.
         if device.reason.code == ReasonCode::ExposureUnknown && report.limited.is_empty() {
             remedies.push(
                 "if you know that no NAT rewrites its packets, unknown-exposure = \"not-exposed\", in a rule for this device \
@@ -356,7 +355,7 @@ fn remedies(
     Ok(())
 }
 
-/// A glob that matches this name alone, as a TOML string. A byte that is not UTF-8 cannot be written, so that any will do.
+/// A glob for this name alone, as a TOML string. `?` stands for a byte that is not UTF-8, because TOML cannot hold it.
 fn toml_literal(name: &IfName) -> String {
     let mut out = "\"".to_owned();
     for chunk in name.as_bytes().utf8_chunks() {

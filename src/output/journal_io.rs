@@ -1,6 +1,6 @@
 //! The log: the systemd journal with structured fields, or stderr.
 //!
-//! Owns where log records go and which fields they have. The report never goes here: it goes to stdout.
+//! Owns the destination of log records and their fields. Reports never go here: they go to stdout.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -24,10 +24,10 @@ use crate::policy::PolicyError;
 
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///
-/// A journal that cannot be reached is no reason to fail: then stderr it is, which systemd collects too.
+/// An unreachable journal is not an error: the records then go to stderr, which systemd collects too.
 ///
-/// `for_units`: lines on stderr get the priorities of sd-daemon(3). Whether a service manager listens cannot be told: the
-/// variables that it sets are inherited by terminals too.
+/// `for_units`: lines on stderr get the priorities of sd-daemon(3). vxcsum cannot detect a service manager itself,
+/// because terminals inherit the variables that it sets.
 pub fn init(for_units: bool, journal: bool) {
     let to_journal = journal
         && connected_to_journal()
@@ -38,13 +38,13 @@ pub fn init(for_units: bool, journal: bool) {
         });
     if !to_journal {
         let logger: &'static dyn Log = if for_units { &PREFIXED } else { &PLAIN };
-        // Fails only if a logger is set already, as in a test.
+        // Fails only if a logger is already set, as in a test.
         let _ = log::set_logger(logger);
     }
     log::set_max_level(LevelFilter::Info);
 }
 
-/// One record a change or failure; silence where nothing changed.
+/// Logs one record for each change and each failure. Logs nothing if nothing changed.
 pub fn changes(report: &Report<'_>) {
     for device in &report.devices {
         let feature = device.feature_name.as_str();
@@ -61,7 +61,7 @@ pub fn changes(report: &Report<'_>) {
                 },
                 format!("turned {feature} on again: {}", device.reason.text),
             ),
-            // Said once, when it began: see `contested`.
+            // `conflicts` logged this when the conflict began.
             (_, Outcome::Refused, _) if device.reason.code == ReasonCode::Contested => continue,
             (_, Outcome::Refused, Some(e)) => (message_ids::REFUSED, e.to_string()),
             (_, Outcome::Failed, Some(e)) => (message_ids::FAILED, e.to_string()),
@@ -93,7 +93,7 @@ fn bugs(bugs: &[BugId]) -> String {
     bugs.join(" ")
 }
 
-/// Another program keeps turning the feature of these devices back on: said once, when vxcsum stops.
+/// Logs that another program keeps turning the feature of these devices back on. Called once, when vxcsum stops.
 pub fn conflicts(plan: &Plan<'_>, new: &HashSet<u32, impl BuildHasher>) {
     let is_new = |device: &&DevicePlan<'_>| new.contains(&device.device.link.ifindex);
     plan.devices.iter().filter(is_new).for_each(contested);
@@ -112,7 +112,7 @@ fn contested(plan: &DevicePlan<'_>) {
     );
 }
 
-/// The policy is not valid: a line for each problem; `consequence` says what that means.
+/// Logs each problem of an invalid policy. `consequence` says what happens instead.
 pub fn policy_rejected(error: &Error, consequence: &str) {
     let lines = match error {
         Error::Policy(errors) => errors.items().map(PolicyError::line_for_logs).collect(),
@@ -123,7 +123,7 @@ pub fn policy_rejected(error: &Error, consequence: &str) {
     }
 }
 
-/// Link events were lost.
+/// Logs that link events were lost.
 pub fn resync() {
     log!(
         Level::Warn,
@@ -132,7 +132,7 @@ pub fn resync() {
     );
 }
 
-/// Lines on stderr, for people or, with the priorities of sd-daemon(3), for a service manager without a journal.
+/// Lines on stderr for users or, with the priorities of sd-daemon(3), for a service manager without a journal.
 struct Stderr {
     prefixed: bool,
 }
@@ -152,7 +152,7 @@ impl Log for Stderr {
             Level::Info => "<5>",
             Level::Debug | Level::Trace => "<7>",
         };
-        // A closed stderr is nothing to die of.
+        // A closed stderr must not end the process.
         let _ = if self.prefixed {
             writeln!(
                 std::io::stderr(),

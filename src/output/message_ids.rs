@@ -1,23 +1,23 @@
 //! The MESSAGE_ID of each kind of event.
 //!
-//! Owns the 128-bit ids that journald and programs know the events by; they never change. `systemd/vxcsum.catalog` explains
-//! each, for `journalctl -x`; a test holds the two together. May not log.
+//! Owns the 128-bit ids by which journald and programs recognise the events. They never change.
+//! `systemd/vxcsum.catalog` explains each of them for `journalctl -x`, and a test compares the two. Does not log.
 //!
 //! <https://systemd.io/CATALOG/>
 
 /// The feature was turned off on a device.
 pub const CHANGED: &str = "8041eac474844b7f998b3b9459639caf";
-/// The feature should be off on a device, and the kernel does not do it.
+/// The feature must be off on a device, but the kernel does not turn it off.
 pub const REFUSED: &str = "ee75f40ecca44a6c877d29d4b4d84356";
 /// Reading or setting the feature of a device failed.
 pub const FAILED: &str = "4108c5f52ec74979b8f65fff36390d88";
 /// Another program keeps turning the feature back on, and vxcsum stopped turning it off.
 pub const CONFLICT: &str = "7e4270e274dc4b7fbbb8e836ad179bfe";
-/// The feature was given back to a device by `vxcsum revert`.
+/// `vxcsum revert` turned the feature of a device on again.
 pub const REVERTED: &str = "d71ae08f5da043eb80ea9a9121a56b99";
-/// The feature was given back to a device, for it need not be off any more.
+/// The feature of a device was turned on again, because it need not be off any more.
 pub const GIVEN_BACK: &str = "3c1ff4fa1c7e4b2f8a5e60b2b7d9c4a1";
-/// A policy is not valid and was not taken; with `watch`, the one before stays in force.
+/// A policy is not valid and was refused. `watch` keeps the policy before it.
 pub const POLICY_REJECTED: &str = "9b8f77c4a0014cef8bb188690997c3b3";
 /// `watch` lost events and looked at every device again.
 pub const RESYNC: &str = "e18f8008d4fa475d8f638fe63125373c";

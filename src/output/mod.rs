@@ -1,7 +1,7 @@
 //! Reports as text and JSON.
 //!
-//! Owns every text that goes to stdout. Writes into any `Write`, decides nothing, asks nobody. Names of devices come out
-//! escaped (see `text::escape`), so that no device can draw on a terminal.
+//! Owns every text on stdout. Writes into any `Write`, decides nothing, reads nothing. Escapes the names of devices
+//! (see `text::escape`), so no device name can control a terminal.
 
 mod explain;
 pub mod journal_io;
@@ -32,10 +32,10 @@ use crate::policy::PolicyError;
 use crate::term::table::{Cell, TextTable};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped, wrapped_around};
 
-/// A paragraph names at most this many devices and counts the rest; the table names them all.
+/// The most devices that a paragraph names. It counts the rest, and the table names all.
 const MAX_NAMED: usize = 8;
 
-/// One JSON object and a newline.
+/// Writes one JSON object and a newline.
 ///
 /// # Errors
 /// Those of the writer.
@@ -59,7 +59,7 @@ struct ErrorBody<'a> {
     problems: Vec<&'a PolicyError>,
 }
 
-/// `{"error": {...}}`, for the programs that asked for JSON.
+/// Writes `{"error": {...}}` for programs that asked for JSON.
 ///
 /// # Errors
 /// Those of the writer.
@@ -83,7 +83,7 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
     )
 }
 
-/// The answer, before anything else.
+/// The first line: the answer.
 ///
 /// # Errors
 /// Those of the writer.
@@ -95,7 +95,7 @@ pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -
         NodeState::Broken | NodeState::Failed => RED,
     };
     let word = paint(state.word(), style, color);
-    // The width counts what is seen.
+    // The width must not count the codes of colours.
     let text = format!("{}  {}", state.word(), health::answer(report));
     let mut plain = Vec::new();
     wrapped(&mut plain, "", &text)?;
@@ -103,7 +103,7 @@ pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -
     write!(out, "{}", plain.replacen(state.word(), &word, 1))
 }
 
-/// What the answer does not cover, and how long it holds.
+/// What the answer does not cover, and how long it is valid.
 pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     for limit in &report.limited {
         let text = format!(
@@ -155,12 +155,13 @@ pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Res
     footers(out, report)
 }
 
-/// `apply`: the answer, the table, the kernel, and in sentences what was done, or with --dry-run what would be done.
+/// `apply`: the answer, the table, the kernel, and sentences about what was done or, with --dry-run, what would be
+/// done.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
-    // After `revert` the answer of `apply` would undo it.
+    // After `revert`, the answer would be to run `apply`, which undoes it.
     let reverts = |device: &DeviceReport<'_>| {
         matches!(
             device.reason.code,
@@ -215,7 +216,7 @@ fn kernel_line(out: &mut impl Write, kernel: &KernelReport, color: bool) -> io::
         .iter()
         .map(|bug| format!("{} {}", bug.id.as_str(), status_word(bug)))
         .collect();
-    // Colours have no width.
+    // The codes of colours have no width.
     let whole = start.len() + words.iter().map(|word| word.len() + 2).sum::<usize>();
     let between = if whole > width() { "\n " } else { "" };
     write!(out, "{start}")?;
@@ -275,14 +276,15 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
             Cell::plain(device.reason.code.as_str()),
         ]);
     }
-    // What decides stays; the rest is in `explain` and JSON.
+    // The columns for the decision stay. `explain` and JSON show the others too.
     table.write(out, width(), &[1, 2, 3], color)
 }
 
-/// A bug that no packet of this node can run into is latent, in words and not in JSON: there the exposure is a key of its own.
+/// The word `latent` is for a bug that no packet of this node can meet. JSON has no such value, because it shows the
+/// exposure in a key of its own.
 fn verdict(device: &DeviceReport<'_>) -> Cell {
     let status = device.verdict.status;
-    // Where the policy asks for more, that NAT cannot break its packets is no answer.
+    // If the policy demands more than safety from NAT, an unexposed device is not latent.
     let must_be_off = device.action == Action::TurnOff
         || matches!(
             device.reason.code,
@@ -353,7 +355,7 @@ fn section(device: &DeviceReport<'_>) -> Section {
     }
 }
 
-/// One paragraph for all devices of which the same is to be said.
+/// One paragraph for all devices with the same text.
 fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -> io::Result<()> {
     for wanted in sections {
         let mut groups: Vec<Vec<&DeviceReport<'_>>> = Vec::new();
@@ -362,7 +364,7 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
             .iter()
             .filter(|device| section(device) == *wanted)
         {
-            // Devices of a kind stand together more often than not: the last group is nearly always the one.
+            // Similar devices are usually neighbours, so the last group is nearly always the right one.
             match groups
                 .iter_mut()
                 .rev()

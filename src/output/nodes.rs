@@ -12,19 +12,18 @@ use crate::term::table::{Cell, TextTable};
 use crate::term::width;
 use crate::text::escape;
 
-/// The summary.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeSummary {
     schema_version: u32,
-    /// Nodes with Linux.
+    /// The number of nodes with Linux.
     nodes: usize,
-    /// Nodes with another system, which are not judged.
+    /// The number of nodes with another system. They get no verdict.
     other_systems: usize,
     bugs: Vec<BugSummary>,
     kernels: Vec<Group>,
 }
 
-/// How many nodes have a bug.
+/// The number of nodes for each status of a bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct BugSummary {
     id: BugId,
@@ -35,7 +34,7 @@ struct BugSummary {
 }
 
 impl NodeSummary {
-    /// Of the groups that were judged.
+    /// Takes groups that have a verdict.
     pub fn new(kernels: Vec<Group>, other_systems: usize) -> Self {
         let bugs = BugId::ALL.map(|id| {
             let count = |status: Status| {
@@ -62,7 +61,7 @@ impl NodeSummary {
 /// Count, kernel, a verdict for each bug, distribution.
 const COLUMNS: usize = 3 + BugId::ALL.len();
 
-/// As a table.
+/// Writes the summary as a table.
 ///
 /// # Errors
 /// Those of the writer.

@@ -1,6 +1,6 @@
 //! `status --format npd`: one line for node-problem-detector.
 //!
-//! It shows no more than 80 bytes of a plugin's output.
+//! node-problem-detector shows at most 80 bytes of a plugin's output.
 //! <https://github.com/kubernetes/node-problem-detector/blob/master/docs/custom_plugin_monitor.md>
 
 use crate::error::ExitCode;
@@ -8,14 +8,14 @@ use crate::offload::report::{DeviceReport, Outcome, Report};
 
 const MAX: usize = 80;
 
-/// The line, and the exit code: 0 fine, 1 a problem.
+/// The line, and the exit code: 0 for no problem, 1 for a problem.
 pub fn npd(report: &Report<'_>) -> (String, ExitCode) {
     let wrong: Vec<&DeviceReport<'_>> = report
         .devices
         .iter()
         .filter(|device| match device.outcome {
             Outcome::Failed | Outcome::Refused => true,
-            // What only waits to be given back is no problem.
+            // A feature that waits to be turned on again is not a problem.
             Outcome::Planned => {
                 device.also_on.is_empty() && device.feature.is_some_and(|f| f.active)
             }
@@ -41,7 +41,7 @@ pub fn npd(report: &Report<'_>) -> (String, ExitCode) {
     (cut(line, MAX), code)
 }
 
-/// The line where vxcsum could not look, with exit code 2.
+/// The line for a look that failed. The exit code is 2.
 pub fn npd_unknown(error: &str) -> String {
     let words: Vec<&str> = error.split_whitespace().collect();
     cut(words.join(" "), MAX)
@@ -55,7 +55,7 @@ fn about(device: &DeviceReport<'_>) -> String {
     format!("{}: {what} ({})", device.name, device.reason.code.as_str())
 }
 
-/// No more than so many bytes, and no half character.
+/// Cuts a text to at most `max` bytes, between characters.
 fn cut(mut text: String, max: usize) -> String {
     if text.len() > max {
         let end = (0..=max.saturating_sub(3))

@@ -1,6 +1,6 @@
 //! `status --format prometheus`: metrics in the text format, for node_exporter's textfile collector.
 //!
-//! Owns their names and help texts. No timestamps: with one, node_exporter passes over the whole file.
+//! Owns the names and help texts of the metrics. Writes no timestamps: node_exporter ignores a whole file that has one.
 //! <https://github.com/prometheus/docs/blob/main/docs/instrumenting/exposition_formats.md>
 
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::nat::exposure::Exposure;
 use crate::offload::plan::{Plan, ReasonCode};
 use crate::offload::report::{Outcome, Report};
 
-/// Metrics of a report, of the plan that it shows, of `(Udp, Udp6) InCsumErrors`, and of the time in seconds since 1970.
+/// Metrics of a report, of its plan, of `(Udp, Udp6) InCsumErrors`, and of the time in seconds since 1970.
 #[allow(clippy::too_many_lines, reason = "a table of metrics")]
 pub fn prometheus(
     report: &Report<'_>,
@@ -130,7 +130,7 @@ pub fn prometheus(
     out
 }
 
-/// The value of a label.
+/// The value of a label, in quotes.
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
