@@ -20,7 +20,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run deploy/image/build tests/deploy tests/image tests/monitoring tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
 
@@ -135,9 +135,15 @@ image: build
 	@tests/needs buildah jq
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) deploy/image/build $(BIN) build/vxcsum-image.tar
 
+# What every verb prints with --json, and policies, against the JSON Schemas.
+.PHONY: check-json
+check-json: build
+	@tests/needs root ip jq python3
+	tests/json-schemas $(BIN)
+
 # Manifests, alerts, metrics and the image, each with the program that reads it.
 .PHONY: check-deploy
-check-deploy: build
+check-deploy: build check-json
 	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl
 	tests/deploy $(BIN)
 	tests/monitoring $(BIN)

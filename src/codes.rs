@@ -2,7 +2,7 @@
 
 /// Declares an enum without fields. The code behind each value is the text in JSON, in the journal and in a policy.
 ///
-/// Defines `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, and `Serialize`.
+/// Defines `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, `Serialize`, and for tests the JSON Schema.
 macro_rules! codes {
     (
         $(#[$attribute:meta])*
@@ -10,6 +10,7 @@ macro_rules! codes {
     ) => {
         $(#[$attribute])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ::serde::Serialize)]
+        #[cfg_attr(test, derive(::schemars::JsonSchema))]
         pub enum $name {
             $($(#[$value_attribute])* #[serde(rename = $code)] $value,)+
         }

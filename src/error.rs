@@ -42,16 +42,34 @@ pub enum Error {
     Io(String),
 }
 
+codes! {
+    /// Why nothing could be done, as a stable code.
+    pub enum ErrorCode {
+        /// The command line asks for something impossible.
+        Usage = "usage",
+        /// CAP_NET_ADMIN is missing.
+        Permission = "permission",
+        /// The policy is not valid.
+        Policy = "policy",
+        /// No VXLAN device has this name.
+        Device = "device",
+        /// The kernel could not be asked.
+        Kernel = "kernel",
+        /// A file or the output.
+        Io = "io",
+    }
+}
+
 impl Error {
     /// The stable code in JSON.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Usage(_) => "usage",
-            Self::Permission(_) => "permission",
-            Self::Policy(_) => "policy",
-            Self::Device(_) => "device",
-            Self::Kernel(_) => "kernel",
-            Self::Io(_) => "io",
+            Self::Usage(_) => ErrorCode::Usage,
+            Self::Permission(_) => ErrorCode::Permission,
+            Self::Policy(_) => ErrorCode::Policy,
+            Self::Device(_) => ErrorCode::Device,
+            Self::Kernel(_) => ErrorCode::Kernel,
+            Self::Io(_) => ErrorCode::Io,
         }
     }
 

@@ -40,6 +40,7 @@ impl KernelError {
 
 /// A request that failed: what was tried, what the kernel said, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fault {
     /// A verb and its object, such as `set tx-checksum-ip-generic off`.
     pub operation: String,

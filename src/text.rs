@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L1046> (`dev_valid_name`)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(into = "String"))]
 pub struct IfName {
     bytes: [u8; Self::MAX],
     len: u8,

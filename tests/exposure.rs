@@ -238,7 +238,7 @@ fn device(lab: &Lab, driver: &str) -> OuterFlow {
 }
 
 fn word(exposure: &Exposure) -> &'static str {
-    exposure.as_str()
+    exposure.code().as_str()
 }
 
 struct Case {

@@ -905,7 +905,7 @@ fn decisions_by_exposure() {
             ]
             .contains(&code);
             assert_eq!(found.must_be_off, off, "{name}, {exposure:?}");
-            if code == exposure.as_str() {
+            if code == exposure.code().as_str() {
                 assert!(
                     found.reason.text.contains(&exposure.to_string()),
                     "{name}: {}",

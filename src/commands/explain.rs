@@ -79,7 +79,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
         .into_iter()
         .map(|considered| RuleOutcome {
             rule: considered.rule.label(),
-            when: considered.rule.when.as_str().to_owned(),
+            when: considered.rule.when,
             matched: considered.miss.is_none(),
             decided: deciding.is_some_and(|rule| std::ptr::eq(rule, considered.rule)),
             because: considered.miss.map(|miss| miss.to_string()),

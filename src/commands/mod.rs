@@ -15,6 +15,8 @@ mod explain;
 mod nodes;
 mod policy;
 mod probe;
+#[cfg(test)]
+mod schema;
 mod status;
 
 use std::ffi::OsString;

@@ -3,12 +3,45 @@
 use std::io::Write;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::print;
 use crate::cli::Common;
 use crate::error::{Error, ExitCode};
 use crate::offload::node_io::load_policy;
 use crate::offload::report::SCHEMA_VERSION;
 use crate::text::escape;
+
+/// What `policy check` prints of a valid policy.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PolicyChecked<'a> {
+    /// See the report.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
+    schema_version: u32,
+    /// One that is not valid is an error.
+    #[cfg_attr(test, schemars(extend("const" = true)))]
+    valid: bool,
+    /// The files that were read, in order.
+    files: &'a [String],
+    /// How many rules there are.
+    rules: usize,
+    /// How many entries for kernels there are.
+    kernels: usize,
+}
+
+/// What `policy show` prints.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PolicyShown<'a> {
+    /// See the report.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
+    schema_version: u32,
+    /// The files that were read, in order.
+    files: &'a [String],
+    /// The merged policy as one TOML file.
+    toml: &'a str,
+}
 
 pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
     let common = Common {
@@ -21,7 +54,13 @@ pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
     } else {
         policy.files.clone()
     };
-    let summary = serde_json::json!({ "schema_version": SCHEMA_VERSION, "valid": true, "files": read, "rules": policy.rules.len(), "kernels": policy.kernels.len() });
+    let summary = PolicyChecked {
+        schema_version: SCHEMA_VERSION,
+        valid: true,
+        files: &read,
+        rules: policy.rules.len(),
+        kernels: policy.kernels.len(),
+    };
     print(&common, &summary, |out, _| {
         let read: Vec<_> = read.iter().map(|path| escape(path.as_bytes())).collect();
         let count =
@@ -35,10 +74,12 @@ pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
 
 pub fn show(common: &Common) -> Result<ExitCode, Error> {
     let policy = load_policy(&common.root, common.policy.as_deref())?;
-    print(
-        common,
-        &serde_json::json!({ "schema_version": SCHEMA_VERSION, "files": policy.files, "toml": policy.show() }),
-        |out, _| write!(out, "{}", policy.show()),
-    )?;
+    let toml = policy.show();
+    let shown = PolicyShown {
+        schema_version: SCHEMA_VERSION,
+        files: &policy.files,
+        toml: &toml,
+    };
+    print(common, &shown, |out, _| out.write_all(toml.as_bytes()))?;
     Ok(ExitCode::Ok)
 }

@@ -8,6 +8,7 @@ use crate::text::escape;
 
 /// `InCsumErrors` of the receiver, since boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Count {
     /// UDP over IPv4. Counts outer packets with a wrong checksum.
     pub udp: u64,
@@ -49,6 +50,7 @@ impl Count {
 
 /// The counters, and how they changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counters {
     /// At the beginning. `None` if reading failed.
     pub since_boot: Option<Count>,
@@ -75,6 +77,7 @@ impl Counters {
 
 /// VXLAN flows in connection tracking.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flows {
     /// Why the flows are not known. `None` if they are.
     pub unreadable: Option<String>,

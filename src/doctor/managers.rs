@@ -11,6 +11,7 @@ use crate::text::{IfName, escape};
 
 /// Another program or file that sets the feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Manager {
     /// `link-file`, `udev-rule`, `dispatcher`, `systemd-unit`, `felix`.
     pub kind: &'static str,

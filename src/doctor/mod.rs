@@ -28,6 +28,7 @@ use crate::probe::{BugOutcome, BugResult, Hex, Observed, ProbeRun};
 
 /// A bug for which the table and the probe disagree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Disagreement {
     pub bug: BugId,
     /// The verdict of the table.
@@ -79,6 +80,7 @@ const MAX_NAMED: usize = 8;
 
 /// One step for the administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NextStep {
     /// What to do, and why.
     pub text: String,
@@ -150,6 +152,7 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
 
 /// A bug without a result of the probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotMeasured {
     pub bug: BugId,
     /// One sentence.
@@ -183,6 +186,7 @@ pub struct Findings<'a> {
 
 /// A diagnosis: the report and the conclusions.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Diagnosis<'a> {
     #[serde(flatten)]
     pub report: Report<'a>,

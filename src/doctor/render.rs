@@ -109,7 +109,7 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         let text = format!(
             "{}: {}: {}",
             named(&group, MAX_NAMED),
-            paint(device.exposure.as_str(), style, color),
+            paint(device.exposure.code().as_str(), style, color),
             device.exposure_text
         );
         wrapped_around(out, "  ", &text, device.exposure_rule)?;

@@ -80,6 +80,7 @@ impl Features {
 
 /// One feature of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "the kernel has these four, under these names"

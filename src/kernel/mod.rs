@@ -28,6 +28,7 @@ pub struct KernelFacts {
 
 /// The keys of os-release(5) that matter here; empty where the file or the key is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OsRelease {
     /// `ID`, such as `rhel`.
     pub id: String,
@@ -112,6 +113,7 @@ codes! {
 
 /// One reason for a kernel's status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// Who says so.
     pub source: EvidenceSource,
@@ -125,6 +127,7 @@ pub struct Evidence {
 
 /// What is known about one bug in one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BugVerdict {
     /// Which bug.
     pub id: BugId,
@@ -138,9 +141,10 @@ pub struct BugVerdict {
 }
 
 /// One value for each bug, in the order of [`BugId::ALL`]. Index it by [`BugId`].
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PerBug<T>([T; BugId::ALL.len()]);
+pub struct PerBug<T>(#[cfg_attr(test, schemars(with = "Vec<T>"))] [T; BugId::ALL.len()]);
 
 impl<T> PerBug<T> {
     /// Makes each value from its bug.

@@ -164,6 +164,7 @@ fn os_id(os_image: &str) -> &'static str {
 
 /// Nodes with the same kernel and distribution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Group {
     /// `uname -r`; empty where the nodes have not reported it.
     pub release: String,

@@ -67,6 +67,7 @@ pub enum UnderlayLink {
 
 /// The device through which a VXLAN device's packets leave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Underlay {
     #[serde(skip)]
     pub ifindex: u32,

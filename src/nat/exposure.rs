@@ -289,6 +289,18 @@ impl fmt::Display for NatChange {
     }
 }
 
+codes! {
+    /// Whether NAT can rewrite the outer packets of a device.
+    pub enum ExposureCode {
+        /// It can.
+        Exposed = "exposed",
+        /// It cannot.
+        NotExposed = "not-exposed",
+        /// That is not known.
+        Unknown = "unknown",
+    }
+}
+
 /// Why it is not known whether NAT can rewrite the outer packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {
@@ -383,11 +395,11 @@ impl Exposure {
     }
 
     /// The stable code.
-    pub fn as_str(&self) -> &'static str {
+    pub fn code(&self) -> ExposureCode {
         match self {
-            Self::Exposed(_) => "exposed",
-            Self::NotExposed(_) => "not-exposed",
-            Self::Unknown(_) => "unknown",
+            Self::Exposed(_) => ExposureCode::Exposed,
+            Self::NotExposed(_) => ExposureCode::NotExposed,
+            Self::Unknown(_) => ExposureCode::Unknown,
         }
     }
 
@@ -412,7 +424,7 @@ impl Exposure {
 /// As the stable code.
 impl Serialize for Exposure {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+        self.code().serialize(serializer)
     }
 }
 

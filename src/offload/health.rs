@@ -13,20 +13,22 @@ use crate::nat::rules::Unread;
 /// The sentence names at most this many devices and counts the rest; the table names them all.
 const MAX_NAMED: usize = 3;
 
-/// How the NAT rules, the kernel and the offload of one device stand together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// At least one line of defence holds for certain.
-    Safe,
-    /// None holds for certain, and not all are known to fail.
-    AtRisk,
-    /// All three fail: packets that NAT rewrites leave corrupt.
-    Broken,
+codes! {
+    /// How the NAT rules, the kernel and the offload of one device stand together.
+    #[derive(PartialOrd, Ord)]
+    pub enum Health {
+        /// At least one line of defence holds for certain.
+        Safe = "safe",
+        /// None holds for certain, and not all are known to fail.
+        AtRisk = "at-risk",
+        /// All three fail: packets that NAT rewrites leave corrupt.
+        Broken = "broken",
+    }
 }
 
 /// The three lines of defence of one device; any that holds is enough. `None` where it is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Defence {
     /// No NAT rule can rewrite its outer packets.
     pub nat_rules: Option<bool>,
@@ -116,18 +118,19 @@ impl NodeState {
 
 /// The answer and the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// The worst of the devices.
     pub state: NodeState,
     /// How many there are.
     pub devices: usize,
-    /// How many are in each state.
+    /// How many are in the state `ok`.
     pub ok: usize,
-    /// See [`NodeState`].
+    /// How many are in the state `at-risk`.
     pub at_risk: usize,
-    /// See [`NodeState`].
+    /// How many are in the state `broken`.
     pub broken: usize,
-    /// See [`NodeState`].
+    /// How many are in the state `failed`.
     pub failed: usize,
     /// How many would be changed.
     pub pending: usize,
@@ -267,6 +270,7 @@ fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
 
 /// Something that could not be looked at, so that the answer is the worst case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Limit {
     /// What: `nat-rules`.
     pub what: &'static str,

@@ -73,11 +73,13 @@ codes! {
 
 /// A reason with one sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
     /// For programs.
     pub code: ReasonCode,
     /// For people; the same for many devices.
     #[serde(serialize_with = "as_text")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub text: Rc<str>,
 }
 
@@ -87,6 +89,7 @@ fn as_text<S: Serializer>(text: &Rc<str>, serializer: S) -> Result<S::Ok, S::Err
 
 /// What the kernel's bugs mean for one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceVerdict {
     /// The worst of the bugs that its outer checksum makes it susceptible to.
     pub status: Status,

@@ -14,6 +14,8 @@ use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
 use crate::kernel::{KernelFacts, KernelVerdict, OsRelease};
 use crate::link::{OuterChecksum, Underlay};
+#[cfg(test)]
+use crate::nat::exposure::ExposureCode;
 use crate::text::IfName;
 
 /// Increased when a field changes its meaning or goes away; new fields may come at any time.
@@ -52,6 +54,7 @@ pub struct Change {
 
 /// The kernel's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelReport {
     /// `uname -r`.
     pub release: String,
@@ -77,12 +80,15 @@ impl KernelReport {
 
 /// One device's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceReport<'a> {
-    /// Its ifindex.
+    /// Its ifindex: its identity for as long as it exists.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub ifindex: u32,
-    /// Its name.
+    /// Its name. Bytes that are not UTF-8 are written as `\xNN`.
     pub name: &'a IfName,
     /// Its VNI; null on an `external` device.
+    #[cfg_attr(test, schemars(range(max = 16_777_215)))]
     pub vni: Option<u32>,
     /// Its UDP destination port.
     pub dst_port: Option<u16>,
@@ -97,7 +103,8 @@ pub struct DeviceReport<'a> {
     pub feature: Option<FeatureState>,
     /// What the kernel's bugs mean for it.
     pub verdict: &'a DeviceVerdict,
-    /// Whether NAT can rewrite its outer packets: `exposed`, `not-exposed`, `unknown`.
+    /// Whether NAT can rewrite its outer packets.
+    #[cfg_attr(test, schemars(with = "ExposureCode"))]
     pub exposure: &'a Exposure,
     /// Why.
     pub exposure_text: String,
@@ -124,8 +131,10 @@ pub struct DeviceReport<'a> {
 
 /// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report<'a> {
-    /// [`SCHEMA_VERSION`].
+    /// Increased when a field changes its meaning or goes away.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: u32,
     /// The answer and the counts.
     pub summary: Summary,

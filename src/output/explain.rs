@@ -14,16 +14,17 @@ use crate::link::{OuterChecksum, UnderlayLink};
 use crate::offload::facts::Device;
 use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
 use crate::offload::report::{DeviceReport, KernelReport, Report};
-use crate::policy::Policy;
+use crate::policy::{Policy, When};
 use crate::text::{IfName, escape};
 
 /// One policy rule, and whether it matches the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleOutcome {
     /// The name of the rule and its place.
     pub rule: String,
     /// The value of its key `when`.
-    pub when: String,
+    pub when: When,
     /// True if all keys of the rule match the device.
     pub matched: bool,
     /// True if the rule is the last that matches.
@@ -34,6 +35,7 @@ pub struct RuleOutcome {
 
 /// A report with one device, and the policy rules that were tried for it.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Explanation<'a> {
     #[serde(flatten)]
     pub report: Report<'a>,
@@ -130,7 +132,11 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             )
         },
     );
-    let exposure = format!("{}: {}", device.exposure.as_str(), device.exposure_text);
+    let exposure = format!(
+        "{}: {}",
+        device.exposure.code().as_str(),
+        device.exposure_text
+    );
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
@@ -231,7 +237,11 @@ fn policy_text(
         wrapped(
             out,
             "  ",
-            &format!("rule {} says {}: {result}", safe(&rule.rule), rule.when),
+            &format!(
+                "rule {} says {}: {result}",
+                safe(&rule.rule),
+                rule.when.as_str()
+            ),
         )?;
     }
     if device.rule.is_none() {

@@ -21,7 +21,7 @@ pub use nodes::{NodeSummary, nodes};
 pub use npd::{npd, npd_unknown};
 pub use prometheus::prometheus;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::ethtool::{Feature, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
 use crate::nat::exposure::Exposure;
@@ -44,17 +44,27 @@ pub fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
+/// Why nothing could be done at all.
 #[derive(Serialize)]
-struct ErrorObject<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ErrorObject<'a> {
+    /// See the report.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     schema_version: u32,
     error: ErrorBody<'a>,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ErrorBody<'a> {
-    code: &'a str,
+    /// For programs.
+    code: ErrorCode,
+    /// What the process exits with.
+    #[cfg_attr(test, schemars(extend("enum" = [1, 64, 77, 78])))]
     exit_code: u8,
+    /// For people.
     text: String,
+    /// Only with the code `policy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<&'a PolicyError>,
 }

@@ -13,7 +13,10 @@ use crate::term::width;
 use crate::text::escape;
 
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeSummary {
+    /// See the report.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     schema_version: u32,
     /// The number of nodes with Linux.
     nodes: usize,
@@ -25,6 +28,7 @@ pub struct NodeSummary {
 
 /// The number of nodes for each status of a bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct BugSummary {
     id: BugId,
     affected: usize,

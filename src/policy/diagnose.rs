@@ -12,6 +12,7 @@ use crate::text::escape;
 
 /// One problem of one policy file. Every text is safe to print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyError {
     /// The file, as it was named.
     pub file: String,

@@ -6,6 +6,8 @@
 mod diagnose;
 pub mod files_io;
 mod parse;
+#[cfg(test)]
+pub(crate) mod schema;
 mod show;
 mod value;
 

@@ -15,10 +15,10 @@ use crate::link::OuterChecksum;
 use crate::text::IfName;
 
 /// The version of the format that this program understands.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 const TOP_LEVEL: &str = "the top level";
-const TOP: [&str; 7] = [
+pub(super) const TOP: [&str; 7] = [
     "version",
     "unknown-kernel",
     "unknown-exposure",
@@ -28,7 +28,7 @@ const TOP: [&str; 7] = [
     "kernel",
 ];
 /// The keys of `[bugs]`.
-const BUGS: [&str; BugId::ALL.len()] = {
+pub(super) const BUGS: [&str; BugId::ALL.len()] = {
     let mut codes = [""; BugId::ALL.len()];
     let mut n = 0;
     while n < codes.len() {
@@ -37,7 +37,7 @@ const BUGS: [&str; BugId::ALL.len()] = {
     }
     codes
 };
-const RULE: [&str; 8] = [
+pub(super) const RULE: [&str; 8] = [
     "name",
     "device",
     "vni",
@@ -47,7 +47,7 @@ const RULE: [&str; 8] = [
     "unknown-exposure",
     "when",
 ];
-const KERNEL: [&str; 3] = ["release", "bug", "status"];
+pub(super) const KERNEL: [&str; 3] = ["release", "bug", "status"];
 
 /// Every table with its keys, to say where a misplaced key belongs.
 pub const TABLES: [(&str, &[&str]); 4] = [
@@ -58,21 +58,21 @@ pub const TABLES: [(&str, &[&str]); 4] = [
 ];
 
 /// `[bugs]` knows no `always`: that is for the devices of a rule.
-const BUG_WHENS: [(&str, When); 3] = {
+pub(super) const BUG_WHENS: [(&str, When); 3] = {
     let [_always, rest @ ..] = When::WORDS;
     rest
 };
-const STATUSES: [(&str, Status); 2] = [
+pub(super) const STATUSES: [(&str, Status); 2] = [
     ("affected", Status::Affected),
     ("fixed", Status::NotAffected),
 ];
-const CHECKSUMS: [(&str, OuterChecksum); 2] = [
+pub(super) const CHECKSUMS: [(&str, OuterChecksum); 2] = [
     ("zero", OuterChecksum::Zero),
     ("present", OuterChecksum::Present),
 ];
 
 /// `1 << 24` VNIs: <https://www.rfc-editor.org/rfc/rfc7348#section-5>.
-const VNI_MAX: u32 = 0xff_ffff;
+pub(super) const VNI_MAX: u32 = 0xff_ffff;
 /// `sizeof(ethtool_drvinfo.driver) - 1`:
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h>.
 const DRIVER_MAX: usize = 31;

@@ -24,6 +24,7 @@ pub const VXLAN_PORT: u16 = 4789;
 
 /// A transport checksum as it is found in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Checksum {
     /// Zero, which in UDP means that there is none.

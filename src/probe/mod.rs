@@ -109,6 +109,7 @@ codes! {
 
 /// One packet of the matrix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Case {
     /// The device's outer checksum mode.
@@ -127,6 +128,7 @@ pub struct Case {
 
 /// What arrived at the other end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Observed {
     /// The packet.
@@ -146,6 +148,7 @@ pub enum Observed {
 
 /// What a run says about one bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BugOutcome {
     /// Packets left with a wrong outer checksum because NAT had rewritten them.
@@ -158,6 +161,7 @@ pub enum BugOutcome {
 
 /// The result for one bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BugResult {
     /// Which bug.
@@ -203,6 +207,7 @@ impl BugResult {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Inconclusive {
     /// The stable code.
@@ -254,9 +259,11 @@ codes! {
 
 /// One run of the probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProbeRun {
-    /// [`SCHEMA_VERSION`].
+    /// The version of this form.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: u32,
     /// `uname -r`.
     pub release: String,
@@ -272,6 +279,7 @@ pub struct ProbeRun {
     pub results: Vec<BugResult>,
     /// How long the run took.
     #[serde(rename = "elapsed_us", with = "stored::micros")]
+    #[cfg_attr(test, schemars(with = "u64"))]
     pub elapsed: Duration,
 }
 
@@ -352,6 +360,7 @@ pub(crate) fn observe(family: Family, frame: &frame::VxlanFrame, bytes: &[u8]) -
 
 /// Bytes that are written as hexadecimal digits.
 #[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(into = "String"))]
 pub struct Hex(pub Vec<u8>);
 
 impl fmt::Display for Hex {

@@ -75,7 +75,7 @@ fn rules_at(hook: Hook, nat: bool, bodies: &[&[Expr]]) -> NatRules {
 }
 
 fn word(e: &Exposure) -> &'static str {
-    e.as_str()
+    e.code().as_str()
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! The JSON Schemas that ship are made from the types, here.
+//!
+//! `VXCSUM_BLESS=1 cargo test --lib schema` writes them; without it the test fails if they are not what the types say.
+
+use std::fs;
+use std::path::Path;
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::policy::{PolicyChecked, PolicyShown};
+use crate::doctor::Diagnosis;
+use crate::offload::report::Report;
+use crate::output::{ErrorObject, Explanation, NodeSummary};
+use crate::probe::ProbeRun;
+
+/// What `vxcsum --json` prints: `Report` for status, apply, revert and `explain` without a device, and one for each other verb.
+/// `schema_version` is increased when a field changes its meaning or goes away; new fields and codes may come at any time.
+#[derive(JsonSchema)]
+#[schemars(untagged, title = "Output of vxcsum", extend("$id" = "urn:vxcsum:schema:report:1"))]
+#[allow(
+    dead_code,
+    clippy::large_enum_variant,
+    reason = "only its schema is used"
+)]
+enum Output {
+    Report(Report<'static>),
+    Explanation(Explanation<'static>),
+    Nodes(NodeSummary),
+    Diagnosis(Diagnosis<'static>),
+    Probe(ProbeRun),
+    PolicyChecked(PolicyChecked<'static>),
+    PolicyShown(PolicyShown<'static>),
+    Error(ErrorObject<'static>),
+}
+
+/// What the types say that is not for readers of JSON: how their comments are wrapped and linked, which integer holds a number,
+/// and that vxcsum itself takes no other keys.
+fn tidy(schema: &mut Schema) {
+    schema.remove("format");
+    schema.remove("additionalProperties");
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text
+            .replace('\n', " ")
+            .replace("[`", "`")
+            .replace("`]", "`");
+    }
+}
+
+fn committed(name: &str, schema: &impl Serialize) {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/schema/{name}.schema.json"));
+    let text = serde_json::to_string_pretty(schema).expect("a schema is JSON") + "\n";
+    if std::env::var_os("VXCSUM_BLESS").is_some() {
+        fs::write(&path, &text).expect("write the schema");
+    }
+    assert!(
+        fs::read_to_string(&path).expect("a schema") == text,
+        "{name}.schema.json is not what the types say: VXCSUM_BLESS=1 cargo test --lib schema"
+    );
+}
+
+#[test]
+fn the_schemas_are_those_of_the_types() {
+    let settings = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .with_transform(RecursiveTransform(tidy));
+    let output = settings.into_generator().into_root_schema_for::<Output>();
+    committed("report", &output);
+    committed("policy", &crate::policy::schema::schema());
+}
