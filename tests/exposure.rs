@@ -7,6 +7,8 @@
 mod common;
 #[path = "exposure/dice.rs"]
 mod dice;
+#[path = "exposure/notrack.rs"]
+mod notrack;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -133,7 +133,7 @@ pub struct Exposed {
 }
 
 /// The outer packets of a device, as a rule has to describe them that leaves them untracked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Untracked {
     /// The packets are IPv6; `None` if both families occur.
     pub v6: Option<bool>,
@@ -179,8 +179,10 @@ pub enum NoCure {
     NotAsked,
     /// Rules copy packets (TEE, `dup`). In tests with such rules packets were lost that are fine with the offload off.
     Copied,
-    /// They can be rewritten or handed on unfinished all the same; the analysis in words.
+    /// They can be rewritten all the same; the analysis in words.
     StillExposed(String),
+    /// No rule here rewrites these packets then, and whether they are rewritten is not known all the same; the analysis in words.
+    NotKnown(Untracked, String),
     /// A rule, or the policy of a chain, would drop untracked packets and does not drop tracked ones.
     Dropped(String),
 }
@@ -193,7 +195,7 @@ impl fmt::Display for NoCure {
             Self::Copied => {
                 f.write_str("rules here copy packets, with which it was not shown to help")
             }
-            Self::StillExposed(why) => write!(f, "even then {why}"),
+            Self::StillExposed(why) | Self::NotKnown(_, why) => write!(f, "even then {why}"),
             Self::Dropped(by) => write!(f, "{by} can drop untracked packets"),
         }
     }
@@ -522,9 +524,8 @@ fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> 
         (exposure, met.drops.unwrap_or_default())
     };
     let (exposure, drops) = watched(true);
-    match exposure {
-        Exposure::NotExposed(_) => {}
-        still => return Err(NoCure::StillExposed(still.to_string())),
+    if let Exposure::Exposed(_) = exposure {
+        return Err(NoCure::StillExposed(exposure.to_string()));
     }
     if let Some(&(table, chain, rule)) = drops.difference(&watched(false).1).next() {
         let of = &rules.tables[table];
@@ -544,13 +545,17 @@ fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> 
             .all(|a| a.is_ipv6() == v6)
             .then_some(v6)
     };
-    Ok(Untracked {
+    let packets = Untracked {
         v6: family(false)
             .or(family(true))
             .filter(|_| !device.remotes.is_empty()),
         local: device.local,
         port,
-    })
+    };
+    match exposure {
+        Exposure::Unknown(doubt) => Err(NoCure::NotKnown(packets, doubt.to_string())),
+        Exposure::NotExposed(_) | Exposure::Exposed(_) => Ok(packets),
+    }
 }
 
 type Drops = BTreeSet<(usize, u32, Option<usize>)>;

@@ -9,6 +9,7 @@ pub mod exposure;
 pub mod kube_proxy;
 pub mod machine;
 pub mod nft;
+pub mod own_io;
 mod packet;
 mod partial;
 pub mod partial_io;

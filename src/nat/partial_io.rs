@@ -97,6 +97,7 @@ impl RulesInUse {
         for _ in 0..ROUNDS {
             let needs = first(&out.rules);
             if needs.is_empty() {
+                nft::own::leave_out(&mut out.rules.tables);
                 return Ok(out);
             }
             out.read_more(&needs)?;

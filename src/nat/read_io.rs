@@ -292,7 +292,9 @@ fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
         elements(&mut dumps, &mut rules, &wanted)?;
     }
     let same = !dumps.interrupted && dumps.generation()? == before;
-    Ok(same.then(|| rules.finish()))
+    let mut tables = rules.finish();
+    nft::own::leave_out(&mut tables);
+    Ok(same.then_some(tables))
 }
 
 /// The elements of a set.

@@ -50,10 +50,20 @@ impl NatRules {
         }
     }
 
-    /// Whether rules were left open, or maps, which can name chains that are not known yet.
+    /// Whether rules were left open, or sets that rules ask. A set that no rule asks is never read, and changes nothing.
     pub fn is_partial(&self) -> bool {
         let open = |t: &Table| {
-            t.chains.iter().any(Chain::is_unread) || t.sets.iter().any(|s| s.elements.is_none())
+            let unread = |set: &Option<u32>| {
+                let set = set.and_then(|set| t.sets.get(set as usize));
+                set.is_some_and(|set| set.elements.is_none())
+            };
+            let mut exprs = t
+                .chains
+                .iter()
+                .flat_map(|c| &c.rules)
+                .flat_map(|r| &r.exprs);
+            t.chains.iter().any(Chain::is_unread)
+                || exprs.any(|e| matches!(e, Expr::Lookup { set, .. } if unread(set)))
         };
         self.tables.iter().any(open)
     }
@@ -170,6 +180,11 @@ impl Chain {
             exprs: [Expr::Opaque(NOT_READ.into())].into(),
             comment: None,
         }];
+    }
+
+    /// Takes all its rules out.
+    pub fn clear(&mut self) {
+        self.rules.clear();
     }
 
     /// Whether its rules were left open.

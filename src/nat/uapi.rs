@@ -1,6 +1,6 @@
 //! The kernel's names for the numbers in netfilter messages and rules.
 //!
-//! Owns the constants of the headers below, for the decoders and for the writer of the probe's rules. Each has the name that the
+//! Owns the constants of the headers below, for the decoders and for the writer of rules. Each has the name that the
 //! header gives it, so few are explained here. Pure.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_tables.h>
@@ -19,6 +19,7 @@ pub const NFPROTO_ARP: u8 = 3;
 pub const NFPROTO_NETDEV: u8 = 5;
 pub const NFPROTO_BRIDGE: u8 = 7;
 pub const NFPROTO_IPV6: u8 = 10;
+pub const NF_INET_LOCAL_OUT: u32 = 3;
 pub const NF_INET_POST_ROUTING: u32 = 4;
 pub const NF_NETDEV_EGRESS: u32 = 1;
 pub const NF_DROP: u32 = 0;
@@ -49,6 +50,7 @@ pub const NFNL_MSG_BATCH_END: u16 = 0x11;
 // linux/netfilter/nf_tables.h: messages.
 pub const NFT_MSG_NEWTABLE: u16 = 0;
 pub const NFT_MSG_GETTABLE: u16 = 1;
+pub const NFT_MSG_DELTABLE: u16 = 2;
 pub const NFT_MSG_NEWCHAIN: u16 = 3;
 pub const NFT_MSG_GETCHAIN: u16 = 4;
 pub const NFT_MSG_NEWRULE: u16 = 6;
@@ -71,6 +73,8 @@ pub const NFT_REG32_SIZE: u32 = 4;
 
 pub const NFTA_TABLE_NAME: u16 = 1;
 pub const NFTA_TABLE_FLAGS: u16 = 2;
+pub const NFTA_TABLE_USE: u16 = 3;
+pub const NFTA_TABLE_USERDATA: u16 = 6;
 pub const NFT_TABLE_F_DORMANT: u32 = 1;
 pub const NFT_TABLE_F_OWNER: u32 = 2;
 pub const NFT_TABLE_F_PERSIST: u32 = 4;
@@ -136,6 +140,7 @@ pub const NFTA_CMP_SREG: u16 = 1;
 pub const NFTA_CMP_OP: u16 = 2;
 pub const NFTA_CMP_DATA: u16 = 3;
 pub const NFT_CMP_EQ: u32 = 0;
+pub const NFT_CMP_NEQ: u32 = 1;
 
 pub const NFTA_RANGE_SREG: u16 = 1;
 pub const NFTA_RANGE_OP: u16 = 2;

@@ -1,23 +1,17 @@
 //! Requests that give a network namespace source NAT, as `nf_tables` takes them over netlink.
 //!
-//! Owns the bytes of a batch with one table, one postrouting chain and its rules, and the numbering of requests.
-//! Pure: may not send anything. Values and layout: `linux/netfilter/nf_tables.h`,
-//! <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/netfilter/nf_tables.h>.
+//! Owns the rules of a batch with one table and one postrouting chain. Pure: may not send anything.
 
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
-#[allow(clippy::wildcard_imports)] // The kernel's names, dozens of them.
-use crate::nat::uapi::*;
+use crate::nat::nft::write::{BaseChain, Batch, nfproto};
+use crate::nat::uapi::{NF_INET_POST_ROUTING, NF_IP_PRI_NAT_SRC, NFT_PAYLOAD_NETWORK_HEADER};
 use crate::netlink::requests::Requests;
-use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer};
 use crate::text::octets;
 
-/// A port out of a range, drawn at random.
-const PORT_FULLY_RANDOM: u32 = NF_NAT_RANGE_PROTO_SPECIFIED | NF_NAT_RANGE_PROTO_RANDOM_FULLY;
-
-const TABLE: &[u8] = b"vxcsum-probe\0";
-const CHAIN: &[u8] = b"postrouting\0";
+const TABLE: &[u8] = b"vxcsum-probe";
+const CHAIN: &[u8] = b"postrouting";
 
 /// What a rule makes of the source of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,104 +34,26 @@ pub struct SourceNat {
 /// A batch that creates a table, a postrouting chain of type `nat` and these rules in it. The destinations have to be of
 /// one family, which is IPv6 if `ipv6` is set. Needs `nf_tables` with its `nat` chain type and expression.
 pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
-    let family = if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
-    // struct nfgenmsg: family, version, resource id in network byte order.
-    let header = [family, 0, 0, 0];
-    let batch = [0, 0, 0, NFNL_SUBSYS_NFTABLES.to_be_bytes()[1]];
-    let kind = |message: u16| NFNL_SUBSYS_NFTABLES << 8 | message;
-    let mut requests = Requests::default();
-    // Whoever fails answers without being asked to; an acknowledged BEGIN would be answered twice.
-    requests.message(NFNL_MSG_BATCH_BEGIN, 0, &batch, |_| {});
-    requests.acked(
-        kind(NFT_MSG_NEWTABLE),
-        NLM_F_CREATE | NLM_F_EXCL,
-        &header,
-        |b| {
-            b.put(NFTA_TABLE_NAME, TABLE);
-        },
-    );
-    requests.acked(
-        kind(NFT_MSG_NEWCHAIN),
-        NLM_F_CREATE | NLM_F_EXCL,
-        &header,
-        |b| {
-            b.put(NFTA_CHAIN_TABLE, TABLE);
-            b.put(NFTA_CHAIN_NAME, CHAIN);
-            b.put_nest(NFTA_CHAIN_HOOK, |b| {
-                put_be32(b, NFTA_HOOK_HOOKNUM, NF_INET_POST_ROUTING);
-                put_be32(b, NFTA_HOOK_PRIORITY, NF_IP_PRI_NAT_SRC.cast_unsigned());
-            });
-            b.put(NFTA_CHAIN_TYPE, b"nat\0");
-        },
-    );
+    let mut batch = Batch::of(nfproto(ipv6), TABLE);
+    batch.create(None);
+    batch.chain(&BaseChain {
+        name: CHAIN,
+        kind: b"nat",
+        hook: NF_INET_POST_ROUTING,
+        priority: NF_IP_PRI_NAT_SRC,
+    });
     for rule in rules {
-        requests.acked(
-            kind(NFT_MSG_NEWRULE),
-            NLM_F_CREATE | NLM_F_APPEND,
-            &header,
-            |b| {
-                b.put(NFTA_RULE_TABLE, TABLE);
-                b.put(NFTA_RULE_CHAIN, CHAIN);
-                b.put_nest(NFTA_RULE_EXPRESSIONS, |b| expressions(b, family, rule));
-            },
-        );
-    }
-    requests.message(NFNL_MSG_BATCH_END, 0, &batch, |_| {});
-    requests
-}
-
-fn expressions(buf: &mut Writer, family: u8, rule: &SourceNat) {
-    // Where the destination address is in the IP header, and how long it is.
-    let offset = if rule.dst.is_ipv6() { 24 } else { 16 };
-    let dst = octets(rule.dst);
-    expression(buf, b"payload\0", |b| {
-        put_be32(b, NFTA_PAYLOAD_DREG, NFT_REG_1);
-        put_be32(b, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
-        put_be32(b, NFTA_PAYLOAD_OFFSET, offset);
-        put_be32(b, NFTA_PAYLOAD_LEN, if offset == 16 { 4 } else { 16 });
-    });
-    expression(buf, b"cmp\0", |b| {
-        put_be32(b, NFTA_CMP_SREG, NFT_REG_1);
-        put_be32(b, NFTA_CMP_OP, NFT_CMP_EQ);
-        b.put_nest(NFTA_CMP_DATA, |b| b.put(NFTA_DATA_VALUE, &dst));
-    });
-    match &rule.rewrite {
-        Rewrite::Address(address) => immediate(buf, NFT_REG_1, &octets(*address)),
-        Rewrite::Port(range) => {
-            immediate(buf, NFT_REG_1, &range.start().to_be_bytes());
-            immediate(buf, NFT_REG_2, &range.end().to_be_bytes());
-        }
-    }
-    expression(buf, b"nat\0", |b| {
-        put_be32(b, NFTA_NAT_TYPE, NFT_NAT_SNAT);
-        put_be32(b, NFTA_NAT_FAMILY, family.into());
-        match rule.rewrite {
-            Rewrite::Address(_) => put_be32(b, NFTA_NAT_REG_ADDR_MIN, NFT_REG_1),
-            Rewrite::Port(_) => {
-                put_be32(b, NFTA_NAT_REG_PROTO_MIN, NFT_REG_1);
-                put_be32(b, NFTA_NAT_REG_PROTO_MAX, NFT_REG_2);
-                put_be32(b, NFTA_NAT_FLAGS, PORT_FULLY_RANDOM);
+        batch.rule(CHAIN, None, |e| {
+            // Where the destination address is in the IP header.
+            let offset = if rule.dst.is_ipv6() { 24 } else { 16 };
+            e.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, &octets(rule.dst));
+            match &rule.rewrite {
+                Rewrite::Address(address) => e.source_address(*address),
+                Rewrite::Port(range) => e.source_port(ipv6, range),
             }
-        }
-    });
-}
-
-fn expression(buf: &mut Writer, name: &[u8], data: impl FnOnce(&mut Writer)) {
-    buf.put_nest(NFTA_LIST_ELEM, |b| {
-        b.put(NFTA_EXPR_NAME, name);
-        b.put_nest(NFTA_EXPR_DATA, data);
-    });
-}
-
-fn immediate(buf: &mut Writer, register: u32, value: &[u8]) {
-    expression(buf, b"immediate\0", |b| {
-        put_be32(b, NFTA_IMMEDIATE_DREG, register);
-        b.put_nest(NFTA_IMMEDIATE_DATA, |b| b.put(NFTA_DATA_VALUE, value));
-    });
-}
-
-fn put_be32(buf: &mut Writer, kind: u16, value: u32) {
-    buf.put(kind, &value.to_be_bytes());
+        });
+    }
+    batch.end()
 }
 
 /// Netlink messages as text, for the tests of the writers.

@@ -7,10 +7,12 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/ipset/ip_set.h>
 
 pub mod expr;
+pub mod own;
 mod ruleset;
 pub mod sets;
 #[cfg(test)]
 mod tests;
+pub mod write;
 
 pub use ruleset::{Ruleset, SetOf};
 
@@ -91,6 +93,21 @@ pub fn chain_rules_request(w: &mut Writer, seq: u32, (family, table, chain): (u8
             w.put_string(2, chain);
         },
     );
+}
+
+/// The request for one table: its family and its name.
+pub fn table_request(w: &mut Writer, seq: u32, (family, table): (u8, &[u8])) {
+    write(w, (NFTABLES | NFT_MSG_GETTABLE, 0, seq), family, |w| {
+        w.put_string(NFTA_TABLE_NAME, table);
+    });
+}
+
+/// The request for one chain: its family, its table and its name.
+pub fn chain_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8], &[u8])) {
+    write(w, (NFTABLES | NFT_MSG_GETCHAIN, 0, seq), family, |w| {
+        w.put_string(NFTA_CHAIN_TABLE, table);
+        w.put_string(NFTA_CHAIN_NAME, chain);
+    });
 }
 
 /// The request for one set without its elements: its family, its table and its name.
@@ -194,6 +211,12 @@ pub fn table(msg: &Message<'_>) -> Result<TableHead, Malformed> {
         dormant: flags & NFT_TABLE_F_DORMANT != 0,
         goes_unannounced: flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_OWNER,
     })
+}
+
+/// How many chains, sets and other objects a table has.
+pub fn objects(msg: &Message<'_>) -> Result<Option<u32>, Malformed> {
+    let (_, rest) = msg.body()?;
+    Ok(Fields::<8>::read(rest)?.be32(NFTA_TABLE_USE))
 }
 
 /// Which table something belongs to.
