@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
-use vxcsum::ethtool::{BackendName, FEATURE, Feature, FeatureState, FeatureTable, Features};
+use vxcsum::ethtool::{
+    BackendName, FEATURE, Feature, FeatureState, FeatureTable, Features, PerFeature,
+};
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
@@ -72,7 +74,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         exposure: std::rc::Rc::new(Exposure::not_asked()),
         remotes: Vec::new(),
         no_peers: false,
-        history: History::default(),
+        history: PerFeature::default(),
     }
 }
 
@@ -580,7 +582,7 @@ fn exit_codes() {
             also: 0,
             error,
         };
-        let changes = HashMap::from([(7, change)]);
+        let changes = HashMap::from([((7, Feature::Checksum), change)]);
         Report::applied(plan, kernel_report(), BackendName::Ioctl, changes).exit_code(true)
     };
     for (name, outcome, error, expected) in [
@@ -665,7 +667,7 @@ fn reverting() {
         ),
     ] {
         let mut device = device(OuterChecksum::Present, features);
-        device.history = History {
+        device.history[Feature::Checksum] = History {
             owned: turned_off,
             ..History::default()
         };
@@ -711,9 +713,8 @@ fn another_program_keeps_turning_it_on() {
         ),
     ] {
         let mut device = device(OuterChecksum::Present, Ok(features));
-        device.history = History {
+        device.history[Feature::Checksum] = History {
             owned: true,
-            feature: Feature::Checksum,
             contested: Some(3),
             not_exposed_for: None,
         };
@@ -957,7 +958,6 @@ fn what_need_not_be_off_is_given_back() {
     let [exposed, not_exposed, unknown] = exposures();
     let owned = |not_exposed_for| History {
         owned: true,
-        feature: Feature::Checksum,
         contested: None,
         not_exposed_for,
     };
@@ -1119,7 +1119,7 @@ fn what_need_not_be_off_is_given_back() {
         ),
     ] {
         let mut device = device(OuterChecksum::Present, Ok(features));
-        device.history = history;
+        device.history[Feature::Checksum] = history;
         device.exposure = std::rc::Rc::new(exposure.clone());
         let facts = facts(device);
         let plan = decide(&policy(text), &facts, &kernel(NotAffected, lco));
@@ -1173,7 +1173,7 @@ fn a_device_without_peers_is_left_as_it_is() {
     ] {
         let mut device = device(OuterChecksum::Present, Ok(features));
         device.no_peers = true;
-        device.history.owned = owned;
+        device.history[Feature::Checksum].owned = owned;
         let facts = facts(device);
         let plan = decide(
             &policy(text),

@@ -12,7 +12,7 @@ use crate::offload::discover_io::Selection;
 use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{Node, require_net_admin};
 use crate::offload::plan::{self, Action, Plan};
-use crate::offload::report::{Change, DeviceReport, Outcome, Report};
+use crate::offload::report::{Changes, DeviceReport, Outcome, Report};
 use crate::output::{self, journal_io};
 
 /// Upper bound on rescans by `apply --if-exists`.
@@ -82,7 +82,7 @@ fn change(
     let ifindexes =
         |facts: &Facts| -> Vec<u32> { facts.devices.iter().map(|d| d.link.ifindex).collect() };
     // The devices that earlier rounds changed, as they were before the change.
-    let mut done: HashMap<u32, (Device, Change)> = HashMap::new();
+    let mut done: HashMap<u32, (Device, Changes)> = HashMap::new();
     let mut round = 1;
     loop {
         let mut locked = node.lock()?;
@@ -106,8 +106,10 @@ fn change(
         {
             for device in &facts.devices {
                 let ifindex = device.link.ifindex;
-                if let Some(change) = applied.changes.remove(&ifindex) {
-                    done.insert(ifindex, (device.clone(), change));
+                let own = applied.changes.extract_if(|key, _| key.0 == ifindex);
+                let own: Changes = own.collect();
+                if !own.is_empty() {
+                    done.insert(ifindex, (device.clone(), own));
                 }
             }
             round += 1;
@@ -115,11 +117,11 @@ fn change(
         }
         for device in &mut facts.devices {
             let ifindex = device.link.ifindex;
-            if !applied.changes.contains_key(&ifindex)
-                && let Some((before, change)) = done.remove(&ifindex)
+            if let Some((before, changes)) = done.remove(&ifindex)
+                && !applied.changes.keys().any(|key| key.0 == ifindex)
             {
                 *device = before;
-                applied.changes.insert(ifindex, change);
+                applied.changes.extend(changes);
             }
         }
         let plan = planner(node, &facts);

@@ -8,13 +8,15 @@ pub mod ioctl_io;
 pub mod netlink;
 pub mod structs;
 
+use std::ops::{Index, IndexMut};
+
 use serde::{Deserialize, Serialize};
 
 codes! {
     /// A feature that vxcsum can turn off.
     ///
     /// <https://github.com/torvalds/linux/blob/v6.12/net/ethtool/common.c#L17>
-    #[derive(Default, Deserialize)]
+    #[derive(PartialOrd, Ord, Default, Deserialize)]
     pub enum Feature {
         /// `NETIF_F_HW_CSUM`. If it is off, the kernel leaves no checksum unfinished and does no TSO.
         #[default]
@@ -33,6 +35,31 @@ impl Feature {
             (Self::Fraglist, false) => "set tx-scatter-gather-fraglist off",
             (Self::Fraglist, true) => "set tx-scatter-gather-fraglist on",
         }
+    }
+}
+
+/// One value for each feature. Index it by [`Feature`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerFeature<T>([T; Feature::ALL.len()]);
+
+impl<T> PerFeature<T> {
+    /// Makes each value from its feature.
+    pub fn new(make: impl FnMut(Feature) -> T) -> Self {
+        Self(Feature::ALL.map(make))
+    }
+}
+
+impl<T> Index<Feature> for PerFeature<T> {
+    type Output = T;
+
+    fn index(&self, feature: Feature) -> &T {
+        &self.0[feature as usize]
+    }
+}
+
+impl<T> IndexMut<Feature> for PerFeature<T> {
+    fn index_mut(&mut self, feature: Feature) -> &mut T {
+        &mut self.0[feature as usize]
     }
 }
 
@@ -146,6 +173,16 @@ impl FeatureTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_value_of_a_feature_is_found_by_it() {
+        let mut each = PerFeature::new(|feature| feature);
+        for feature in Feature::ALL {
+            assert_eq!(each[feature], feature);
+            each[feature] = Feature::Checksum;
+        }
+        assert_eq!(each, PerFeature::new(|_| Feature::Checksum));
+    }
 
     #[test]
     fn the_feature_table_finds_the_bit() {

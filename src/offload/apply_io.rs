@@ -8,19 +8,17 @@
     reason = "this file does I/O"
 )]
 
-use std::collections::HashMap;
-
 use super::discover_io::read_features;
 use super::plan::{Action, DevicePlan, Plan};
-use super::report::{Change, Outcome};
+use super::report::{Change, Changes, Outcome};
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::{Feature, Features};
 use crate::fault::Fault;
 
 /// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
 /// it. A device that fails stops no other.
-pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> HashMap<u32, Change> {
-    let mut changes = HashMap::new();
+pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> Changes {
+    let mut changes = Changes::new();
     for action in [Action::TurnOff, Action::TurnOn] {
         for feature in Feature::ALL {
             changes.extend(set(plan, backend, action, feature));
@@ -29,19 +27,14 @@ pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> HashMap<u32, Change> {
     changes
 }
 
-fn set(
-    plan: &Plan<'_>,
-    backend: &mut Backend,
-    action: Action,
-    feature: Feature,
-) -> HashMap<u32, Change> {
+fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action, feature: Feature) -> Changes {
     let chosen: Vec<&DevicePlan<'_>> = plan
         .devices
         .iter()
         .filter(|device| device.action == action && device.feature == feature)
         .collect();
     let Some(index) = plan.table.index(feature).filter(|_| !chosen.is_empty()) else {
-        return HashMap::new();
+        return Changes::new();
     };
     let on = action == Action::TurnOn;
     let count = u32::try_from(plan.table.names.len()).unwrap_or(u32::MAX);
@@ -56,7 +49,7 @@ fn set(
     chosen
         .iter()
         .zip(sets.into_iter().zip(now))
-        .map(|(d, results)| (d.device.link.ifindex, changed(d, results)))
+        .map(|(d, results)| (d.key(), changed(d, results)))
         .collect()
 }
 

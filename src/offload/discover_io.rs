@@ -15,11 +15,11 @@ use std::rc::Rc;
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
-use super::facts::{Device, Exposure, History};
+use super::facts::{Device, Exposure};
 use crate::error::Error;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
-use crate::ethtool::{FeatureTable, Features};
+use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::link::underlay_io::Reader;
 use crate::link::{OuterChecksum, OwnAddress, Underlay, UnderlayLink, VxlanLink, route, rtnl};
@@ -114,7 +114,7 @@ impl Discovery {
                     exposure: Rc::clone(&not_asked),
                     remotes: Vec::new(),
                     no_peers: false,
-                    history: History::default(),
+                    history: PerFeature::default(),
                 });
         Ok((table, devices.collect()))
     }

@@ -5,7 +5,7 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
-use crate::ethtool::{Feature, FeatureTable, Features};
+use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
 use crate::link::{Underlay, VxlanLink};
@@ -26,17 +26,15 @@ pub struct Device {
     pub remotes: Vec<IpAddr>,
     /// It is known that there is no destination yet.
     pub no_peers: bool,
-    /// What the record of this boot says.
-    pub history: History,
+    /// What the record of this boot says of each feature.
+    pub history: PerFeature<History>,
 }
 
-/// What vxcsum has done to a device since boot.
+/// What vxcsum has done to one feature of a device since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// vxcsum turned the feature off.
     pub owned: bool,
-    /// Which one.
-    pub feature: Feature,
     /// How often somebody has lately turned it back on, if it is too often to go on.
     pub contested: Option<usize>,
     /// For how many seconds every look has found that NAT cannot rewrite the outer packets; `None` if the last one did not.

@@ -10,7 +10,7 @@
     reason = "this file does I/O"
 )]
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -24,10 +24,10 @@ use super::health::Limit;
 use super::plan::{Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
-use super::report::{Change, KernelReport, Outcome};
+use super::report::{Changes, KernelReport, Outcome};
 use crate::error::Error;
-use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::{Backend, Choice};
+use crate::ethtool::{Feature, FeatureTable};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
 use crate::nat::exposure::{Doubt, Exposure, OuterFlow};
@@ -91,8 +91,8 @@ pub struct Dependencies {
 
 /// What came of a plan.
 pub struct Applied {
-    /// By ifindex.
-    pub changes: HashMap<u32, Change>,
+    /// By ifindex and feature.
+    pub changes: Changes,
     /// The devices with a conflict that has just begun.
     pub conflicts: HashSet<u32>,
 }
@@ -207,8 +207,11 @@ impl Node {
     /// Forgets that another program turned these devices back on: somebody who names a device wants it now.
     pub fn end_backoffs(&self, facts: &mut Facts, locked: &mut Locked) {
         for device in &mut facts.devices {
-            if device.history.contested.take().is_some() {
-                locked.state.forget_flips(&self.identity(device));
+            let identity = self.identity(device);
+            for feature in Feature::ALL {
+                if device.history[feature].contested.take().is_some() {
+                    locked.state.forget_flips(&identity, feature);
+                }
             }
         }
     }
@@ -377,19 +380,20 @@ impl Node {
                     also_off: Rc::clone(&names.1),
                 });
             } else if device.reason.code == ReasonCode::Contested {
-                if locked.state.start_backoff(&identity, now) {
+                if locked.state.start_backoff(&identity, device.feature, now) {
                     conflicts.insert(device.device.link.ifindex);
                     dirty = true;
                 }
-            } else if device.device.history.owned && is_off(device, plan.table) {
-                dirty |= locked.state.end_backoff(&identity, now);
+            } else if device.device.history[device.feature].owned && is_off(device, plan.table) {
+                dirty |= locked.state.end_backoff(&identity, device.feature, now);
             }
             let Some(note) = device.note else { continue };
-            let identity = self.identity(device.device);
+            let (identity, feature) = (self.identity(device.device), device.feature);
+            let state = &mut locked.state;
             match note {
-                Note::NotExposed => locked.state.set_not_exposed(&identity, Some(now)),
-                Note::MayBeExposed => locked.state.set_not_exposed(&identity, None),
-                Note::NotOwned => locked.state.remove(&identity),
+                Note::NotExposed => state.set_not_exposed(&identity, feature, Some(now)),
+                Note::MayBeExposed => state.set_not_exposed(&identity, feature, None),
+                Note::NotOwned => state.remove(&identity, feature),
             }
             dirty = true;
         }
@@ -421,32 +425,26 @@ impl Node {
     }
 
     /// After: what has become of it. True if there is something new.
-    fn correct(
-        &self,
-        plan: &Plan<'_>,
-        locked: &mut Locked,
-        changes: &HashMap<u32, Change>,
-    ) -> bool {
+    fn correct(&self, plan: &Plan<'_>, locked: &mut Locked, changes: &Changes) -> bool {
         let mut dirty = false;
         for device in &plan.devices {
-            let identity = self.identity(device.device);
-            let Some(change) = changes.get(&device.device.link.ifindex) else {
+            let (identity, feature) = (self.identity(device.device), device.feature);
+            let Some(change) = changes.get(&device.key()) else {
                 // Only `revert` gives this reason: there is nothing left to give back.
                 if device.reason.code == ReasonCode::AlreadyOn {
-                    locked.state.remove(&identity);
+                    locked.state.remove(&identity, feature);
                     dirty = true;
                 }
                 continue;
             };
             match (device.action, change.outcome) {
                 (Action::TurnOff, Outcome::Changed) => {
-                    locked.state.confirm(&identity);
-                    locked
-                        .state
-                        .set_also_off(&identity, &plan.table.named(change.also));
+                    let also = plan.table.named(change.also);
+                    locked.state.confirm(&identity, feature);
+                    locked.state.set_also_off(&identity, feature, &also);
                 }
                 // Somebody turned it on again at once: that counts too, or the conflict would never end.
-                (Action::TurnOff, Outcome::Refused) => locked.state.confirm(&identity),
+                (Action::TurnOff, Outcome::Refused) => locked.state.confirm(&identity, feature),
                 // What could not be given back is still ours, unless somebody turned it off again at once: `revert` says what
                 // is to be, everything else would go on for ever.
                 (Action::TurnOn, Outcome::Failed) => continue,
@@ -457,7 +455,7 @@ impl Node {
                 }
                 // It is not known whether the kernel did it: `revert` must ask.
                 (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => continue,
-                _ => locked.state.remove(&identity),
+                _ => locked.state.remove(&identity, feature),
             }
             dirty = true;
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 
-use super::facts::{Device, Exposure, Facts};
+use super::facts::{Device, Exposure, Facts, History};
 use crate::ethtool::{Feature, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
 use crate::link::OuterChecksum;
@@ -122,6 +122,13 @@ pub struct DevicePlan<'a> {
     pub give_back_in: Option<u64>,
 }
 
+impl DevicePlan<'_> {
+    /// What this decision is the only one about: the device, by ifindex, and the feature.
+    pub fn key(&self) -> (u32, Feature) {
+        (self.device.link.ifindex, self.feature)
+    }
+}
+
 /// What a look adds to the record of a device that vxcsum turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -196,22 +203,25 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             });
         let judged = &judged[known];
         let why = judged.reason.clone();
-        let note = note(device, table, judged.must_be_off, why.code);
-        let mut give_back_in = None;
-        let (action, reason) = if judged.must_be_off {
-            act(device, table, why)
-        } else if is_owned_and_off(device, table) && why.code != ReasonCode::NoPeersYet {
-            let wait = wait_before_give_back(policy, device, why.code);
-            give_back_in = wait.seconds();
-            give_back(&why, &wait)
-        } else {
-            (Action::Leave, why)
-        };
         // Only what vxcsum turned off is given back.
         let feature = if judged.must_be_off {
             FOR_NAT
         } else {
-            device.history.feature
+            owned(device).unwrap_or(FOR_NAT)
+        };
+        let history = device.history[feature];
+        let state = state(device, table, feature);
+        let note = note(history, state, judged.must_be_off, why.code);
+        let mut give_back_in = None;
+        let is_off = state.is_some_and(FeatureState::off);
+        let (action, reason) = if judged.must_be_off {
+            act(device, table, why)
+        } else if history.owned && is_off && why.code != ReasonCode::NoPeersYet {
+            let wait = wait_before_give_back(policy, history, why.code);
+            give_back_in = wait.seconds();
+            give_back(&why, &wait)
+        } else {
+            (Action::Leave, why)
         };
         let dependents = dependents(table, feature);
         let also = match (&device.features, action) {
@@ -243,9 +253,10 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     }
 }
 
-fn is_owned_and_off(device: &Device, table: &FeatureTable) -> bool {
-    device.history.owned
-        && state(device, table, device.history.feature).is_some_and(FeatureState::off)
+/// The first feature that vxcsum turned off on a device.
+fn owned(device: &Device) -> Option<Feature> {
+    let mut features = Feature::ALL.into_iter();
+    features.find(|feature| device.history[*feature].owned)
 }
 
 /// Whether a decision holds only as long as the NAT rules are as they are.
@@ -256,12 +267,17 @@ fn rests_on_rules(code: ReasonCode) -> bool {
     )
 }
 
-fn note(device: &Device, table: &FeatureTable, must_be_off: bool, why: ReasonCode) -> Option<Note> {
-    let state = state(device, table, device.history.feature)?;
+fn note(
+    history: History,
+    state: Option<FeatureState>,
+    must_be_off: bool,
+    why: ReasonCode,
+) -> Option<Note> {
+    let off = state?.off();
     let not_needed = !must_be_off && why != ReasonCode::NoPeersYet;
-    match (rests_on_rules(why), device.history.not_exposed_for) {
-        _ if !device.history.owned => None,
-        _ if not_needed && !state.off() => Some(Note::NotOwned),
+    match (rests_on_rules(why), history.not_exposed_for) {
+        _ if !history.owned => None,
+        _ if not_needed && !off => Some(Note::NotOwned),
         (true, None) => Some(Note::NotExposed),
         (false, Some(_)) => Some(Note::MayBeExposed),
         (true, Some(_)) | (false, None) => None,
@@ -288,14 +304,14 @@ impl Wait {
 }
 
 /// NAT rules come and go, as in the reload of a firewall; the policy and the kernel do not.
-fn wait_before_give_back(policy: &Policy, device: &Device, why: ReasonCode) -> Wait {
+fn wait_before_give_back(policy: &Policy, history: History, why: ReasonCode) -> Wait {
     if !rests_on_rules(why) {
         return Wait::Over;
     }
     let Some(whole) = policy.give_back_after.value else {
         return Wait::ForEver;
     };
-    let so_far = device.history.not_exposed_for.unwrap_or(0);
+    let so_far = history.not_exposed_for.unwrap_or(0);
     let whole = whole.as_secs();
     match whole.saturating_sub(so_far) {
         0 => Wait::Over,
@@ -400,10 +416,10 @@ fn judge<'a>(
 pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
     let devices = facts.devices.iter().map(|device| {
-        let feature = device.history.feature;
+        let feature = owned(device).unwrap_or(FOR_NAT);
         let dependents = dependents(table, feature);
         let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.into() }, 0);
-        let (action, reason, also) = match (device.history.owned, &device.features, table.index(feature)) {
+        let (action, reason, also) = match (device.history[feature].owned, &device.features, table.index(feature)) {
             (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
             (true, Ok(features), Some(index)) if features.state(index).off() => {
                 let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
@@ -663,7 +679,7 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
                 FOR_NAT.as_str()
             ),
         )
-    } else if let Some(flips) = device.history.contested {
+    } else if let Some(flips) = device.history[FOR_NAT].contested {
         let owner = likely_owner(&device.link.name);
         let text = format!(
             "another program has turned it back on {flips} times in a short while: {owner}"

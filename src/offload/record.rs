@@ -8,7 +8,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::facts::History;
-use crate::ethtool::Feature;
+use crate::ethtool::{Feature, PerFeature};
 use crate::link::VxlanLink;
 
 /// Increased when an older vxcsum could misread the file.
@@ -29,7 +29,7 @@ const FOLLOW_UP_SECS: u64 = 600;
 pub struct State {
     version: u32,
     boot_id: String,
-    /// By namespace and ifindex.
+    /// By namespace, ifindex and feature.
     devices: Vec<Entry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<Waiting>,
@@ -85,12 +85,15 @@ impl Identity {
         }
     }
 
-    fn key(&self) -> (u64, u32) {
-        (self.netns.inode, self.ifindex)
+    fn key(&self, feature: Feature) -> Key {
+        (self.netns.inode, self.ifindex, feature)
     }
 }
 
-/// One device whose feature vxcsum turned off. Written before the kernel is asked, so that no kill can come between.
+/// By what entries are sorted and found.
+type Key = (u64, u32, Feature);
+
+/// A feature of one device that vxcsum turned off. Written before the kernel is asked, so that no kill can come between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
@@ -194,13 +197,16 @@ impl State {
     }
 
     /// What it says about a device.
-    pub fn history(&self, device: &Identity, now: Now) -> History {
-        let Some(entry) = self.entry(device) else {
+    pub fn history(&self, device: &Identity, now: Now) -> PerFeature<History> {
+        PerFeature::new(|feature| self.history_of(device, feature, now))
+    }
+
+    fn history_of(&self, device: &Identity, feature: Feature, now: Now) -> History {
+        let Some(entry) = self.entry(device, feature) else {
             return History::default();
         };
         History {
             owned: true,
-            feature: entry.feature,
             contested: entry.contested(now),
             not_exposed_for: entry
                 .not_exposed_since
@@ -208,26 +214,23 @@ impl State {
         }
     }
 
-    fn entry(&self, device: &Identity) -> Option<&Entry> {
-        let at = self.find(device.key()).ok()?;
+    fn entry(&self, device: &Identity, feature: Feature) -> Option<&Entry> {
+        let at = self.find(device.key(feature)).ok()?;
         Some(&self.devices[at]).filter(|entry| entry.is_of(device))
     }
 
-    fn entry_mut(&mut self, device: &Identity) -> Option<&mut Entry> {
-        let at = self.find(device.key()).ok()?;
+    fn entry_mut(&mut self, device: &Identity, feature: Feature) -> Option<&mut Entry> {
+        let at = self.find(device.key(feature)).ok()?;
         Some(&mut self.devices[at]).filter(|entry| entry.is_of(device))
     }
 
     /// Writes down that these are about to be turned off. If an earlier change was confirmed, it was turned back on meanwhile.
     pub fn record_off(&mut self, devices: Vec<NewEntry>, now: Now) {
         for device in devices {
-            let (key, identity) = (device.identity.key(), device.identity);
+            let (key, identity) = (device.identity.key(device.feature), device.identity);
             let mut flips: Vec<u64> = Vec::new();
             let (mut since, mut also_off) = (now.unix, Rc::clone(&device.also_off));
-            if let Some(old) = self
-                .entry(&identity)
-                .filter(|old| old.feature == device.feature)
-            {
+            if let Some(old) = self.entry(&identity, device.feature) {
                 flips.extend(old.recent_flips(now));
                 flips.extend(old.confirmed.then_some(now.boot));
                 since = old.since;
@@ -259,22 +262,22 @@ impl State {
     }
 
     /// The kernel has turned it off.
-    pub fn confirm(&mut self, device: &Identity) {
-        if let Some(entry) = self.entry_mut(device) {
+    pub fn confirm(&mut self, device: &Identity, feature: Feature) {
+        if let Some(entry) = self.entry_mut(device, feature) {
             entry.confirmed = true;
         }
     }
 
     /// Begins or ends the time in which every look finds that NAT cannot rewrite the outer packets.
-    pub fn set_not_exposed(&mut self, device: &Identity, since: Option<Now>) {
-        if let Some(entry) = self.entry_mut(device) {
+    pub fn set_not_exposed(&mut self, device: &Identity, feature: Feature, since: Option<Now>) {
+        if let Some(entry) = self.entry_mut(device, feature) {
             entry.not_exposed_since = since.map(|now| now.boot);
         }
     }
 
     /// Stops turning this device's feature off for a while; true if that is new.
-    pub fn start_backoff(&mut self, device: &Identity, now: Now) -> bool {
-        let Some(entry) = self.entry_mut(device) else {
+    pub fn start_backoff(&mut self, device: &Identity, feature: Feature, now: Now) -> bool {
+        let Some(entry) = self.entry_mut(device, feature) else {
             return false;
         };
         if entry.backoff_until.is_some_and(|until| now.boot < until) {
@@ -287,10 +290,10 @@ impl State {
 
     /// The feature is found off: ends the conflict, except within its first minute. A program that toggles the feature has not
     /// stopped. True if there was a conflict.
-    pub fn end_backoff(&mut self, device: &Identity, now: Now) -> bool {
+    pub fn end_backoff(&mut self, device: &Identity, feature: Feature, now: Now) -> bool {
         let over = |until: u64| now.boot + BACKOFF_SECS >= until + WINDOW_SECS;
         let Some(entry) = self
-            .entry_mut(device)
+            .entry_mut(device, feature)
             .filter(|entry| entry.backoff_until.is_some_and(over))
         else {
             return false;
@@ -301,8 +304,8 @@ impl State {
     }
 
     /// A person has named the device: what others did to it before is no reason to wait.
-    pub fn forget_flips(&mut self, device: &Identity) {
-        if let Some(entry) = self.entry_mut(device) {
+    pub fn forget_flips(&mut self, device: &Identity, feature: Feature) {
+        if let Some(entry) = self.entry_mut(device, feature) {
             entry.backoff_until = None;
             entry.flips.clear();
             entry.confirmed = false;
@@ -310,17 +313,17 @@ impl State {
     }
 
     /// The kernel did not turn it off, or it is given back.
-    pub fn remove(&mut self, device: &Identity) {
-        if self.entry(device).is_some()
-            && let Ok(at) = self.find(device.key())
+    pub fn remove(&mut self, device: &Identity, feature: Feature) {
+        if self.entry(device, feature).is_some()
+            && let Ok(at) = self.find(device.key(feature))
         {
             self.devices.remove(at);
         }
     }
 
     /// What really went off with the feature.
-    pub fn set_also_off(&mut self, device: &Identity, also_off: &[&str]) {
-        if let Some(entry) = self.entry_mut(device)
+    pub fn set_also_off(&mut self, device: &Identity, feature: Feature, also_off: &[&str]) {
+        if let Some(entry) = self.entry_mut(device, feature)
             && !also_off.is_empty()
             && !entry.also_off.iter().eq(also_off.iter())
         {
@@ -401,14 +404,14 @@ impl State {
         self.devices.len() != before
     }
 
-    fn find(&self, key: (u64, u32)) -> Result<usize, usize> {
+    fn find(&self, key: Key) -> Result<usize, usize> {
         self.devices.binary_search_by_key(&key, Entry::key)
     }
 }
 
 impl Entry {
-    fn key(&self) -> (u64, u32) {
-        (self.netns, self.ifindex)
+    fn key(&self) -> Key {
+        (self.netns, self.ifindex, self.feature)
     }
 
     /// Whether it is about this device, and not about one that had its numbers before.
@@ -419,7 +422,7 @@ impl Entry {
     fn is_of(&self, device: &Identity) -> bool {
         let same_name = self.name == device.name;
         let same_mac = self.mac.is_some() && self.mac == device.mac;
-        self.key() == device.key()
+        (self.netns, self.ifindex) == (device.netns.inode, device.ifindex)
             && match (self.netns_cookie, device.netns.cookie) {
                 (Some(old), Some(new)) => {
                     old == new && self.vni == device.vni && (same_mac || same_name)
@@ -460,6 +463,8 @@ mod tests {
         cookie: Some(1),
     };
 
+    const CHECKSUM: Feature = Feature::Checksum;
+
     fn at(boot: u64) -> Now {
         Now {
             boot,
@@ -480,7 +485,7 @@ mod tests {
     fn begin(state: &mut State, identity: Identity, boot: u64) {
         let entry = NewEntry {
             identity,
-            feature: Feature::Checksum,
+            feature: CHECKSUM,
             reason: "kernel-affected",
             also_off: Rc::new(vec!["tx-tcp-segmentation".to_owned()]),
         };
@@ -489,11 +494,11 @@ mod tests {
 
     fn off(state: &mut State, ifindex: u32, boot: u64) {
         begin(state, device(NETNS, ifindex), boot);
-        state.confirm(&device(NETNS, ifindex));
+        state.confirm(&device(NETNS, ifindex), CHECKSUM);
     }
 
     fn contested(state: &State, netns: Netns, ifindex: u32, boot: u64) -> Option<usize> {
-        state.history(&device(netns, ifindex), at(boot)).contested
+        state.history(&device(netns, ifindex), at(boot))[CHECKSUM].contested
     }
 
     #[test]
@@ -501,7 +506,7 @@ mod tests {
         let mut state = State::new("b");
         off(&mut state, 4, 10);
         off(&mut state, 4, 11);
-        state.set_not_exposed(&device(NETNS, 4), Some(at(12)));
+        state.set_not_exposed(&device(NETNS, 4), CHECKSUM, Some(at(12)));
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(State::parse(&text, "b"), Ok(state));
     }
@@ -513,21 +518,51 @@ mod tests {
             "also_off":[],"since":1,"flips":[1,2,3],"truce_until":3603}]}"#;
         let state = State::parse(text, "b").unwrap();
         assert_eq!(contested(&state, NETNS, 4, 10), Some(3));
-        let feature = |state: &State| state.history(&device(NETNS, 4), at(10)).feature;
-        assert_eq!(feature(&state), Feature::Checksum);
-        let other = text.replace(
-            "\"reason\"",
-            "\"feature\":\"tx-scatter-gather-fraglist\",\"reason\"",
-        );
-        assert_eq!(
-            feature(&State::parse(&other, "b").unwrap()),
-            Feature::Fraglist
-        );
         let renamed = Identity {
             name: "x".to_owned(),
             ..device(NETNS, 4)
         };
-        assert_eq!(state.history(&renamed, at(10)), History::default());
+        assert_eq!(
+            state.history(&renamed, at(10))[CHECKSUM],
+            History::default()
+        );
+    }
+
+    /// Two features of one device have a record each, and nothing of the one is held against the other.
+    #[test]
+    fn each_feature_has_its_own_record() {
+        let mut state = State::new("b");
+        let device = device(NETNS, 4);
+        let owned = |state: &State| {
+            let history = state.history(&device, at(5));
+            Feature::ALL.map(|feature| history[feature].owned)
+        };
+        for time in [0, 1, 2] {
+            off(&mut state, 4, time);
+        }
+        assert_eq!(owned(&state), [true, false]);
+        state.record_off(
+            vec![NewEntry {
+                identity: device.clone(),
+                feature: Feature::Fraglist,
+                reason: "exposed",
+                also_off: Rc::default(),
+            }],
+            at(3),
+        );
+        assert_eq!(owned(&state), [true, true]);
+        let history = state.history(&device, at(5));
+        assert_eq!(history[CHECKSUM].contested, Some(3));
+        assert_eq!(history[Feature::Fraglist].contested, None);
+        state.set_not_exposed(&device, CHECKSUM, Some(at(4)));
+        let history = state.history(&device, at(5));
+        assert_eq!(history[CHECKSUM].not_exposed_for, Some(1));
+        assert_eq!(history[Feature::Fraglist].not_exposed_for, None);
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(State::parse(&text, "b").as_ref(), Ok(&state));
+        state.remove(&device, CHECKSUM);
+        assert_eq!(owned(&state), [false, true]);
+        assert!(state.prune(NETNS, &[]) && state.is_empty());
     }
 
     #[test]
@@ -593,7 +628,7 @@ mod tests {
         }
         assert_eq!(contested(&state, NETNS, 4, 5), None);
         assert!(
-            state.history(&device(NETNS, 4), at(5)).owned,
+            state.history(&device(NETNS, 4), at(5))[CHECKSUM].owned,
             "revert must ask"
         );
         for time in [5, 6, 7] {
@@ -637,8 +672,8 @@ mod tests {
         ] {
             let mut state = State::new("b");
             begin(&mut state, recorded.clone(), 0);
-            assert_eq!(state.history(&asked, at(1)).owned, same, "{name}");
-            state.remove(&asked);
+            assert_eq!(state.history(&asked, at(1))[CHECKSUM].owned, same, "{name}");
+            state.remove(&asked, CHECKSUM);
             assert_eq!(state.is_empty(), same, "{name}");
         }
     }
@@ -650,18 +685,27 @@ mod tests {
             off(&mut state, 4, time);
         }
         let device = device(NETNS, 4);
-        assert!(state.start_backoff(&device, at(30)));
-        assert!(!state.start_backoff(&device, at(40)), "it is no news");
+        assert!(state.start_backoff(&device, CHECKSUM, at(30)));
+        assert!(
+            !state.start_backoff(&device, CHECKSUM, at(40)),
+            "it is no news"
+        );
         assert_eq!(contested(&state, NETNS, 4, 500), Some(3));
         assert_eq!(
             contested(&state, NETNS, 4, 31 + BACKOFF_SECS),
             None,
             "it is over"
         );
-        assert!(!state.end_backoff(&device, at(89)), "it may be a pause");
+        assert!(
+            !state.end_backoff(&device, CHECKSUM, at(89)),
+            "it may be a pause"
+        );
         assert_eq!(contested(&state, NETNS, 4, 89), Some(3));
-        assert!(state.end_backoff(&device, at(90)));
-        assert!(!state.end_backoff(&device, at(91)), "it is no news");
+        assert!(state.end_backoff(&device, CHECKSUM, at(90)));
+        assert!(
+            !state.end_backoff(&device, CHECKSUM, at(91)),
+            "it is no news"
+        );
         assert_eq!(contested(&state, NETNS, 4, 500), None, "the other stopped");
     }
 
@@ -670,13 +714,14 @@ mod tests {
         let mut state = State::new("b");
         off(&mut state, 4, 0);
         let device = device(NETNS, 4);
-        let quiet = |state: &State, boot| state.history(&device, at(boot)).not_exposed_for;
+        let quiet =
+            |state: &State, boot| state.history(&device, at(boot))[CHECKSUM].not_exposed_for;
         assert_eq!(quiet(&state, 1), None);
-        state.set_not_exposed(&device, Some(at(5)));
+        state.set_not_exposed(&device, CHECKSUM, Some(at(5)));
         assert_eq!(quiet(&state, 65), Some(60));
-        state.set_not_exposed(&device, None);
+        state.set_not_exposed(&device, CHECKSUM, None);
         assert_eq!(quiet(&state, 66), None);
-        state.set_not_exposed(&device, Some(at(70)));
+        state.set_not_exposed(&device, CHECKSUM, Some(at(70)));
         off(&mut state, 4, 80);
         assert_eq!(quiet(&state, 90), None);
     }
@@ -717,8 +762,9 @@ mod tests {
         let there = [device(NETNS, 5)];
         assert!(state.prune(NETNS, &there));
         assert!(!state.prune(NETNS, &there), "it is no news");
-        let owned =
-            |state: &State, netns, ifindex| state.history(&device(netns, ifindex), at(1)).owned;
+        let owned = |state: &State, netns, ifindex| {
+            state.history(&device(netns, ifindex), at(1))[CHECKSUM].owned
+        };
         assert!(!owned(&state, NETNS, 4) && owned(&state, NETNS, 5));
         assert!(owned(&state, elsewhere, 9));
         // The next namespace with this inode.

@@ -52,6 +52,9 @@ pub struct Change {
     pub error: Option<Fault>,
 }
 
+/// What became of each device and feature, by [`DevicePlan::key`].
+pub type Changes = HashMap<(u32, Feature), Change>;
+
 /// The kernel's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -163,15 +166,15 @@ impl<'a> Report<'a> {
         Self::new(true, backend, kernel, devices.collect())
     }
 
-    /// What was done, by ifindex.
+    /// What was done.
     pub fn applied(
         plan: &'a Plan<'a>,
         kernel: KernelReport,
         backend: BackendName,
-        mut changes: HashMap<u32, Change>,
+        mut changes: Changes,
     ) -> Self {
         let devices = plan.devices.iter().map(|device| {
-            let change = changes.remove(&device.device.link.ifindex);
+            let change = changes.remove(&device.key());
             report(
                 device,
                 plan,

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use crate::ethtool::Feature;
 use crate::nat::exposure::Exposure;
 use crate::offload::plan::{Plan, ReasonCode};
 use crate::offload::report::{Outcome, Report};
@@ -87,7 +88,13 @@ pub fn prometheus(
         "vxcsum_device_turned_off_by_vxcsum",
         "gauge",
         "Whether vxcsum turned the offload off since boot, and revert would give it back.",
-        of_devices(&|n| Some(devices[n].1.device.history.owned)),
+        of_devices(&|n| {
+            Some(
+                Feature::ALL
+                    .iter()
+                    .any(|f| devices[n].1.device.history[*f].owned),
+            )
+        }),
     );
     series(
         "vxcsum_device_contested",
