@@ -1,4 +1,4 @@
-//! The command line: exit codes, streams, colour, and what works without devices, network or privileges.
+//! The command line: exit codes, streams, colour, and the commands that need no devices, network or privileges.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use common::{NOBODY, Netns, ROOT, Run, VXCSUM, public_binary, run};
 use serde_json::json;
 
-/// vxcsum where it looks at no device.
+/// Runs vxcsum in a namespace without devices.
 fn vxcsum(words: &str) -> Run {
     run(Command::new(VXCSUM)
         .args(words.split_whitespace())
@@ -106,7 +106,7 @@ fn help_and_version_are_0() {
 }
 
 #[test]
-fn an_argument_cannot_draw_on_the_terminal() {
+fn an_argument_cannot_control_the_terminal() {
     for args in [
         ["apply", "--device", "\u{1b}[31mred/"],
         ["explain", "--kernel", "\u{1b}[31m5.4"],
@@ -242,7 +242,7 @@ fn colour_is_for_terminals_without_no_color() {
     assert!(!terminal(Some("1")).text().contains(escape));
     let piped = netns.vxcsum("status").expect(0);
     assert!(piped.text().contains("affected") && !piped.text().contains(escape));
-    // And a colour changes no column.
+    // The columns are the same without colour.
     let plain: String = anstream_free(terminal(None).text());
     assert_eq!(plain.replace('\r', ""), piped.text());
 }
@@ -256,7 +256,7 @@ fn anstream_free(text: &str) -> String {
     })
 }
 
-/// What vxcsum prints on a terminal of so many columns, without the colours.
+/// The output of vxcsum on a terminal with this many columns, without the colours.
 fn on_a_terminal(netns: &Netns, columns: usize, term: &str, words: &str) -> String {
     let line = format!(
         "stty cols {columns}; {VXCSUM} {words} --root {}",
@@ -411,7 +411,7 @@ fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
         .collect();
     assert_eq!(statuses, ["affected", "affected", "not-affected"]);
 
-    // The machine's own os-release has no say in it.
+    // The os-release of this machine must not matter.
     let bare = vxcsum("explain --kernel 5.4.0-33-generic --json")
         .expect(0)
         .json();
@@ -459,7 +459,7 @@ fn a_policy_is_checked_and_shown() {
         (&json!(true), &json!(1), &json!(2))
     );
 
-    // What is shown is a policy that says the same.
+    // The printed policy has the same meaning.
     let shown = vxcsum(&format!("policy show --root {ROOT}")).expect(0);
     let file = tempfile::Builder::new()
         .suffix(".toml")

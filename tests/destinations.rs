@@ -1,4 +1,4 @@
-//! Where the outer packets of real devices go, as discovery finds it and as bridge(8) shows it. Needs root, ip and bridge.
+//! The destinations of outer packets of real devices: discovery compared with bridge(8). Needs root, ip and bridge.
 
 mod common;
 
@@ -12,7 +12,7 @@ use vxcsum::nat::exposure::{OtherEgress, OuterFlow};
 use vxcsum::offload::discover_io::{Discovery, Selection};
 use vxcsum::text::IfName;
 
-/// With `only` the kernel is asked for the entries of one device, else for those of all.
+/// With `only`, the kernel is asked for the entries of one device, else for the entries of all.
 fn flows(netns: &Netns, only: Option<&str>) -> BTreeMap<String, OuterFlow> {
     let names = only.map(|name| [IfName::new(name.as_bytes()).unwrap()]);
     let which = names
@@ -33,8 +33,8 @@ fn bridge(netns: &Netns, words: &str) -> String {
     run.text().to_owned()
 }
 
-/// Somebody else's answer.
-fn shown(netns: &Netns, device: &str) -> Vec<IpAddr> {
+/// The destinations according to bridge(8).
+fn bridge_destinations(netns: &Netns, device: &str) -> Vec<IpAddr> {
     let text = bridge(netns, &format!("fdb show dev {device}"));
     let words: Vec<&str> = text.split_whitespace().collect();
     let mut found: Vec<IpAddr> = words
@@ -86,7 +86,7 @@ fn destinations_are_those_that_bridge_shows() {
             &format!("fdb append 02:00:00:00:00:{n} dev {entry}"),
         );
     }
-    // Beside the nexthops an entry that can be seen.
+    // An entry with an address beside the nexthop group.
     bridge(
         &netns,
         "fdb append 02:00:00:00:00:09 dev nexthops dst 192.0.2.2",
@@ -108,7 +108,11 @@ fn destinations_are_those_that_bridge_shows() {
         let found: Vec<String> = all[device].remotes.iter().map(IpAddr::to_string).collect();
         assert_eq!(found, remotes, "{device}");
         if closed {
-            assert_eq!(all[device].remotes, shown(&netns, device), "{device}");
+            assert_eq!(
+                all[device].remotes,
+                bridge_destinations(&netns, device),
+                "{device}"
+            );
         }
         // The kernel filters.
         assert_eq!(flows(&netns, Some(device))[device], all[device]);
@@ -117,9 +121,9 @@ fn destinations_are_those_that_bridge_shows() {
     for (device, port, underlay) in [
         ("flannel.1", Some(8472), Some("eth0")),
         ("remote", Some(8472), Some("eth0")),
-        // Another port for one of them.
+        // One entry has another port.
         ("port", None, Some("eth0")),
-        // Chosen per packet.
+        // The sender chooses the port of each packet.
         ("external", None, None),
         ("via", Some(8472), Some("eth0")),
     ] {
@@ -130,7 +134,7 @@ fn destinations_are_those_that_bridge_shows() {
             (port, underlay),
             "{device}"
         );
-        // Another way out for one of them.
+        // One entry has another underlay.
         let elsewhere = (device == "via").then(|| ifindex(&netns, "peer0"));
         assert_eq!(
             flow.elsewhere,
@@ -145,7 +149,7 @@ fn ifindex(netns: &Netns, device: &str) -> u32 {
     u32::try_from(number.expect("an ifindex")).expect("of 32 bits")
 }
 
-/// What `ip route get` says of the same.
+/// The answer of `ip route get`.
 fn routed(netns: &Netns, destination: &str) -> Option<String> {
     let words = ["route", "get", destination];
     let said = run(netns.command("ip").args(words));
@@ -154,7 +158,7 @@ fn routed(netns: &Netns, destination: &str) -> Option<String> {
     words.next().map(str::to_owned)
 }
 
-/// An entry does not name a device: routing finds the way, and it need not be that of the device's underlay.
+/// An entry without a device: routing chooses the device, and it can be another one than the underlay.
 #[test]
 fn routing_can_send_packets_another_way() {
     let netns = Netns::with_underlay();
@@ -186,7 +190,7 @@ fn routing_can_send_packets_another_way() {
         ("192.0.2.2", Some("eth0"), None),
         ("203.0.113.200", Some("eth0"), None),
         ("203.0.113.2", Some("eth1"), eth1),
-        // It gets no packets.
+        // Packets never go there.
         ("203.0.115.2", None, None),
     ] {
         assert_eq!(
@@ -196,11 +200,11 @@ fn routing_can_send_packets_another_way() {
         );
         assert_eq!(through("flannel.1", destination), want, "{destination}");
     }
-    // By a hash of each packet, so that one answer of `ip route get` would not show it.
+    // Each packet takes one of two routes by a hash, so one answer of `ip route get` does not show both.
     assert_eq!(through("flannel.1", "203.0.114.2"), eth1);
     assert_eq!(through("v6", "fd00::2"), None);
     assert_eq!(through("v6", "2001:db8:1::2"), eth1);
-    // Its own destination goes through its own underlay; without one, routing decides.
+    // A device with an underlay sends through it; for a device without one, routing decides.
     assert_eq!((way("own"), way("free")), (None, eth1));
 
     let diverted = Some(OtherEgress::Diverted);
@@ -219,14 +223,14 @@ fn routing_can_send_packets_another_way() {
     }
 }
 
-/// flanneld makes the device first, and an entry for each node as it learns of it.
+/// flanneld creates the device first, and later an entry for each node.
 #[test]
 fn entries_come_and_go() {
     let netns = Netns::with_underlay();
     netns.ip("link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning");
     let remotes = || flows(&netns, None).remove("flannel.1").unwrap().remotes;
     assert!(remotes().is_empty());
-    // More than fit into one part of a dump.
+    // More entries than one part of a dump holds.
     let mut batch = String::new();
     for n in 0..2000 {
         let (a, b) = (n / 200, n % 200 + 1);
@@ -239,14 +243,14 @@ fn entries_come_and_go() {
     std::fs::write(file.path(), batch).expect("write it");
     bridge(&netns, &format!("-batch {}", file.path().display()));
     assert_eq!(remotes().len(), 2000);
-    assert_eq!(remotes(), shown(&netns, "flannel.1"));
+    assert_eq!(remotes(), bridge_destinations(&netns, "flannel.1"));
     netns.ip("link set flannel.1 down");
     netns.ip("link del flannel.1");
     netns.ip("link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning");
     assert!(remotes().is_empty());
 }
 
-/// Whatever request the kernel refuses: the destinations are all of them, or not known.
+/// Whichever request the kernel refuses, the list of destinations is complete or `unknown`.
 #[test]
 fn a_part_of_the_destinations_is_never_taken_for_all() {
     let netns = Netns::with_underlay();
@@ -269,7 +273,7 @@ fn a_part_of_the_destinations_is_never_taken_for_all() {
     assert_eq!(texts, ["192.0.2.5, 192.0.2.6", "not known"], "{seen:?}");
 }
 
-/// What is decided on is shown, a bounded part of it.
+/// The report shows the destinations of the decision, up to a limit.
 #[test]
 fn explain_shows_destinations() {
     let netns = Netns::with_underlay();

@@ -1,4 +1,4 @@
-//! `apply --device NAME --if-exists`, as the unit of one device runs it: the device may be gone or be another by then.
+//! `apply --device NAME --if-exists`, as the unit of one device runs it: the device may be deleted or replaced by then.
 
 mod common;
 
@@ -11,7 +11,7 @@ fn sets(requests: &[Request]) -> usize {
 }
 
 #[test]
-fn what_is_not_there_or_no_vxlan_device_is_left_alone_and_no_error() {
+fn missing_devices_and_other_links_are_no_error() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         netns.ip("link add br0 type bridge");
@@ -22,7 +22,7 @@ fn what_is_not_there_or_no_vxlan_device_is_left_alone_and_no_error() {
             let report = run.expect(0).json();
             assert_eq!(names(&report), [""; 0], "{device}");
             assert!(!requests.is_empty() && sets(&requests) == 0, "{requests:?}");
-            // Without it, it is a mistake in the command.
+            // Without the flag, a missing device is a usage error.
             netns.vxcsum(&words).expect(1);
         }
         assert_eq!(netns.everything(), before, "{backend}");
@@ -65,7 +65,7 @@ fn a_device_that_comes_during_the_run_is_changed_too() {
     let (run, _) = netns.stepped(
         "apply --json --device b0 --if-exists --backend netlink",
         |requests| {
-            // The look-up of the ethtool family, the capabilities, the look-up of b0.
+            // The requests for the ethtool family, the capabilities, and b0.
             if !done && requests.len() == 3 {
                 netns.ip("link add b0 type vxlan id 99 dstport 8472 udpcsum");
                 done = true;
@@ -78,7 +78,7 @@ fn a_device_that_comes_during_the_run_is_changed_too() {
 }
 
 #[test]
-fn there_is_an_end_to_it() {
+fn a_device_that_is_replaced_every_time_ends_the_run() {
     let netns = Netns::with_three();
     let mut before = 0;
     let (run, requests) = netns.stepped(
@@ -94,9 +94,9 @@ fn there_is_an_end_to_it() {
     assert_eq!(sets(&requests), 10);
 }
 
-/// Another device comes during the run: what had been changed by then is reported as changed.
+/// A device replaces another during the run. The report still shows the change to the first one.
 #[test]
-fn what_an_earlier_round_changed_is_reported() {
+fn changes_of_earlier_rounds_are_reported() {
     let netns = Netns::with_three();
     let mut done = false;
     let (run, _) = netns.stepped(

@@ -1,6 +1,6 @@
-//! Real devices: what vxcsum changes, what it leaves alone, and what it says of both.
+//! Real devices: the changes of vxcsum and its report.
 //!
-//! The witnesses are ethtool(8), ip(8) and the `ethtool` crate; vxcsum's own report is only ever compared with them.
+//! The witnesses are ethtool(8), ip(8) and the `ethtool` crate. vxcsum's own report is only compared with them.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{BACKENDS, FEATURE, Netns, ROOT, VXCSUM, device, hex, names, run, uname_says};
 use serde_json::{Value, json};
 
-/// VXLAN devices that should be changed (`flannel.1`, `ext0`) and that should not, beside devices of other kinds.
+/// VXLAN devices that need a change (`flannel.1`, `ext0`) and one that does not, beside devices of other kinds.
 fn node() -> Netns {
     let netns = Netns::with_underlay();
     netns.batch(
@@ -25,7 +25,7 @@ fn node() -> Netns {
     netns
 }
 
-/// The `ethtool` crate's view: whether the feature is wanted and active, by device.
+/// The features according to the `ethtool` crate: wanted and active, by device.
 fn crate_view(netns: &Netns) -> BTreeMap<String, (bool, bool)> {
     use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit, EthtoolHeader};
     use futures::StreamExt;
@@ -129,7 +129,7 @@ fn apply_changes_the_feature_and_what_depends_on_it_and_nothing_else_anywhere() 
                     before.active && !after.active,
                     "{name}, {backend}: {feature}"
                 );
-                // What depends on it stays wanted, so that it comes back with it.
+                // Dependent features stay wanted, so they come back together with the feature.
                 assert_eq!(
                     after.requested,
                     *feature != FEATURE,
@@ -147,7 +147,7 @@ fn apply_changes_the_feature_and_what_depends_on_it_and_nothing_else_anywhere() 
                 json!({"hw": true, "wanted": false, "active": false, "nochange": false})
             );
         }
-        // What went off with it comes back with it.
+        // Features that went off with the feature come back with it.
         netns.set("flannel.1", true);
         netns.set("ext0", true);
         assert_eq!(netns.everything(), before, "{backend}");
@@ -193,7 +193,7 @@ fn a_second_apply_and_every_reading_command_send_no_set_request() {
 }
 
 #[test]
-fn the_report_says_of_each_device_what_ip_says() {
+fn the_report_matches_ip() {
     for backend in BACKENDS {
         let netns = node();
         netns.batch(
@@ -283,8 +283,8 @@ fn the_report_says_of_each_device_what_ip_says() {
     }
 }
 
-/// A kernel that does not know the kind which it is asked for answers with every link: the older ones and those without the
-/// vxlan module. The request is changed on its way to ask for a kind that no kernel knows.
+/// A kernel that does not know the kind in the filter answers with every link: old kernels, and kernels without the
+/// vxlan module. The test changes the request to a kind that no kernel knows.
 #[test]
 fn a_kernel_that_does_not_filter_is_no_reason_to_take_every_device_for_vxlan() {
     // struct nlmsghdr of a RTM_GETLINK dump with sequence number 1, then struct ifinfomsg.
@@ -368,7 +368,7 @@ fn a_kernel_that_does_not_filter_is_no_reason_to_take_every_device_for_vxlan() {
 fn an_underlay_in_another_namespace_is_not_taken_for_one_of_this() {
     for backend in BACKENDS {
         let (here, there) = (Netns::with_underlay(), Netns::with_underlay());
-        // Many devices, so that the foreign ifindex means something here too.
+        // Many devices, so the foreign ifindex also belongs to a device here.
         for n in 0..8 {
             there.ip(&format!("link add filler{n} type bridge"));
         }
@@ -440,7 +440,8 @@ fn without_a_policy_the_built_in_one_decides() {
         json!({"id": "", "version_id": ""})
     );
     assert!(!netns.is_on("flannel.1") && !netns.is_on("keep0"));
-    // No kernel that has ethtool netlink's features has nat-zero-csum, and the test before this showed that this one does.
+    // No kernel with the features of ethtool netlink has nat-zero-csum, and the test before this one showed that this
+    // kernel has them.
     assert_eq!(device(&report, "vxlan.calico")["outcome"], "unchanged");
     assert!(netns.is_on("vxlan.calico"));
 }
@@ -469,7 +470,7 @@ fn a_thousand_devices_are_all_changed_in_one_run() {
             .json();
         assert_eq!(names(&report).len(), COUNT + 1);
         let after = crate_view(&netns);
-        // On lo it is [fixed], which nobody wants.
+        // On lo the feature is [fixed], and vxcsum does not want it off.
         assert_eq!((on(&before), on(&after)), (COUNT + 3, 3), "{backend}");
         for said in report["devices"].as_array().expect("an array") {
             let name = said["name"].as_str().expect("a name");
@@ -509,7 +510,7 @@ fn a_thousand_devices_are_all_changed_in_one_run() {
 
 #[test]
 fn a_kernel_with_both_bugs_and_without_ethtool_netlink_is_served() {
-    // RHEL 8.1, with the devices and the ioctl of this kernel.
+    // RHEL 8.1 with the devices and the ioctl of this kernel.
     let uname = uname_says(
         "4.18.0-147.5.1.el8_1.x86_64",
         "#1 SMP Tue Jan 14 15:50:19 UTC 2020",
@@ -604,7 +605,7 @@ fn a_fixed_feature_is_seen_as_fixed_and_stays() {
                 "{name:?}: {state:?}"
             );
         }
-        // Netlink and the ioctl may accept or refuse it: what counts is that nothing happened.
+        // Netlink and the ioctl may accept or refuse it. The test only demands that nothing changes.
         if let Err(fault) = set {
             assert!(!fault.gone() && !fault.forbidden(), "{name:?}: {fault}");
         }

@@ -1,4 +1,4 @@
-//! What goes wrong on real devices: wrong names, missing privileges, a kernel that refuses, files that cannot be read.
+//! Errors on real devices: wrong names, missing privileges, a kernel that refuses, files that cannot be read.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn outcomes(report: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_device_that_is_none_is_called_what_it_is() {
+fn an_error_names_the_kind_of_a_wrong_device() {
     let netns = Netns::with_three();
     netns.batch("link add veth0 type veth peer name veth1\nlink add br0 type bridge\n");
     for (words, code, error) in [
@@ -149,7 +149,7 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
     for name in ["a0", "b0", "c0"] {
         netns.set(name, false);
     }
-    // Nothing to change needs no privilege.
+    // A run without changes needs no privilege.
     let done = run(netns.command(NOBODY[0]).args(&NOBODY[1..]).args([
         binary,
         "apply",
@@ -163,7 +163,7 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
 fn a_capability_that_does_not_count_for_this_namespace_is_found_out_by_the_kernel() {
     let netns = Netns::with_three();
     for backend in BACKENDS {
-        // A new user namespace gives every capability, but not over a network namespace of the old one.
+        // A new user namespace gives every capability, but not over a network namespace of the old user namespace.
         let command = [
             "unshare",
             "-U",
@@ -231,7 +231,7 @@ fn auto_falls_back_only_because_the_interface_is_missing() {
             "apply",
             "look up the ethtool netlink family: Operation not permitted (EPERM)",
         ),
-        // Neither interface.
+        // Neither interface works.
         (
             &[MISSING, "ioctl:error=EOPNOTSUPP"],
             "apply",
@@ -271,7 +271,7 @@ fn a_device_that_fails_stops_no_other() {
     let reset = || ["a0", "b0", "c0"].map(|name| netns.set(name, true));
     let (run, requests) = netns.stepped("apply --backend ioctl", |_| ());
     run.expect(0);
-    // Which ioctl of all is the set of b0.
+    // The number of the ioctl that sets b0.
     let ioctls: Vec<_> = requests
         .iter()
         .filter(|r| matches!(r, Request::Ioctl(_) | Request::OtherIoctl))
@@ -327,8 +327,8 @@ fn a_device_that_fails_stops_no_other() {
     );
 }
 
-/// Every receive, one after the other, fails once with every errno that receives are known for: the list of devices is
-/// whole, or there is an error.
+/// Every receive fails once with each errno that a receive can have, one after the other. The list of devices is
+/// complete, or the run fails.
 #[test]
 fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
     let netns = Netns::with_three();
@@ -359,7 +359,7 @@ fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
                     .iter()
                     .zip(&on)
                 {
-                    // What is reported as done was done, and what was done is not reported as nothing.
+                    // The report matches the devices in both directions.
                     let expected: &[&str] = if *on {
                         &["failed", "refused"]
                     } else {
@@ -375,7 +375,7 @@ fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
                     "{fault}, {backend}: {report:#}"
                 );
                 whole += usize::from(all_done);
-                // These two are repeated, always.
+                // vxcsum repeats these two calls.
                 assert!(
                     all_done || ["EAGAIN", "ENOMEM"].contains(&errno),
                     "{fault}, {backend}: {report:#}"
@@ -386,7 +386,7 @@ fn a_receive_that_fails_never_makes_the_report_short_or_wrong() {
     assert!(whole >= 56, "{whole}");
 }
 
-/// Makes a file that cannot be read.
+/// Creates a file that cannot be read.
 type Make = fn(&Path);
 
 #[test]
@@ -483,7 +483,7 @@ fn a_bad_policy_ends_everything_before_any_device_is_looked_at() {
                 let words = format!("{words} --policy {path} --backend {backend}");
                 let (run, requests) = netns.stepped(&words, |_| ());
                 let run = run.expect(78);
-                // Asking whether stderr is a terminal is no request.
+                // The check whether stderr is a terminal does not count.
                 assert!(
                     requests
                         .iter()
@@ -506,7 +506,7 @@ fn a_bad_policy_ends_everything_before_any_device_is_looked_at() {
     assert_eq!(all_on(&netns), [true; 3]);
 }
 
-/// A look-up of one device that fails is an error: its unit must fail, so that it is tried again.
+/// A failed look-up of one device is an error: its unit must fail, so that systemd tries again.
 #[test]
 fn a_look_up_that_fails_is_not_taken_for_no_device() {
     let netns = Netns::with_three();

@@ -1,4 +1,4 @@
-//! Names that somebody chose to do harm, on real devices: in the table, in JSON, in errors and in proposed rules.
+//! Device names chosen to do harm, on real devices: in the table, in JSON, in errors and in proposed rules.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use common::{BACKENDS, Netns, VXCSUM, names, run};
 
-/// Makes a VXLAN device that should be changed, under any name.
+/// Creates a VXLAN device with any name that needs a change.
 fn add(netns: &Netns, vni: u32, name: &[u8]) {
     let vni = vni.to_string();
     let kind = ["type", "vxlan", "id", &vni, "dstport", "8472", "udpcsum"].map(OsStr::new);
@@ -73,7 +73,7 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
                 "{}",
                 explained.text()
             );
-            // And in errors.
+            // The same names in errors.
             netns.ip_bytes([OsStr::new("link"), OsStr::new("del"), name]);
             let gone = explain(name).expect(1);
             assert_eq!(
@@ -86,7 +86,7 @@ fn hostile_names_are_exact_in_json_and_harmless_on_a_terminal() {
 
 #[test]
 fn the_kernel_takes_no_name_with_a_format() {
-    // `%n` is an argument people give, and a device that cannot be: the kernel reads it as a format.
+    // Users can type `%n`, but no device has that name: the kernel reads it as a format.
     let netns = Netns::new();
     let add = run(std::process::Command::new("ip").args([
         "-n",

@@ -1,9 +1,8 @@
 //! The reports of one node, word for word: `tests/fixtures/*.txt` and `*.json`.
 //!
-//! Only what belongs to the machine is put out of the way: `uname` is made to say what the files say, and ifindexes are left
-//! out. After a change
-//! that is meant, `VXCSUM_BLESS=1 cargo test --test devices_reports` writes the files anew (and fails, so that it cannot
-//! pass by accident).
+//! The test hides what belongs to the machine: it replaces the answer of `uname` and leaves out ifindexes. After an
+//! intended change, `VXCSUM_BLESS=1 cargo test --test devices_reports` writes the files anew. It also fails, so it
+//! cannot pass by accident.
 
 mod common;
 
@@ -27,7 +26,7 @@ fn node() -> Netns {
     netns
 }
 
-/// Every verb, in an order in which each has something to say.
+/// Every verb, in an order in which each verb has something to report.
 const VERBS: [(&str, &str, i32); 15] = [
     ("status", "status", 0),
     ("status.json", "status --json", 0),

@@ -1,5 +1,5 @@
-//! The documents that ship name what there is: manual pages and completions every command, option, reason and exit code, the
-//! message catalog every event. The completions also run, in their shells, on devices of a namespace.
+//! The shipped documents match the program: manual pages and completions name every command, option, reason and exit
+//! code, the message catalog names every event. The completions also run in their shells, on devices of a namespace.
 
 mod source;
 
@@ -10,7 +10,7 @@ use source::read;
 use vxcsum::offload::plan::ReasonCode;
 use vxcsum::output::message_ids;
 
-/// Every visible command with its visible options, as `apply` and `--dry-run`.
+/// Every visible command and its visible options, such as `apply` and `--dry-run`.
 fn words(command: &clap::Command, out: &mut Vec<String>) {
     for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
         out.extend(arg.get_long().map(|long| format!("--{long}")));
@@ -96,7 +96,7 @@ fn the_manual_lists_every_exit_code() {
     assert_eq!(listed, codes);
 }
 
-/// The keys are those of the parser's tables.
+/// The keys in the document are those of the parser's tables.
 #[test]
 fn the_manual_of_the_policy_names_every_key() {
     let page = read("docs/man/vxcsum-policy.5");
@@ -132,7 +132,7 @@ fn the_catalog_explains_every_event() {
     }
 }
 
-/// What stands in backquotes in a document.
+/// The texts in backquotes in a document.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
@@ -186,7 +186,7 @@ fn the_developers_documents_name_targets_that_exist() {
     assert!(targets > 6, "{targets}");
 }
 
-/// Runs a script in network and mount namespaces of its own, with two VXLAN devices and a dummy that is none.
+/// Runs a script in network and mount namespaces of its own, with two VXLAN devices and a dummy device.
 fn with_devices(shell: &str, script: &str) -> String {
     let setup = "set -e; mount -t sysfs sysfs /sys; export DEBUGINFOD_URLS=
         ip link add type dummy >/dev/null 2>&1 || ip link add type bridge
@@ -263,7 +263,7 @@ fn fish_completes_commands_options_and_devices() {
     }
 }
 
-/// zsh completes only on a terminal: the script is read and the devices are asked for.
+/// zsh completes only on a terminal, so the test loads the script and calls its list of devices.
 #[test]
 fn zsh_lists_the_devices() {
     let script = "compdef() { true }; compadd() { print -rl -- ${(P)@[-1]} }
@@ -271,7 +271,7 @@ fn zsh_lists_the_devices() {
     assert_eq!(with_devices("zsh", script), "a$b flannel.1");
 }
 
-/// What people read, beside the manual.
+/// Documents for users, without the manual pages.
 const DOCUMENTS: [&str; 5] = [
     "README.md",
     "docs/how-it-works.md",
@@ -280,7 +280,7 @@ const DOCUMENTS: [&str; 5] = [
     "docs/operations.md",
 ];
 
-/// The heading as the link to it is written on the forge.
+/// The anchor of a heading on the forge.
 fn anchor(heading: &str) -> String {
     let kept = heading
         .trim_start_matches(['#', ' '])
@@ -350,7 +350,7 @@ fn command_lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// In a namespace with two devices each command does what the document says: it is no wrong usage, and nothing fails.
+/// In a namespace with two devices each command in a document works: no usage error, and no failure.
 #[test]
 fn every_command_of_the_documents_runs() {
     let mut lines: Vec<String> = DOCUMENTS
@@ -371,7 +371,7 @@ fn every_command_of_the_documents_runs() {
         );
         let script = format!("PATH={bin}:$PATH; set -o pipefail; {line} >&2; echo code=$?");
         let code = with_devices("bash", &script);
-        // 2: doctor found something.
+        // 2: doctor found a problem.
         assert!(
             ["code=0", "code=2"].contains(&code.as_str()),
             "{line}: {code}"
@@ -379,7 +379,7 @@ fn every_command_of_the_documents_runs() {
     }
 }
 
-/// What README shows of a report is what is printed: `...` stands for lines that were left out.
+/// The output shown in README is the real output. `...` stands for omitted lines.
 #[test]
 fn the_report_in_readme_is_a_real_one() {
     let text = read("README.md");

@@ -1,6 +1,6 @@
-//! `probe` and `doctor` on real devices, with the two rule sets of the article installed by the real tools.
+//! `probe` and `doctor` on real devices, with the two rule sets of the article, installed by the real tools.
 //!
-//! Needs root, ip, ethtool, iptables (both back ends); everything happens in network namespaces of their own.
+//! Needs root, ip, ethtool and iptables (both variants). Runs in network namespaces of its own.
 
 mod common;
 
@@ -11,16 +11,16 @@ use std::process::Stdio;
 
 use common::{Netns, Run, VXCSUM, device, run};
 
-/// A node with one device of the kernel's default kind.
+/// A node with one device with the kernel's default settings.
 fn node() -> Netns {
     let netns = Netns::with_underlay();
-    // The rules of this root's policy are about other devices.
+    // No rule in the policy of this root is about this device.
     netns.ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 udpcsum nolearning");
     netns.add_peer("flannel.1");
     netns
 }
 
-/// vxcsum with what earlier runs wrote.
+/// Runs vxcsum with the files of earlier runs.
 fn again(netns: &Netns, words: &str) -> Run {
     run(netns
         .command(VXCSUM)
@@ -80,7 +80,7 @@ fn the_rules_of_the_article() {
         ] {
             assert!(text.contains(part), "{tool}: {part} not in\n{}", run.text());
         }
-        // The mark is below the second NAT.
+        // The mark stands below the second NAT.
         let lines: Vec<&str> = run.text().lines().collect();
         let way = lines
             .iter()
@@ -94,7 +94,7 @@ fn the_rules_of_the_article() {
         );
         assert!(netns.is_on("flannel.1"), "doctor changes nothing");
 
-        // Whatever comes first is a cure.
+        // The first step is always a cure.
         again(&netns, "apply").expect(0);
         let report = again(&netns, "doctor --json").expect(0).json();
         assert_eq!(report["health"], "safe", "{tool}");
@@ -103,7 +103,7 @@ fn the_rules_of_the_article() {
         let netns = node();
         install(&netns, tool, "shell-2-patched");
         let report = netns.vxcsum("doctor --json").expect(2).json();
-        // Over a veth there may be NAT that cannot be seen.
+        // Behind a veth there may be NAT that this node cannot see.
         assert_eq!(report["health"], "at-risk", "{tool}: {report}");
         assert_eq!(report["kube_proxy"], "clears-mark", "{tool}");
         assert_eq!(
@@ -129,7 +129,7 @@ fn without_rules_and_without_devices() {
 }
 
 #[test]
-fn who_else_is_at_work_and_for_how_long_it_watches() {
+fn other_managers_and_the_length_of_the_sample() {
     let netns = node();
     let dir = Path::new(netns.root()).join("etc/systemd/network");
     fs::create_dir_all(&dir).expect("make a directory");
@@ -143,7 +143,8 @@ fn who_else_is_at_work_and_for_how_long_it_watches() {
     assert_eq!(report["counters"]["change"]["udp"], 0);
 }
 
-/// Over a bridge, and with no rule, NAT breaks nothing: what goes off by the policy is not latent, and it is something to do.
+/// Over a bridge without rules NAT corrupts nothing. A device that the policy turns off is not latent, and it is
+/// something to do.
 #[test]
 fn a_device_without_outer_checksum_beside_one_with_it() {
     let netns = Netns::new();
@@ -182,7 +183,7 @@ fn a_device_without_outer_checksum_beside_one_with_it() {
     assert!(!steps.iter().any(applies), "{steps:?}");
 }
 
-/// A packet is sent through NAT, and connection tracking remembers.
+/// Sends a packet through NAT, and finds its flow in connection tracking.
 #[test]
 fn a_flow_that_was_rewritten() {
     let netns = node();
@@ -221,7 +222,7 @@ fn a_flow_that_was_rewritten() {
 }
 
 #[test]
-fn what_was_measured_is_kept_for_this_boot_and_decides() {
+fn a_measurement_is_kept_for_this_boot_and_decides() {
     let netns = node();
     let stored = Path::new(netns.root()).join("run/vxcsum/probe.json");
     let before = again(&netns, "status --json").expect(0).json();
@@ -303,7 +304,7 @@ fn a_probe_without_permission_says_so() {
     assert!(out.text().contains("inconclusive"), "{}", out.text());
     assert!(out.text().contains("CAP_SYS_ADMIN"), "{}", out.text());
     assert!(out.text().contains("nothing is decided by it"));
-    // doctor shows that it was tried, and why that was of no use.
+    // doctor shows that the probe ran, and why it has no result.
     let report = again(&netns, "doctor --json").expect(2).json();
     assert_eq!(report["measured"], false);
     assert_eq!(report["inconclusive"][1]["bug"], "nat-lco-csum");
@@ -311,7 +312,7 @@ fn a_probe_without_permission_says_so() {
     let why = "[probe] inconclusive: probe: create a network namespace";
     assert_eq!(text.text().matches(why).count(), 2, "{}", text.text());
 
-    // What was measured stays when it is tried again like this.
+    // An inconclusive probe does not replace a measurement.
     again(&netns, "probe").expect(0);
     let stored = Path::new(netns.remembering_root()).join("run/vxcsum/probe.json");
     let before = fs::read(&stored).expect("read what was stored");
@@ -325,7 +326,7 @@ fn a_probe_without_permission_says_so() {
     assert_eq!(fs::read(&stored).expect("read it again"), before);
 }
 
-/// Nothing that a rule says reaches a terminal as it is.
+/// No text of a rule reaches a terminal unescaped.
 #[test]
 fn a_hostile_comment_is_printed_safely() {
     let netns = node();
@@ -379,7 +380,7 @@ fn without_permission_the_rules_are_not_known() {
     );
 }
 
-/// The commands of the steps that are about this rule set.
+/// The commands in the steps about this rule set.
 fn commands(report: &serde_json::Value) -> Vec<String> {
     let steps = report["steps"].as_array().expect("steps");
     let commands = steps
@@ -390,8 +391,8 @@ fn commands(report: &serde_json::Value) -> Vec<String> {
         .collect()
 }
 
-/// Each cure is carried out as it is printed, and the rule does not meet the packets any more. No command takes away or edits a
-/// rule that somebody needs.
+/// Every cure is carried out as printed. Then the rule does not match the packets any more. No command removes or edits
+/// a rule that others need.
 #[test]
 fn the_printed_cure_of_each_rule_set_works() {
     const EXEMPT: &str = " -t nat -I POSTROUTING 1 -p udp --dport 8472 -j RETURN";
@@ -421,7 +422,7 @@ fn the_printed_cure_of_each_rule_set_works() {
         ),
     ] {
         let netns = node();
-        // Then nothing but the rules decides.
+        // From here on only the rules decide.
         run(netns.command("ethtool").args(["-K", "eth0", "tx", "off"])).expect(0);
         install(&netns, tool, case);
         let report = netns.vxcsum("doctor --json").expect(2).json();
@@ -455,7 +456,7 @@ fn the_printed_cure_of_each_rule_set_works() {
     }
 }
 
-/// The rules of nft: those of the administrator can be exempted, those of kube-proxy are left to it.
+/// Rules of nft: a rule of the administrator gets an exemption, and a rule of kube-proxy is left alone.
 #[test]
 fn the_cure_in_the_syntax_of_nft() {
     for (family, owned) in [("inet", false), ("ip", false), ("ip", true)] {
@@ -480,7 +481,7 @@ fn the_cure_in_the_syntax_of_nft() {
                 cures.is_empty() && text.contains("kube-proxy keeps this rule"),
                 "{text}"
             );
-            // Nobody owns that table.
+            // No program owns that table.
             for command in notrack {
                 run(netns.command("sh").args(["-c", command])).expect(0);
             }
@@ -497,7 +498,7 @@ fn the_cure_in_the_syntax_of_nft() {
     }
 }
 
-/// `apply` by a unit leaves a contested device alone, and a person who names it gets it done.
+/// `apply` in a unit leaves a contested device alone; a user who names the device gets it changed.
 #[test]
 fn a_contested_device_that_is_named_is_changed() {
     let netns = node();
@@ -533,7 +534,7 @@ fn a_contested_device_that_is_named_is_changed() {
     );
 }
 
-/// 30 devices of a kind are one screen.
+/// 30 similar devices fit on one screen.
 #[test]
 fn many_devices_fit_one_screen() {
     let netns = Netns::with_underlay();

@@ -1,8 +1,9 @@
-//! Real rules in real namespaces: what the analysis decides, and what happens to packets. Needs root, iptables (legacy and nft),
-//! nft, ipset and ethtool.
+//! Real rules in real namespaces: the decision of the analysis compared with packets. Needs root, iptables (legacy and
+//! nft), nft, ipset and ethtool.
 //!
-//! Two namespaces are two nodes, joined by a veth pair that finishes checksums; a third and a fourth are pods. Each case is a
-//! file of tests/cases/exposure: comments at its top say what is expected, the rest is what the named tools load.
+//! Two namespaces are two nodes, joined by a veth pair that finishes checksums. A third and a fourth are pods. Each
+//! case is a file of tests/cases/exposure: the comments at its top state the expected result, and the named tools load
+//! the rest.
 
 mod common;
 #[path = "exposure/dice.rs"]
@@ -35,7 +36,7 @@ struct Lab {
     b: Netns,
     pa: Netns,
     pb: Netns,
-    /// The host of the container that node a becomes, see [`Lab::contain`].
+    /// The host of the container that node a runs in, see [`Lab::contain`].
     h: Option<Netns>,
 }
 
@@ -44,7 +45,7 @@ impl Lab {
         Self::over("192.168.77.", 24)
     }
 
-    /// Nodes whose addresses begin so.
+    /// Nodes with addresses that begin with `net`.
     fn over(net: &str, len: u8) -> Self {
         let [a, b, pa, pb] = [(); 4].map(|()| Netns::new());
         let lab = Self {
@@ -93,7 +94,8 @@ impl Lab {
         lab
     }
 
-    /// Puts node a into a container: its underlay is a veth that finishes nothing, and behind it a host masquerades.
+    /// Puts node a into a container: its underlay is a veth that finishes no checksums, and the host behind it
+    /// masquerades.
     fn contain(&mut self) {
         let h = self.h.insert(Netns::new()).name().to_owned();
         let batch = |node: &str, text: &str| self.node(node).batch(text);
@@ -155,7 +157,7 @@ impl Lab {
         self.node(name).enter(f)
     }
 
-    /// Of UDP over both families.
+    /// UDP checksum errors over both families.
     fn checksum_errors(&self, node: &str) -> u64 {
         let read =
             |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
@@ -171,7 +173,7 @@ impl Lab {
         v4.parse::<u64>().unwrap() + v6.trim().parse::<u64>().unwrap()
     }
 
-    /// Sends what a node sends and says what became of it: corrupt, lost, or fine.
+    /// Sends packets from a node. The result: corrupt, lost, or fine.
     fn packets(&self) -> &'static str {
         let before = self.checksum_errors("a") + self.checksum_errors("b");
         let listener = self.within("pb", || TcpListener::bind("0.0.0.0:80").unwrap());
@@ -183,7 +185,7 @@ impl Lab {
                 else {
                     return false;
                 };
-                // A second packet, which meets no nat rule itself.
+                // A second packet of the flow, which no nat rule sees.
                 stream
                     .set_read_timeout(Some(Duration::from_millis(400)))
                     .unwrap();
@@ -198,7 +200,7 @@ impl Lab {
                 true
             })
         };
-        // The service exists only where a rule makes it; the pod itself always answers if nothing is broken.
+        // The service exists only if a rule creates it. The pod itself always answers if packets are intact.
         for from in ["a", "pa"] {
             connect(from, "10.96.0.10:80");
         }
@@ -220,7 +222,8 @@ impl Lab {
     }
 }
 
-/// Node a's device as it is found, but for the driver of its underlay: over the veth that it is nothing is shown harmless.
+/// The device of node a as discovery finds it, with another driver for the underlay: over the real veth, no device is
+/// not-exposed.
 fn device(lab: &Lab, driver: &str) -> OuterFlow {
     let found = lab.within("a", || {
         let mut backend = Backend::open(Choice::Auto).unwrap();
@@ -276,7 +279,7 @@ impl Case {
         self.values(key).next()
     }
 
-    /// With `inner`, another case's rules for the inner packets, by the same tool for IPv4.
+    /// With `inner`, also installs the rules of another case for the inner packets, by the same tool, for IPv4.
     fn install(&self, lab: &Lab, tool: &str) {
         if let Some(inner) = self.value("inner") {
             let all = Self::all();
@@ -284,7 +287,7 @@ impl Case {
             inner.install(lab, &tool.replacen("ip6", "ip", 1));
         }
         lab.within("a", || {
-            // Before the rules: addresses, routes, another device.
+            // Addresses, routes and devices of the case, before its rules.
             let before: Vec<&str> = self.values("sh").collect();
             feed("sh", &["-ex"], &(before.join("\n") + "\n"));
             let sets: Vec<&str> = self.values("ipset").collect();
@@ -301,7 +304,7 @@ impl Case {
 
 #[test]
 fn decisions_agree_with_packets() {
-    // One case, or those with the same beginning: `VXCSUM_CASE=docker`.
+    // One case, or all cases with the same beginning: `VXCSUM_CASE=docker`.
     let only = std::env::var("VXCSUM_CASE").unwrap_or_default();
     let cases = Case::all();
     let jobs: Vec<(&Case, &str)> = cases
@@ -317,7 +320,7 @@ fn decisions_agree_with_packets() {
         "only {} rule sets",
         jobs.len()
     );
-    // Most of the time goes into waiting for packets that do not come.
+    // Most of the time is waiting for packets that do not arrive.
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     thread::scope(|s| {
@@ -341,7 +344,7 @@ fn decisions_agree_with_packets() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Installs one rule set and compares the decision with what packets do: a line of the matrix, and what is wrong.
+/// Installs one rule set and compares the decision with packets. Returns a line of the matrix, and the differences.
 fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     let want = case.value("expect").unwrap();
     let want_packets = case.value("packets").unwrap();
@@ -392,7 +395,7 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
             fail(&what);
         }
     }
-    // Over a veth the same rules never show the device harmless.
+    // Over a veth the same rules never make the device not-exposed.
     let over_veth = analyze(&rules, &device(&lab, "veth"));
     if word(&over_veth) == "not-exposed" {
         fail("not exposed over veth");
@@ -401,7 +404,7 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
     (line, wrong)
 }
 
-/// What packets do with the rule in place that leaves them untracked, if that is not what the analysis says.
+/// The effect on packets with the notrack rule in place, if the analysis predicts another one.
 fn without_tracking(lab: &Lab, found: &Exposed) -> Option<String> {
     let packets = match &found.notrack {
         Ok(packets) => *packets,
@@ -413,7 +416,7 @@ fn without_tracking(lab: &Lab, found: &Exposed) -> Option<String> {
         Err(_) => return None,
     };
     let commands = Untracked::commands(&[packets]).join("\n") + "\n";
-    // Twice, as whoever is not sure whether it was done does.
+    // Run twice, because users repeat a command when they are not sure.
     lab.within("a", || feed("sh", &["-e"], &commands.repeat(2)));
     let after = lab.packets();
     match (&found.notrack, after) {
@@ -422,7 +425,7 @@ fn without_tracking(lab: &Lab, found: &Exposed) -> Option<String> {
     }
 }
 
-/// The decision by no more of the rules than it takes, in a kernel that can copy packets only where these rules do.
+/// The decision with only the rules that it needs, in a kernel where only these rules can copy packets.
 fn read_in_part(lab: &Lab, device: &OuterFlow, text: &str) -> Exposure {
     let root = tempfile::tempdir().unwrap();
     if !text.contains("TEE") && !text.contains("dup to") {
@@ -440,7 +443,7 @@ fn read_in_part(lab: &Lab, device: &OuterFlow, text: &str) -> Exposure {
     got.pop().unwrap()
 }
 
-/// The quoted rule is what the tool itself prints, give or take nothing.
+/// The quoted rule is exactly the rule that the tool prints.
 #[test]
 fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
     for case in Case::all() {
@@ -465,7 +468,7 @@ fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
             });
             assert!(rules.unread.is_empty(), "{:?}", rules.unread);
             let mut theirs: Vec<&str> = saved.lines().filter(|l| l.starts_with("-A ")).collect();
-            // iptables-nft writes some matches as expressions of nft, and such a rule is quoted as nft's.
+            // iptables-nft writes some matches as nft expressions. Such a rule is quoted in nft syntax.
             let (ours, as_nft): (Vec<_>, Vec<_>) = vxcsum::nat::exposure::quoted(&rules)
                 .into_iter()
                 .partition(|rule| rule.starts_with("-A "));
@@ -486,7 +489,8 @@ fn every_iptables_rule_is_quoted_as_iptables_save_prints_it() {
     }
 }
 
-/// Whether a rule is quoted as it is, but for what `[...]` says is left out, and for the options of a target that decides nothing.
+/// True if a rule is quoted unchanged, except for the parts that `[...]` leaves out and the options of a target that
+/// does not matter.
 fn quotes(ours: &str, theirs: &str) -> bool {
     let mut rest = Some(theirs);
     for (n, part) in ours.split(" [...]").enumerate() {
@@ -541,7 +545,7 @@ fn fifty_thousand_rules() {
             resident().saturating_sub(before)
         );
         assert_eq!(word(&got), "not-exposed", "{got:?}");
-        // In a cluster of five thousand nodes.
+        // A cluster of five thousand nodes.
         let crowd = OuterFlow {
             remotes: (0..5000)
                 .map(|n| Ipv4Addr::from_bits(0xac10_0000 + 13 * n).into())
@@ -561,11 +565,11 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// While others change the rules, a read is whole or says that it could not be.
+/// While other programs change the rules, a read is consistent or fails.
 #[test]
 fn rules_that_change_while_they_are_read() {
     let lab = Lab::new();
-    // The two rules are always both there or both not, in tables that are dumped far apart.
+    // Either both rules exist or neither, in tables that are far apart in the dump.
     let on = "table ip t0 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t0 c\n\
               table ip t9 { chain c { type nat hook postrouting priority 0; }; }\nflush chain ip t9 c\n\
               add rule ip t0 c udp dport 1 masquerade\nadd rule ip t9 c udp dport 1 masquerade\n";
@@ -605,7 +609,7 @@ fn rules_that_change_while_they_are_read() {
     assert!(whole > 0);
 }
 
-/// Rules that nobody would write. `VXCSUM_RANDOM_RULES` says how many sets of them, `VXCSUM_RANDOM_SEED` with which numbers.
+/// Random rules. `VXCSUM_RANDOM_RULES` is the number of rule sets, `VXCSUM_RANDOM_SEED` the seed.
 #[test]
 fn random_rules_are_never_wrongly_harmless() {
     let number = |name: &str, or: u64| std::env::var(name).map_or(or, |n| n.parse().unwrap());
@@ -664,7 +668,7 @@ fn random_rules_are_never_wrongly_harmless() {
     assert!(missed.is_empty(), "{}", missed.join("\n\n"));
 }
 
-/// A target that this kernel has and that random rules do not have is left out for a reason.
+/// Every target of this kernel is in the random rules, or in the list of exceptions with a reason.
 #[test]
 fn random_rules_have_every_target_of_this_kernel() {
     let lab = Lab::new();
@@ -687,7 +691,7 @@ fn random_rules_have_every_target_of_this_kernel() {
     );
 }
 
-/// Without `CAP_NET_ADMIN` nothing is shown harmless.
+/// Without `CAP_NET_ADMIN` no device is not-exposed.
 #[test]
 fn without_permission_it_is_unknown() {
     let lab = Lab::new();
@@ -714,7 +718,7 @@ fn without_permission_it_is_unknown() {
     });
 }
 
-/// The NAT that breaks the packets is in another namespace, where no rule is to be seen from here.
+/// The NAT that corrupts the packets is in another namespace, whose rules this node cannot see.
 #[test]
 fn a_node_in_a_container_is_unknown() {
     let mut lab = Lab::new();

@@ -1,4 +1,4 @@
-//! The test harness itself: what it leaves behind and what it leaves alone.
+//! The test harness itself: what it deletes, and what it must not touch.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use common::{PREFIXES, VXCSUM, run, sweep};
 
-/// A run that was killed deletes nothing; the next one does it.
+/// A killed run deletes nothing. The next run deletes its namespaces.
 #[test]
 fn namespaces_of_dead_processes_are_swept_and_no_others() {
     let mut child = Command::new("true").spawn().expect("run true");
@@ -30,7 +30,7 @@ fn namespaces_of_dead_processes_are_swept_and_no_others() {
     }
 }
 
-/// Runs a command on a machine that has this record. Gives its exit code, and what became of the record.
+/// Runs a command on a machine with this record. Returns the exit code, and the record afterwards.
 fn with_a_record(command: &[&str]) -> (i32, String) {
     let script = "mount -t tmpfs tmpfs /run; mkdir /run/vxcsum; echo kept > /run/vxcsum/state.json
         \"$@\" > /dev/null || code=$?
@@ -57,7 +57,7 @@ fn the_demo_leaves_the_record_of_the_machine_alone() {
     assert_eq!(with_a_record(&["tests/demo", VXCSUM]), (0, KEPT.into()));
 }
 
-/// `make test` runs all tests below this.
+/// `make test` runs all tests below this check.
 #[test]
 fn a_command_that_changes_the_record_of_the_machine_is_found() {
     let untouched = |script| with_a_record(&["tests/untouched", "sh", "-c", script]);

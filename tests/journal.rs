@@ -1,4 +1,4 @@
-//! The log: the fields that reach journald, and the lines where there is no journal.
+//! The log: the fields that reach journald, and the lines without a journal.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn entry(mut datagram: &[u8]) -> Entry {
     fields
 }
 
-/// Runs vxcsum with a journald that is only a socket of this test's, in a mount namespace where it is the only one.
+/// Runs vxcsum in a mount namespace whose only journald is a socket of this test.
 fn with_journal(netns: &Netns, words: &str) -> (Run, String, Vec<Entry>) {
     let directory = tempfile::tempdir().expect("make a directory");
     let path = directory.path();
@@ -141,7 +141,7 @@ fn one_entry_a_change_with_all_fields_and_silence_after_it() {
 }
 
 #[test]
-fn what_is_given_back_is_one_entry() {
+fn giving_back_is_one_entry() {
     let netns = Netns::with_three();
     with_journal(&netns, "apply").0.expect(0);
     let path = std::path::Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml");
@@ -238,12 +238,12 @@ fn without_a_journal_there_is_one_line_a_change_with_its_priority() {
     let second = run(&mut service(&netns, "apply")).expect(0);
     assert_eq!(second.errors(), "");
 
-    // A journal that is named and cannot be reached is no reason to fail.
+    // An unreachable journal is not an error.
     netns.set("b0", true);
     let third = run(service(&netns, "apply").env("JOURNAL_STREAM", "1:1")).expect(0);
     assert_eq!(third.errors().lines().count(), 1);
 
-    // A policy of several lines is one line.
+    // An error about several lines of a policy is one line in the log.
     fs::write(
         Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml"),
         "nonsense",
@@ -255,9 +255,9 @@ fn without_a_journal_there_is_one_line_a_change_with_its_priority() {
 }
 
 #[test]
-fn a_person_is_told_by_the_report_alone() {
+fn a_terminal_gets_only_the_report() {
     let netns = Netns::with_three();
-    // A terminal of a session inherits what a service manager sets.
+    // The terminal of a session inherits the variables of the service manager.
     let first = netns
         .command(VXCSUM)
         .args(["apply", "--root", netns.root()])

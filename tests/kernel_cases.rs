@@ -1,6 +1,6 @@
-//! Runs the verdict on every case file in `tests/cases/kernel`, one kernel a file.
+//! Runs the verdict on every case file in `tests/cases/kernel`. A file is one kernel.
 //!
-//! A case names the strings of a kernel and, for each bug, the status, the row of the table that decides and what it is worth.
+//! A case has the strings of a kernel and, for each bug, the status, the deciding row of the table, and its basis.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +20,7 @@ struct Case {
     version_signature: Option<String>,
     #[serde(default)]
     os_release: Os,
-    /// What is expected, by the code of the bug.
+    /// The expected result, by the code of the bug.
     #[serde(flatten)]
     bugs: BTreeMap<String, Expected>,
 }
@@ -68,7 +68,7 @@ fn facts(case: &Case) -> KernelFacts {
     }
 }
 
-/// The code that JSON shows.
+/// The code in JSON.
 fn code(value: impl serde::Serialize) -> String {
     let value = serde_json::to_value(value).unwrap();
     value.as_str().unwrap().to_owned()
@@ -111,9 +111,9 @@ fn every_case_is_judged_as_it_says() {
     assert!(cases.len() >= 60, "only {} cases were run", cases.len());
 }
 
-/// A row that no case lists is either wrong, or unreachable behind the rows before it.
+/// A row in no case is either wrong, or hidden behind earlier rows.
 #[test]
-fn every_row_of_the_table_speaks_in_some_case() {
+fn every_row_of_the_table_decides_in_a_case() {
     let mut idle: BTreeSet<&str> = bugs::TABLE.iter().map(|row| row.id).collect();
     for case in cases().values() {
         let kernel = Kernel::identify(&facts(case));

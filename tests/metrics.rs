@@ -1,4 +1,4 @@
-//! What monitoring programs get, on real devices. tests/monitoring lets those programs read it.
+//! Output for monitoring programs, on real devices. In tests/monitoring those programs read it.
 
 mod common;
 
@@ -73,7 +73,7 @@ fn metrics_follow_the_devices() {
 }
 
 #[test]
-fn a_file_is_replaced_in_one_step_and_a_wrong_directory_is_said() {
+fn a_file_is_replaced_in_one_step_and_a_wrong_directory_is_an_error() {
     let netns = Netns::with_three();
     let dir = tempfile::tempdir().expect("make a directory");
     let file = dir.path().join("vxcsum.prom");
@@ -81,7 +81,7 @@ fn a_file_is_replaced_in_one_step_and_a_wrong_directory_is_said() {
     let mut inodes = Vec::new();
     for _ in 0..2 {
         assert!(netns.vxcsum(&words).expect(0).out.is_empty());
-        // The old one stays open, so that its inode is not given to the new one.
+        // The old namespace stays open, so the new one gets another inode.
         inodes.push((
             std::fs::metadata(&file).expect("the file").ino(),
             std::fs::File::open(&file),
@@ -137,7 +137,7 @@ fn watch_leaves_everything_or_gives_it_back_and_keeps_the_metrics() {
         let dir = tempfile::tempdir().expect("make a directory");
         let file = dir.path().join("vxcsum.prom");
         let mut command = netns.command("timeout");
-        // It ends by SIGTERM; exit code 0 is watch's own.
+        // SIGTERM ends it, and exit code 0 comes from watch.
         command.args([
             "--preserve-status",
             "5",

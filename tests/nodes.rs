@@ -1,4 +1,4 @@
-//! `explain --nodes`, as somebody with a cluster runs it: nobody's privileges, and no device is looked at.
+//! `explain --nodes`, as the user of a cluster runs it: without privileges and without looking at devices.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn explain(words: &str, text: &str) -> Run {
         .stdin(std::fs::File::open(&file).expect("open it")))
 }
 
-/// As `kubectl get nodes -o json` prints them, with what else is in a node.
+/// Nodes as `kubectl get nodes -o json` prints them, with other fields too.
 fn cluster(nodes: usize) -> String {
     let kernels = [
         ("5.3.18-default", "SUSE Linux Enterprise Server 15 SP2"),
@@ -53,7 +53,7 @@ fn ten_thousand_nodes_are_counted_by_verdict() {
     let kernels = report["kernels"].as_array().expect("kernels");
     assert_eq!(kernels.len(), 4);
     for kernel in kernels {
-        // The same verdict as of the kernel alone, where the distribution does not matter.
+        // The verdict is the same as for the kernel alone, unless the distribution matters.
         let release = kernel["release"].as_str().expect("a release");
         let alone = run(Command::new(VXCSUM).args(["explain", "--json", "--kernel", release]));
         assert_eq!(
@@ -66,7 +66,7 @@ fn ten_thousand_nodes_are_counted_by_verdict() {
 }
 
 #[test]
-fn the_table_fits_and_cannot_draw() {
+fn the_table_fits_and_names_cannot_control_the_terminal() {
     let run = explain("explain --nodes -", &cluster(9)).expect(0);
     let text = run.text();
     assert!(
@@ -85,7 +85,7 @@ fn the_table_fits_and_cannot_draw() {
 }
 
 #[test]
-fn a_list_and_what_is_no_list() {
+fn lists_and_malformed_lists() {
     let run = explain("explain --nodes -", "5.3.18-default\n# b\n\n6.1.0\n").expect(0);
     assert!(run.text().starts_with("2 nodes\n"), "{}", run.text());
     for (text, said) in [

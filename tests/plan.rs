@@ -1,4 +1,4 @@
-//! The decision, row by row: policy, kernel and device in; action, reason and outcome out.
+//! The decision in tables: policy, kernel and device in; action, reason and outcome out.
 
 use std::collections::HashMap;
 
@@ -140,7 +140,7 @@ fn decisions() {
         "[[rule]]\nwhen = \"always\"\n[[rule]]\nunderlay-driver = \"vmxnet3\"\nwhen = \"never\"";
     let other_device = "[[rule]]\ndevice = \"vxlan.calico\"\nwhen = \"always\"";
     for (name, policy_text, checksum, zero, lco, action, code, status) in [
-        // Each outer checksum meets its own bug only.
+        // Each outer checksum can meet only its own bug.
         (
             "present, lco bug",
             "",
@@ -181,7 +181,7 @@ fn decisions() {
             "kernel-not-affected",
             NotAffected,
         ),
-        // These can meet both.
+        // These can meet both bugs.
         (
             "external, zero bug",
             "",
@@ -242,7 +242,7 @@ fn decisions() {
             "kernel-unknown",
             Affected,
         ),
-        // What is not known counts as the policy says.
+        // The policy says how to treat unknown facts.
         (
             "unknown is affected",
             "",
@@ -273,7 +273,7 @@ fn decisions() {
             "exposure-unknown",
             Unknown,
         ),
-        // [bugs].
+        // The table [bugs].
         (
             "never for this bug",
             no_lco,
@@ -314,7 +314,7 @@ fn decisions() {
             "kernel-affected",
             Affected,
         ),
-        // Rules.
+        // The rules of the policy.
         (
             "always, kernel fine",
             always,
@@ -413,7 +413,7 @@ fn decisions() {
 }
 
 #[test]
-fn what_the_state_of_the_feature_makes_of_a_decision() {
+fn decisions_by_the_state_of_the_feature() {
     let state = |hw, wanted, active, nochange| {
         let bit = |set| if set { BIT } else { 0 };
         Features {
@@ -542,9 +542,9 @@ fn a_kernel_without_the_feature() {
     );
 }
 
-/// Where the policy leaves a device alone, a state that cannot be read is reported, and nothing is tried.
+/// If the policy leaves a device alone and its state cannot be read, the plan reports that and changes nothing.
 #[test]
-fn a_device_that_is_left_alone_and_cannot_be_read() {
+fn an_unreadable_device_that_the_policy_leaves_alone() {
     let facts = facts(device(OuterChecksum::Zero, Err(refused(12))));
     let plan = decide(
         &Policy::built_in(),
@@ -683,7 +683,7 @@ fn reverting() {
     }
 }
 
-/// A conflict is left alone, and is a failure only while the feature is on and should be off.
+/// vxcsum leaves a conflict alone. It is a failure only while the feature is on and should be off.
 #[test]
 fn another_program_keeps_turning_it_on() {
     for (name, features, lco, action, code, exit) in [
@@ -761,7 +761,7 @@ fn exposures() -> [Exposure; 3] {
     ]
 }
 
-/// Each decision with NAT that can rewrite the outer packets, that cannot, and that is not known.
+/// Each decision for devices that are exposed, not exposed, and unknown.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn decisions_by_exposure() {
@@ -934,7 +934,7 @@ fn decisions_by_exposure() {
     }
 }
 
-/// Two devices of a kind share a decision only if their exposure is the same.
+/// Two similar devices share a decision only if their exposure is the same.
 #[test]
 fn devices_of_a_kind_with_different_exposure() {
     let [exposed, not_exposed, _] = exposures().map(std::rc::Rc::new);
@@ -948,10 +948,10 @@ fn devices_of_a_kind_with_different_exposure() {
     assert_eq!(off, [true, false]);
 }
 
-/// What vxcsum turned off, and what a look makes of it: action, what is written down, when it is given back.
+/// Devices that vxcsum turned off: the action, the new entry in the record, and the time of giving back.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
-fn what_need_not_be_off_is_given_back() {
+fn features_that_need_not_be_off_are_given_back() {
     use Status::{Affected, NotAffected};
     use vxcsum::offload::plan::Note;
     const NEVER: &str = "[[rule]]\nname = \"n\"\nwhen = \"never\"";
@@ -1146,7 +1146,7 @@ fn what_need_not_be_off_is_given_back() {
     }
 }
 
-/// No packet leaves, so what only NAT decides waits; what the policy decides does not.
+/// A device without peers sends nothing, so decisions that depend on NAT wait. Decisions of the policy do not.
 #[test]
 fn a_device_without_peers_is_left_as_it_is() {
     let (no_peers, affected) = ("no-peers-yet", "kernel-affected");

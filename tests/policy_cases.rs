@@ -1,4 +1,4 @@
-//! The policy against its case files, one a case, and against properties that hold for any policy.
+//! The policy compared with its case files, and with properties that hold for any policy.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,24 +12,24 @@ use vxcsum::policy::{
 };
 use vxcsum::text::IfName;
 
-/// `tests/cases/policy/*.toml`: files and what comes of them.
+/// `tests/cases/policy/*.toml`: policy files and the expected result.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Case {
     file: Vec<File>,
-    /// Devices and the rule that decides about each.
+    /// Devices, and the rule that decides about each.
     #[serde(default)]
     device: Vec<Device>,
-    /// What `vxcsum policy show` prints.
+    /// The output of `vxcsum policy show`.
     show: Option<String>,
-    /// What is printed instead of a policy.
+    /// The output for an invalid policy.
     errors: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// A drop-in if it begins with `policy.d/`.
+    /// A drop-in if the name begins with `policy.d/`.
     name: String,
     text: String,
 }
@@ -136,7 +136,7 @@ fn case_files() {
     assert_eq!(ran, CASES, "case files that ran");
 }
 
-/// So that a case cannot get lost unseen.
+/// The test notices a lost case.
 const CASES: usize = 23;
 
 #[test]
@@ -149,7 +149,7 @@ fn the_shipped_file_is_the_built_in_default() {
     assert_eq!(shipped.unknown_kernel.origin, "F:4");
 }
 
-/// The example in the shipped file is a rule that works.
+/// The example in the shipped policy file is a working rule.
 #[test]
 fn the_shipped_example_is_valid() {
     let text = include_str!("../packaging/policy.toml");
@@ -160,7 +160,7 @@ fn the_shipped_example_is_valid() {
     assert_eq!(policy.rules[0].name, "vmxnet3 underlay");
 }
 
-/// Everything but origins and files, as text.
+/// The whole policy as text, except origins and files.
 fn values(policy: &Policy) -> String {
     let show = policy.show();
     let lines = show.lines().map(|line| {
@@ -271,7 +271,7 @@ fn colour_only_when_asked_for() {
     assert!(errors.render(true).contains("\x1b["));
 }
 
-/// A policy file that is valid.
+/// A valid policy file.
 fn valid() -> impl Strategy<Value = String> {
     let word = |words: &'static [&'static str]| prop::sample::select(words);
     let whens = word(&["always", "affected", "exposed", "never"]);
@@ -322,7 +322,7 @@ fn fragment(text: &str) -> Fragment {
     parse("F", Kind::Main, text.as_bytes()).unwrap_or_else(|e| panic!("{text}\n{e}"))
 }
 
-/// Pieces that get a parser further than random bytes do.
+/// Pieces of policies, which reach deeper into a parser than random bytes.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
     let pieces: &[&[u8]] = &[
         b"version = 1\n",

@@ -1,7 +1,7 @@
-//! The probe on the running kernel: what it finds, that others find the same, and that nothing is left.
+//! The probe on the running kernel: its results, the same results from other programs, and no leftovers.
 //!
-//! Needs root, tcpdump(8), setpriv(1) and unshare(1); fails without them. Everything happens in namespaces of its own.
-//! Needs a kernel with VXLAN, veth and `nf_tables` NAT.
+//! Needs root, tcpdump(8), setpriv(1) and unshare(1); fails without them. Runs in namespaces of its own. Needs a kernel
+//! with VXLAN, veth and `nf_tables` NAT.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,10 +17,10 @@ use vxcsum::probe::frame::Checksum;
 use vxcsum::probe::run_io::{host, run};
 use vxcsum::probe::{BugOutcome, BugResult, CaseNat, Cause, Limits, Observed, Place, ProbeRun};
 
-/// Where [`child`] writes its result; the presence of the variable is what makes it a child.
+/// The file for the result of [`child`]. Only a child has this variable.
 const OUT: &str = "VXCSUM_TEST_PROBE_OUT";
 
-/// What the others run in a process of its own, with other rights. Holds nothing afterwards that it did not before.
+/// The other tests run this in a process of its own, with other privileges. It leaves no resources behind.
 #[test]
 #[ignore = "run by the other tests"]
 fn child() {
@@ -29,7 +29,7 @@ fn child() {
     let (files_before, namespaces_before) = (files(), namespaces_of("self"));
     let run = run(&Limits::default(), Place::NewNamespace);
     assert_eq!(files(), files_before);
-    // The kernel needs a moment to bury a thread that has ended.
+    // The kernel needs a moment to remove a thread that has ended.
     let begun = Instant::now();
     while namespaces_of("self") != namespaces_before {
         assert!(begun.elapsed() < Duration::from_secs(10));
@@ -69,7 +69,7 @@ fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
     run.results.iter().map(code).collect()
 }
 
-/// Every bug has an answer, every packet was seen, and the feature off is a cure for whatever there is.
+/// Every bug has an answer, every packet was seen, and turning the feature off cures each bug.
 fn assert_conclusive(run: &ProbeRun) {
     for result in &run.results {
         match (&result.outcome, result.cured) {
@@ -102,7 +102,7 @@ fn the_running_kernel() {
     assert_eq!(again.to_json().unwrap(), text);
 }
 
-/// tcpdump reads the same frames and has the last word on every checksum.
+/// tcpdump reads the same frames, and its verdict on each checksum counts.
 #[test]
 fn tcpdump_agrees() {
     let run = run(&Limits::default(), Place::NewNamespace);
@@ -142,18 +142,18 @@ fn tcpdump_agrees() {
     let mut stdout = tcpdump.stdout.take().unwrap();
     stdout.read_to_string(&mut text).unwrap();
     assert!(tcpdump.wait().unwrap().success());
-    // The words before "VXLAN" are about the outer packet, those behind about the inner one.
+    // The words before "VXLAN" are about the outer packet, the words after it about the inner packet.
     let packets = records(&text);
     assert_eq!(packets.len(), seen.len(), "{text}");
     for (packet, (outer, inner)) in packets.iter().zip(seen) {
         let (before, after) = packet.split_once("VXLAN").expect(packet);
-        assert_eq!(said(before), outer, "{packet}");
-        assert_eq!(said(after), inner, "{packet}");
+        assert_eq!(checksum(before), outer, "{packet}");
+        assert_eq!(checksum(after), inner, "{packet}");
     }
 }
 
-/// tcpdump's text, one string a packet. Only a packet's first line begins with its protocol and is followed by others;
-/// the inner packet begins like that as well, and its line comes after the one with "VXLAN".
+/// The text of tcpdump, one string for each packet. The first line of a packet begins with its protocol, and other
+/// lines follow. The inner packet begins in the same way, and its line comes after the line with "VXLAN".
 fn records(text: &str) -> Vec<String> {
     let mut records: Vec<String> = Vec::new();
     let mut inside = false;
@@ -173,8 +173,8 @@ fn records(text: &str) -> Vec<String> {
     records
 }
 
-/// What tcpdump says of the checksum of one packet.
-fn said(text: &str) -> Checksum {
+/// The checksum of one packet according to tcpdump.
+fn checksum(text: &str) -> Checksum {
     let hex = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
     let words: Vec<&str> = text
         .split([' ', ',', '\n', '[', ']', '(', ')', '!'])
@@ -185,7 +185,7 @@ fn said(text: &str) -> Checksum {
     }
     // UDP: "[bad udp cksum 0x1234 -> 0x5678!]"; TCP: "cksum 0x1234 (incorrect -> 0x5678)".
     if let Some(at) = at(&["bad", "udp", "cksum"]) {
-        // tcpdump does not know that tunnels over IPv6 may go without (RFC 6935).
+        // tcpdump does not know that tunnels over IPv6 may omit the checksum (RFC 6935).
         return match hex(words[at + 3]) {
             0 if text.starts_with("IP6") => Checksum::Absent,
             found => Checksum::Invalid {
@@ -201,7 +201,7 @@ fn said(text: &str) -> Checksum {
     Checksum::Valid
 }
 
-/// The network namespaces that processes, threads and open files of this machine are in.
+/// The network namespaces of all processes, threads and open files of this machine.
 fn namespaces_of(pid: &str) -> HashSet<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten();
@@ -221,12 +221,12 @@ fn assert_no_device() {
 
 #[test]
 fn nothing_is_left() {
-    // The child looks at itself.
+    // The child checks itself.
     assert_conclusive(&run_child(&["setpriv"]));
     assert_no_device();
 }
 
-/// Kills the process at moments all over a run; whatever the moment, no namespace and no device stays.
+/// Kills the process at many moments of a run. No namespace and no device stays behind.
 #[test]
 fn killed_at_any_moment() {
     let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
@@ -253,7 +253,7 @@ fn killed_at_any_moment() {
     );
 }
 
-/// The namespace that a thread of the child is in and this process is not; `None` if the child was faster.
+/// The namespace of a thread of the child, other than the namespace of this process. `None` if the child ended first.
 fn await_namespace(child: &mut Child, own: u64) -> Option<u64> {
     let pid = child.id().to_string();
     while child.try_wait().unwrap().is_none() {
@@ -264,7 +264,7 @@ fn await_namespace(child: &mut Child, own: u64) -> Option<u64> {
     None
 }
 
-/// No process, thread or mount holds this namespace. Its number may be given to a namespace of somebody else, but not
+/// No process, thread or mount holds this namespace. The kernel may give its number to another namespace, but not
 /// forever.
 fn assert_gone(namespace: u64) {
     let begun = Instant::now();
@@ -314,7 +314,7 @@ fn without_a_capability() {
     }
 }
 
-/// Root of a user namespace that has no rights outside measures the same.
+/// Root of a user namespace, without privileges outside, measures the same.
 #[test]
 fn in_a_user_namespace() {
     let own = run(&Limits::default(), Place::NewNamespace);
@@ -323,7 +323,7 @@ fn in_a_user_namespace() {
     assert_eq!(run.results, own.results);
 }
 
-/// What vxcsum-probe.service does: the namespace is a gift, and `CAP_SYS_ADMIN` is not needed.
+/// As in vxcsum-probe.service: the service manager creates the namespace, and `CAP_SYS_ADMIN` is not needed.
 #[test]
 fn in_a_namespace_that_was_given() {
     let unprivileged = |script: &str| {
@@ -351,7 +351,7 @@ fn in_a_namespace_that_was_given() {
     assert_conclusive(&run);
     assert_eq!(code, "0\n");
 
-    // One that somebody has put a device into is somebody's, whatever it is called.
+    // A namespace with a device that a user added is refused, whatever the name of the device.
     for device in ["veth9", "lo0", "gre00"] {
         let (run, code, untouched) = unprivileged(&format!("ip link add {device} type bridge"));
         assert_eq!(codes(&run), [Some(Cause::NoNetworkNamespace); 2]);

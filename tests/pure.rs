@@ -1,7 +1,9 @@
-//! What the compiler does not hold: who may do I/O, where `unsafe` is, and that no room imports upwards.
+//! The rules that the compiler does not check: which files may do I/O, where `unsafe` is, and that no module imports
+//! upwards.
 //!
-//! clippy.toml names the types, functions and macros that do I/O, src/lib.rs denies them, and the files that do I/O allow them at
-//! their head. This file says which files may, and looks at whole modules (`std::fs`, `rustix::net`), which clippy cannot.
+//! clippy.toml names the types, functions and macros that do I/O, src/lib.rs denies them, and the files that do I/O
+//! allow them at their top. This test knows which files may, and checks whole modules (`std::fs`, `rustix::net`), which
+//! clippy cannot.
 
 mod source;
 
@@ -11,7 +13,7 @@ use std::process::Command;
 use source::paths::{lines_with_word, named};
 use source::{read, sources};
 
-/// Paths of which a pure file names none, nor anything below. `core::net` has the addresses.
+/// Paths that a pure file must not use, nor anything below them. `core::net` has the addresses.
 const IO: [&str; 24] = [
     "std",
     "std::env",
@@ -38,10 +40,10 @@ const IO: [&str; 24] = [
     "eprint!",
     "eprintln!",
 ];
-/// Of those, what is only data.
+/// Exceptions: types without I/O.
 const DATA: [&str; 2] = ["rustix::io::Errno", "std::process::ExitCode"];
 
-/// A file may do I/O if its name says so, or if it is in a room that joins both sides.
+/// A file may do I/O if its name says so, or if its module joins pure code and I/O.
 fn may_do_io(file: &str) -> bool {
     file.ends_with("_io.rs")
         || file == "main.rs"
@@ -49,7 +51,7 @@ fn may_do_io(file: &str) -> bool {
         || file.starts_with("watch/")
 }
 
-/// Where a file is in the crate, as `["nat", "nft"]`.
+/// The place of a file in the crate, such as `["nat", "nft"]`.
 fn module(file: &str) -> Vec<&str> {
     let path = file.trim_end_matches(".rs");
     let mut parts: Vec<&str> = path.split('/').collect();
@@ -57,13 +59,13 @@ fn module(file: &str) -> Vec<&str> {
     parts
 }
 
-/// What is wrong in one file.
+/// The violations in one file.
 fn impurities(file: &str, text: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut fail = |line: usize, what: String| out.push(format!("src/{file}:{line}: {what}"));
     let pure = !may_do_io(file);
     for found in named(text, &module(file)) {
-        // Only the whole of `std` itself: everything is below it.
+        // `std` only as a whole, because everything is below it.
         let is_io = |io: &str| found.text() == io || (io != "std" && found.is_in(io));
         let forbidden = IO.iter().any(|io| is_io(io)) && !DATA.iter().any(|data| found.is_in(data));
         if pure && forbidden {
@@ -93,7 +95,7 @@ fn files_are_pure_unless_their_name_says_otherwise() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Each of these lines makes a pure file impure, also at its end, behind its tests.
+/// Each of these lines makes a pure file impure, also after its tests.
 #[test]
 fn a_planted_violation_is_found() {
     let pure = read("src/nat/exposure.rs");
@@ -117,7 +119,7 @@ fn a_planted_violation_is_found() {
             let found = impurities("nat/exposure.rs", &text);
             assert_eq!(found.len(), 1, "{planted}: {found:?}");
         }
-        // And by the name of the file alone.
+        // The name of the file alone decides.
         let new = impurities("nat/new.rs", planted);
         assert_eq!(new.len(), 1, "{planted}: {new:?}");
     }
@@ -133,7 +135,7 @@ fn a_planted_violation_is_found() {
     assert_eq!(impurities("nat/new_io.rs", "use std::fs;"), [""; 0]);
 }
 
-/// With the project's own clippy.toml, in a crate of one file.
+/// Uses the project's own clippy.toml, in a crate with one file.
 #[test]
 fn clippy_finds_a_planted_violation() {
     let directory = tempfile::tempdir().expect("make a directory");
@@ -175,7 +177,7 @@ fn clippy_finds_a_planted_violation() {
     assert!(passed, "{errors}");
 }
 
-/// The rooms, from the bottom up; those of one line do not import each other.
+/// The top-level modules, from the bottom up. Modules in one line do not import each other.
 const LEVELS: [&[&str]; 14] = [
     &["text", "codes", "fault", "glob", "term"],
     &["netlink", "run_dir_io"],
@@ -193,75 +195,75 @@ const LEVELS: [&[&str]; 14] = [
     &["commands"],
 ];
 
-/// Arrows that run upwards all the same, and why.
+/// Imports upwards that are allowed, with the reason.
 const EXCEPTIONS: [(&str, &str, &str); 1] = [(
     "kernel",
     "probe",
     "tests of the verdict read a recorded run of the probe",
 )];
 
-type Arrows = BTreeMap<(String, String), BTreeSet<String>>;
+type Imports = BTreeMap<(String, String), BTreeSet<String>>;
 
-/// Which room imports which, with the files that do; tests in the files count too.
-fn arrows(sources: &[(String, String)]) -> Arrows {
-    let mut out = Arrows::new();
-    let rooms: BTreeSet<&str> = LEVELS
+/// Which module imports which, with the files that do. Tests in the files count too.
+fn imports(sources: &[(String, String)]) -> Imports {
+    let mut out = Imports::new();
+    let tops: BTreeSet<&str> = LEVELS
         .iter()
         .flat_map(|level| level.iter().copied())
         .collect();
     for (file, text) in sources {
         let module = module(file);
-        let Some(room) = module.first() else { continue };
+        let Some(top) = module.first() else { continue };
         for found in named(text, &module) {
             let target = match &*found.path[0] {
                 "crate" => found.path.get(1),
                 _ => None,
             };
             if let Some(target) = target
-                && target != room
-                && rooms.contains(&**target)
+                && target != top
+                && tops.contains(&**target)
             {
-                let arrow = ((*room).to_owned(), target.clone());
-                out.entry(arrow).or_default().insert(file.clone());
+                let import = ((*top).to_owned(), target.clone());
+                out.entry(import).or_default().insert(file.clone());
             }
         }
     }
     out
 }
 
-fn level(room: &str) -> usize {
-    let found = LEVELS.iter().position(|level| level.contains(&room));
-    found.unwrap_or_else(|| panic!("the room {room} is at no level"))
+fn level(top: &str) -> usize {
+    let found = LEVELS.iter().position(|level| level.contains(&top));
+    found.unwrap_or_else(|| panic!("the module {top} is at no level"))
 }
 
-/// Arrows that do not run downwards.
-fn upwards(arrows: &Arrows) -> Vec<(&str, &str)> {
-    let all = arrows.keys().map(|(from, to)| (&**from, &**to));
+/// Imports that do not go downwards.
+fn upwards(imports: &Imports) -> Vec<(&str, &str)> {
+    let all = imports.keys().map(|(from, to)| (&**from, &**to));
     all.filter(|(from, to)| level(from) <= level(to)).collect()
 }
 
-/// `--nocapture` prints the arrows. Where every arrow runs downwards there is no circle.
+/// `--nocapture` prints the imports. Without imports upwards there is no circle.
 #[test]
-fn no_room_imports_upwards() {
+fn no_module_imports_upwards() {
     let sources = sources();
-    let arrows = arrows(&sources);
-    for ((from, to), files) in &arrows {
+    let imports = imports(&sources);
+    for ((from, to), files) in &imports {
         let files: Vec<&str> = files.iter().map(|file| &**file).collect();
         println!("{from} --> {to}: {}", files.join(" "));
     }
     for (file, _) in &sources {
-        if let Some(room) = module(file).first() {
-            level(room);
+        if let Some(top) = module(file).first() {
+            level(top);
         }
     }
-    let wrong = upwards(&arrows);
-    println!("{} arrows, {} not downwards", arrows.len(), wrong.len());
+    let wrong = upwards(&imports);
+    println!("{} imports, {} not downwards", imports.len(), wrong.len());
     let excepted: Vec<_> = EXCEPTIONS
         .iter()
         .map(|(from, to, _)| (*from, *to))
         .collect();
     for (from, to) in &wrong {
-        let files = &arrows[&((*from).to_owned(), (*to).to_owned())];
+        let files = &imports[&((*from).to_owned(), (*to).to_owned())];
         assert!(
             excepted.contains(&(from, to)),
             "{from} imports {to}: {files:?}"
@@ -275,28 +277,28 @@ fn no_room_imports_upwards() {
     }
 }
 
-/// The map lists every room, in the order that the imports allow.
+/// ARCHITECTURE.md lists every top-level module, in the order of the imports.
 #[test]
-fn the_map_lists_the_rooms_from_the_bottom_up() {
+fn architecture_md_lists_the_modules_from_the_bottom_up() {
     let map = read("docs/ARCHITECTURE.md");
-    let (_, table) = map.split_once("## Rooms").expect("a chapter Rooms");
+    let (_, table) = map.split_once("## Modules").expect("a chapter Modules");
     let table = table.split("\n## ").next().unwrap_or_default();
     let rows = table
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
     let listed: Vec<String> = rows
-        .flat_map(|rooms| rooms.split(", "))
-        .map(|room| {
-            room.trim_matches('`')
+        .flat_map(|tops| tops.split(", "))
+        .map(|top| {
+            top.trim_matches('`')
                 .trim_end_matches(".rs")
                 .trim_end_matches('/')
                 .to_owned()
         })
         .collect();
-    let levels: Vec<usize> = listed.iter().map(|room| level(room)).collect();
+    let levels: Vec<usize> = listed.iter().map(|top| level(top)).collect();
     assert!(levels.is_sorted(), "{listed:?}: {levels:?}");
     let mut all: Vec<&str> = LEVELS.concat();
-    let mut found: Vec<&str> = listed.iter().map(|room| &**room).collect();
+    let mut found: Vec<&str> = listed.iter().map(|top| &**top).collect();
     all.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, all);
@@ -304,7 +306,7 @@ fn the_map_lists_the_rooms_from_the_bottom_up() {
 
 #[test]
 fn an_import_that_runs_upwards_is_found() {
-    let plant = |file: &str, text: &str| arrows(&[(file.to_owned(), text.to_owned())]);
+    let plant = |file: &str, text: &str| imports(&[(file.to_owned(), text.to_owned())]);
     for text in [
         "use crate::offload::plan;",
         "use crate::{text::IfName, offload::{plan, report}};",

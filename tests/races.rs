@@ -1,5 +1,5 @@
-//! Devices that come, go and change while vxcsum works: each race is made, by stopping vxcsum at the one request where it
-//! matters, and not waited for.
+//! Devices that appear, disappear and change during a run. Each race is made, by stopping vxcsum at the deciding
+//! request, and not waited for.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{BACKENDS, Netns, Request, device, names};
 use serde_json::{Value, json};
 
-/// Applies to `a0`, `b0` and `c0`, and has `interfere` done when vxcsum has read and decided everything and set nothing.
+/// Applies to `a0`, `b0` and `c0`, and calls `interfere` when vxcsum has read and decided everything and set nothing.
 fn with_interference(netns: &Netns, backend: &str, interfere: impl Fn()) -> Value {
     let mut done = false;
     let (run, requests) = netns.stepped(&format!("apply --json --backend {backend}"), |requests| {
@@ -25,7 +25,7 @@ fn with_interference(netns: &Netns, backend: &str, interfere: impl Fn()) -> Valu
         }
     });
     assert!(done, "vxcsum was never stopped: {requests:?}");
-    // A device that is gone is no failure.
+    // A deleted device is not a failure.
     run.expect(0).json()
 }
 
@@ -49,7 +49,7 @@ fn only_b0_is_gone(netns: &Netns, report: &Value, backend: &str, text: &str) {
     );
 }
 
-/// The ioctl asks one device for the names of all features, so that this one matters more than the others.
+/// The ioctl asks one device for the names of all features, so a race on this device is different from the others.
 #[test]
 fn a_device_deleted_at_any_moment_is_no_failure() {
     for backend in BACKENDS {
@@ -108,7 +108,7 @@ fn a_device_renamed_before_the_set_is_gone_and_untouched() {
         });
         assert!(netns.is_on("b1"), "{backend}");
         only_b0_is_gone(&netns, &report, backend, text);
-        // The next run finds it under its new name.
+        // The next run finds the device under its new name.
         let again = netns
             .vxcsum(&format!("apply --json --backend {backend}"))
             .expect(0)
@@ -186,7 +186,7 @@ fn a_device_deleted_after_the_set_is_gone() {
 }
 
 #[test]
-fn a_feature_that_somebody_turns_on_again_at_once_is_refused() {
+fn a_feature_that_is_turned_on_again_at_once_is_refused() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         let drift = |words: &str| {
@@ -246,11 +246,11 @@ fn a_feature_that_somebody_turns_on_again_at_once_is_refused() {
 }
 
 #[test]
-fn somebody_else_who_is_faster_leaves_nothing_to_complain_of() {
+fn another_program_that_is_faster_causes_no_failure() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         let report = with_interference(&netns, backend, || netns.set("b0", false));
-        // The kernel takes a set that changes nothing.
+        // The kernel accepts a set that changes nothing.
         assert_eq!(device(&report, "b0")["feature"]["active"], false);
         assert_eq!(device(&report, "b0")["error"], Value::Null);
         assert_eq!(
@@ -273,7 +273,7 @@ fn devices_that_come_during_a_run_are_left_to_the_next() {
     }
 }
 
-/// More devices than are asked for one by one.
+/// More devices than vxcsum requests one by one.
 fn with_many(count: usize) -> Netns {
     let netns = Netns::new();
     let lines =
@@ -282,8 +282,8 @@ fn with_many(count: usize) -> Netns {
     netns
 }
 
-/// The link dump is the first netlink request besides the look-up of the family; the kernel makes its first part when it
-/// is sent and the others later, so that whatever happens in between is seen or missed.
+/// The link dump is the first netlink request after the look-up of the family. The kernel creates the first part of the
+/// answer at the send and the other parts later, so the dump can see or miss a change in between.
 fn is_link_dump(requests: &[Request], backend: &str) -> bool {
     let others = requests
         .iter()
@@ -314,7 +314,7 @@ fn a_dump_during_which_a_device_goes_is_repeated() {
             "{backend}: {found:?}"
         );
 
-        // Every time: there is an end to it.
+        // The dump is interrupted every time: vxcsum must give up.
         let mut dumps = 0;
         let (run, requests) = netns.stepped(&words, |requests| {
             if is_link_dump(requests, backend) {
@@ -358,15 +358,15 @@ fn a_device_that_goes_while_the_features_are_dumped_is_gone_and_no_other() {
     assert!(!netns.is_on("p99") && !netns.is_on("p0"));
 }
 
-/// The kernel marks a dump during which a device came or went, and may leave devices out of it: such a dump must be
-/// repeated and never be believed.
+/// The kernel marks a dump during which a device appeared or disappeared, because devices may be missing in it. vxcsum
+/// must repeat such a dump and never use it.
 #[test]
 fn a_list_of_devices_is_whole_or_an_error_while_others_come_and_go() {
     const PERMANENT: usize = 300;
     let netns = with_many(PERMANENT);
     let stop = AtomicBool::new(false);
     let churn = || {
-        // Low ifindexes and names early in the kernel's tables are what a dump can skip.
+        // A dump can skip devices with low ifindexes and with names that come early in the kernel's tables.
         let mut rounds = 0;
         while !stop.load(Ordering::Relaxed) {
             netns.batch("link add t0 type vxlan id 9000 dstport 8472\nlink add t1 type bridge\nlink del t0\nlink del t1\n");

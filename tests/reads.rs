@@ -1,6 +1,6 @@
-//! What of the NAT rules is read, and when answers of an earlier run are enough. Needs root, strace, nft and iptables.
+//! Which NAT rules vxcsum reads, and when it uses the answers of an earlier run. Needs root, strace, nft and iptables.
 //!
-//! Everything happens in network namespaces of its own.
+//! Runs in network namespaces of its own.
 
 mod common;
 
@@ -10,10 +10,10 @@ use std::os::unix::fs::chown;
 use common::{Netns, feed, run};
 use vxcsum::nat::partial_io::RulesVersion;
 
-/// A node with the rules of kube-proxy for 50 services, in a kernel with nothing that copies packets.
+/// A node with the rules of kube-proxy for 50 services, in a kernel without anything that copies packets.
 fn node(marks: &str) -> Netns {
     let netns = Netns::with_underlay();
-    // An IPv6 address becomes usable a second after its device, and answers may rest on that.
+    // An IPv6 address becomes usable a second after its device appears, and answers may depend on it.
     run(netns
         .command("sysctl")
         .args(["-qw", "net.ipv6.conf.all.disable_ipv6=1"]))
@@ -37,7 +37,7 @@ fn node(marks: &str) -> Netns {
 #[test]
 fn answers_that_rest_on_a_table_with_an_owner_are_not_kept() {
     let netns = node("kept");
-    let said = |words: &str| {
+    let exposure = |words: &str| {
         let mut command = netns.command(env!("CARGO_BIN_EXE_vxcsum"));
         command.args(words.split(' '));
         let report = run(command.args(["--root", netns.remembering_root()]))
@@ -48,24 +48,24 @@ fn answers_that_rest_on_a_table_with_an_owner_are_not_kept() {
     };
     // Of a veth it is never known that no NAT comes after it.
     let (exposed, untracked) = (r#""exposure": "exposed","#, r#""exposure": "unknown","#);
-    assert_eq!(said("apply --json"), exposed);
+    assert_eq!(exposure("apply --json"), exposed);
     let table = netns.own_table(
         "add chain ip owned out { type filter hook output priority -300; }\n\
          add rule ip owned out udp dport 8472 notrack",
     );
     let generation = netns.enter(RulesVersion::now);
-    assert_eq!(said("apply --json"), untracked);
-    assert_eq!(said("status --json"), untracked);
+    assert_eq!(exposure("apply --json"), untracked);
+    assert_eq!(exposure("status --json"), untracked);
     drop(table);
     assert_eq!(
         netns.enter(RulesVersion::now),
         generation,
         "the kernel announces it"
     );
-    assert_eq!(said("status --json"), exposed);
+    assert_eq!(exposure("status --json"), exposed);
 }
 
-/// The requests that vxcsum makes with these words.
+/// The requests of vxcsum in a run with these arguments.
 fn requests(netns: &Netns, words: &str) -> String {
     let mut command = netns.command("strace");
     command.args(["-f", "-e", "trace=sendto", "-e", "signal=none", "--"]);
@@ -77,7 +77,7 @@ fn requests(netns: &Netns, words: &str) -> String {
         .to_owned()
 }
 
-/// Requests for the rules of all chains, which have nothing but headers, and of single chains.
+/// The number of requests for the rules of all chains, which consist of headers only, and for single chains.
 fn rules_asked_for(log: &str) -> (usize, usize) {
     let asked = log.lines().filter(|l| l.contains("NFT_MSG_GETRULE"));
     let (all, some): (Vec<_>, Vec<_>) = asked.partition(|l| l.contains("nlmsg_len=20,"));
@@ -85,15 +85,15 @@ fn rules_asked_for(log: &str) -> (usize, usize) {
 }
 
 #[test]
-fn of_many_chains_those_are_read_that_packets_meet() {
+fn only_chains_on_the_path_of_packets_are_read() {
     for marks in ["cleared", "kept"] {
         let netns = node(marks);
         let (all, some) = rules_asked_for(&requests(&netns, "status"));
         assert_eq!(all, 0, "{marks}");
-        // There are 160.
+        // The rule set has 160 chains.
         assert!((3..30).contains(&some), "{marks}: {some}");
     }
-    // Where a chain may copy a packet with the mark that it set, all are read.
+    // If a chain may copy a packet with the mark that it sets, vxcsum reads all chains.
     let netns = node("cleared");
     fs::remove_dir_all(format!("{}/lib", netns.root())).unwrap();
     assert_eq!(rules_asked_for(&requests(&netns, "status")).0, 1);
@@ -106,7 +106,7 @@ fn answers_are_kept_for_the_next_run_as_long_as_they_hold() {
     let file = format!("{}/run/vxcsum/exposure.json", netns.root());
     assert!(reads("status") && reads("status"), "it only looks");
     assert!(reads("apply") && !reads("apply") && !reads("status"));
-    let said = |words: &str| {
+    let exposure = |words: &str| {
         run(netns
             .command(env!("CARGO_BIN_EXE_vxcsum"))
             .args(words.split(' '))
@@ -114,7 +114,7 @@ fn answers_are_kept_for_the_next_run_as_long_as_they_hold() {
         .text()
         .to_owned()
     };
-    let kept = said("explain a0");
+    let kept = exposure("explain a0");
     let text = fs::read_to_string(&file).unwrap();
     for damaged in [
         "",
@@ -123,14 +123,14 @@ fn answers_are_kept_for_the_next_run_as_long_as_they_hold() {
     ] {
         fs::write(&file, damaged).unwrap();
         assert!(reads("status"), "{damaged}");
-        assert_eq!(said("explain a0"), kept);
+        assert_eq!(exposure("explain a0"), kept);
     }
     fs::write(&file, &text).unwrap();
     chown(&file, Some(65534), None).unwrap();
     assert!(reads("status"), "it is not root's");
     chown(&file, Some(0), None).unwrap();
     assert!(!reads("status"));
-    // What the answer depends on: the device, the rules, a sysctl.
+    // The answer depends on the device, the rules and a sysctl.
     netns.ip("link add a1 type vxlan id 2 local 192.0.2.1 remote 192.0.2.9 dev eth0 dstport 8472 udpcsum");
     assert!(reads("apply") && !reads("status"));
     netns.enter(|| feed("nft", &["-f", "-"], "add table ip another\n"));
@@ -140,7 +140,7 @@ fn answers_are_kept_for_the_next_run_as_long_as_they_hold() {
         .args(["-qw", "net.ipv4.fwmark_reflect=1"]))
     .expect(0);
     assert!(reads("apply") && !reads("status"));
-    // Nobody announces changes of these.
+    // The kernel does not announce changes of these.
     run(netns.command("iptables-legacy").args(["-t", "nat", "-L"])).expect(0);
     assert!(reads("status") && reads("apply") && reads("status"));
 }

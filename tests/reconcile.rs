@@ -1,5 +1,5 @@
-//! Both directions, on real devices: what vxcsum turned off and what need not be off any more is given back, whatever came first,
-//! rules, device or peers. What somebody else turned off stays off.
+//! Both directions, on real devices. vxcsum turns features on again that it turned off and that need not be off any
+//! more, whatever came first: rules, device or peers. Features that another program turned off stay off.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{BACKENDS, FEATURE, Netns, VXCSUM, Watch, device, run};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Over a veth nothing is ever `not-exposed`, so here the policy says what to think of that.
+/// Over a veth no device is ever `not-exposed`, so the policy says how to treat an unknown exposure.
 const POLICY: &str = "version = 1\nunknown-exposure = \"not-exposed\"\ngive-back-after = \"2s\"\n\
     [[rule]]\nname = \"of the harness\"\ndevice = [\"settle*\"]\nwhen = \"always\"\n\
     [[kernel]]\nrelease = \"*\"\nbug = \"nat-zero-csum\"\nstatus = \"fixed\"\n\
@@ -23,7 +23,7 @@ fn policy_path(netns: &Netns) -> PathBuf {
     Path::new(netns.remembering_root()).join("etc/vxcsum/policy.toml")
 }
 
-/// A node with an underlay, and this policy.
+/// A node with an underlay and this policy.
 fn node(policy: &str) -> Netns {
     let netns = Netns::with_underlay();
     fs::write(policy_path(&netns), policy).expect("write the policy");
@@ -50,7 +50,7 @@ fn delete_rules(netns: &Netns) {
     run(netns.command("nft").args(["delete", "table", "ip", "t"])).expect(0);
 }
 
-/// vxcsum with the record of the run before.
+/// Runs vxcsum with the record of the run before.
 #[track_caller]
 fn vxcsum(netns: &Netns, words: &str) -> Value {
     let root = ["--json", "--root", netns.remembering_root()];
@@ -82,7 +82,7 @@ fn asks_for_follow_up(netns: &Netns) -> bool {
 }
 
 #[test]
-fn what_the_policy_does_not_want_off_any_more_is_given_back_at_once() {
+fn a_new_policy_gives_features_back_at_once() {
     for backend in BACKENDS {
         let netns = node(POLICY);
         for (name, vni) in [("a0", 1), ("b0", 2)] {
@@ -131,7 +131,7 @@ fn what_the_policy_does_not_want_off_any_more_is_given_back_at_once() {
 }
 
 #[test]
-fn what_nat_no_longer_reaches_is_given_back_after_a_quiet_time() {
+fn an_unexposed_device_is_given_back_after_a_quiet_time() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
     netns.add_peer("a0");
@@ -143,7 +143,7 @@ fn what_nat_no_longer_reaches_is_given_back_after_a_quiet_time() {
         "exposed",
         "changed",
     );
-    // The reload of a firewall.
+    // A firewall reloads.
     delete_rules(&netns);
     let quiet = |report: &Value| {
         check(
@@ -237,9 +237,9 @@ fn giving_back_is_no_flip() {
     }
 }
 
-/// Somebody turns it on while it need not be off: from then on it is theirs.
+/// A user turns the feature on while it need not be off. From then on vxcsum leaves it alone.
 #[test]
-fn what_somebody_else_changed_since_is_not_touched() {
+fn later_changes_by_others_are_not_touched() {
     let netns = node(POLICY);
     add(&netns, "a0", 1);
     netns.add_peer("a0");
@@ -263,7 +263,8 @@ fn what_somebody_else_changed_since_is_not_touched() {
     assert!(!netns.is_on("a0"));
 }
 
-/// Rules, device and peers in any order: before the first peer the offload stays as it is, and the end is the same.
+/// Rules, device and peers in any order. Before the first peer the offload stays as it is, and the final state is the
+/// same.
 #[test]
 fn every_order_of_events_ends_the_same() {
     type Step = fn(&Netns);
@@ -311,7 +312,7 @@ fn every_order_of_events_ends_the_same() {
     }
 }
 
-/// Within what a person does not notice; it does not wait for the timer.
+/// vxcsum reacts faster than a person notices, without waiting for the timer.
 #[test]
 fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
     let netns = node(POLICY);
@@ -321,7 +322,7 @@ fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
     netns.batch(
         "link add br0 type bridge\nlink add p0 type veth peer name p1\nlink set p0 master br0\n",
     );
-    // The rules are read once more when somebody listens for their changes.
+    // vxcsum reads the rules once more when it starts to listen for changes.
     std::thread::sleep(Duration::from_secs(1));
     let _ = watch.log();
     let asleep = watch.waits();
@@ -337,7 +338,7 @@ fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
     watch.off("a0");
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    // The rules are read once more when somebody listens for their changes.
+    // vxcsum reads the rules once more when it starts to listen for changes.
     std::thread::sleep(Duration::from_secs(1));
     let _ = watch.log();
     let asleep = watch.waits();
@@ -358,13 +359,13 @@ fn watch_gives_back_when_the_time_is_over() {
     let watch = Watch::start(&netns, "");
     assert!(!netns.is_on("a0"));
     delete_rules(&netns);
-    // A look for the change of rules comes within ten seconds, and the next when the time is over.
+    // The look for the change of rules comes within ten seconds, and the next look when the delay is over.
     let end = Instant::now() + Duration::from_secs(30);
     while !netns.is_on("a0") {
         assert!(Instant::now() < end, "{}", watch.errors());
         std::thread::sleep(Duration::from_millis(50));
     }
-    // A new policy counts at once.
+    // A new policy takes effect immediately.
     add_rules(&netns);
     let end = Instant::now() + Duration::from_secs(30);
     while netns.is_on("a0") {
@@ -381,7 +382,7 @@ fn watch_gives_back_when_the_time_is_over() {
     assert_eq!(on.count(), 2, "{errors}");
 }
 
-/// A device with destinations that nobody lists keeps its handling.
+/// A device with unknown destinations keeps its state.
 #[test]
 fn only_a_device_that_certainly_sends_to_nobody_waits() {
     let netns = node(POLICY);

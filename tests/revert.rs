@@ -1,4 +1,4 @@
-//! Undo: what vxcsum turned off it gives back, and nothing else; and the record that it does so by, whatever happens to it.
+//! Undo: vxcsum turns on again what it turned off, and nothing else. And the record that it uses, in every condition.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn command(netns: &Netns, words: &str) -> Command {
     command
 }
 
-/// vxcsum with the record of the run before.
+/// Runs vxcsum with the record of the run before.
 #[track_caller]
 fn vxcsum(netns: &Netns, words: &str) -> Run {
     run(&mut command(netns, words))
@@ -35,7 +35,7 @@ fn record_path(netns: &Netns) -> PathBuf {
     Path::new(netns.remembering_root()).join("run/vxcsum/state.json")
 }
 
-/// The names in the record, which must be a valid one of this boot.
+/// The names in the record. The record must be a valid one of this boot.
 #[track_caller]
 fn recorded(netns: &Netns) -> Vec<String> {
     let text = fs::read_to_string(record_path(netns)).expect("read the record");
@@ -51,7 +51,7 @@ fn on(netns: &Netns) -> [bool; 3] {
     THREE.map(|name| netns.is_on(name))
 }
 
-/// Whichever feature the record names, through either interface of the kernel.
+/// Works for every feature in the record, through both interfaces of the kernel.
 #[test]
 fn revert_gives_back_the_feature_that_the_record_names() {
     use vxcsum::ethtool::backend_io::{Backend, Choice};
@@ -110,7 +110,8 @@ fn revert_gives_back_what_apply_turned_off_and_nothing_else() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         netns.ip("link add keep0 type vxlan id 9 dstport 8472 udpcsum");
-        // Off by other means: the feature itself, what depends on it, and a device that vxcsum leaves alone.
+        // Turned off by other means: the feature itself, a dependent feature, and the feature of a device that vxcsum
+        // leaves alone.
         netns.set("b0", false);
         netns.set("keep0", false);
         let tso = ["-K", "c0", "tx-tcp-segmentation", "off"];
@@ -143,7 +144,7 @@ fn revert_gives_back_what_apply_turned_off_and_nothing_else() {
         assert_eq!(device(&report, "c0")["outcome"], "changed");
         assert_eq!(netns.everything(), before, "{backend}");
         assert!(recorded(&netns).is_empty());
-        // And a second one has nothing to do.
+        // A second revert has nothing to do.
         vxcsum(&netns, &format!("revert --backend {backend}")).expect(0);
         assert_eq!(netns.everything(), before, "{backend}");
     }
@@ -171,7 +172,7 @@ fn without_a_record_there_is_nothing_to_do() {
 }
 
 #[test]
-fn the_ifindex_is_what_a_device_is_known_by() {
+fn a_device_is_identified_by_its_ifindex() {
     for backend in BACKENDS {
         let netns = Netns::with_three();
         vxcsum(&netns, &format!("apply --backend {backend}")).expect(0);
@@ -197,14 +198,14 @@ fn the_ifindex_is_what_a_device_is_known_by() {
 }
 
 #[test]
-fn what_somebody_turned_on_again_is_forgotten_by_revert() {
+fn revert_forgets_features_that_others_turned_on() {
     let netns = Netns::with_three();
     vxcsum(&netns, "apply").expect(0);
     netns.set("b0", true);
     let report = vxcsum(&netns, "revert --json").expect(0).json();
     assert_eq!(device(&report, "b0")["reason"]["code"], "already-on");
     assert!(recorded(&netns).is_empty());
-    // Turned off by hand later: not vxcsum's any more.
+    // A user turned it off later, so it does not belong to vxcsum any more.
     netns.set("b0", false);
     vxcsum(&netns, "revert").expect(0);
     assert_eq!(on(&netns), [true, false, true]);
@@ -221,7 +222,7 @@ fn devices_that_are_gone_leave_the_record() {
     assert!(recorded(&netns).is_empty());
 }
 
-/// The package's removal must not depend on what somebody wrote into the policy.
+/// Removing the package must work with any policy.
 #[test]
 fn a_policy_that_is_not_valid_keeps_nothing_from_being_given_back() {
     let netns = Netns::with_three();
@@ -250,7 +251,7 @@ fn without_privileges_nothing_is_given_back() {
     assert_eq!(recorded(&netns), THREE);
 }
 
-/// The set went through and its result could not be read: that belongs into the record.
+/// The set succeeded and the read-back failed: the record must have the device.
 #[test]
 fn a_change_whose_result_is_not_known_is_given_back() {
     let netns = Netns::with_three();
@@ -271,7 +272,7 @@ fn a_change_whose_result_is_not_known_is_given_back() {
     let last = last.expect("vxcsum asks by ioctl") + 1;
     vxcsum(&netns, "revert").expect(0);
 
-    // The last one is the one that reads back.
+    // The last ioctl is the read-back.
     let fault = format!("ioctl:error=ENOMEM:when={last}");
     let report = netns
         .with_faults(&[&fault], &format!("apply --json {words}"))
@@ -283,14 +284,14 @@ fn a_change_whose_result_is_not_known_is_given_back() {
     assert_eq!(on(&netns), [true; 3]);
 }
 
-/// A program that turns it on again at once, time after time, is given way to as well.
+/// vxcsum also backs off from a program that turns the feature on again immediately, every time.
 #[test]
 fn a_change_undone_at_once_counts_as_a_flip() {
     let netns = Netns::with_three();
     let root = netns.remembering_root();
     for round in 0..4 {
         let mut sets = 0;
-        // As a unit does: a person who names a device has it changed once more.
+        // Runs as a unit does: a user who names a device gets it changed once more.
         let command = [
             VXCSUM, "apply", "--json", "--log", "--device", "b0", "--root", root,
         ];
@@ -312,7 +313,7 @@ fn a_change_undone_at_once_counts_as_a_flip() {
     }
 }
 
-/// Its own failures are no other program's doing.
+/// vxcsum's own failures do not count as changes by another program.
 #[test]
 fn a_change_that_failed_is_no_flip() {
     let netns = Netns::with_three();
@@ -320,7 +321,7 @@ fn a_change_that_failed_is_no_flip() {
     let root = netns.remembering_root();
     let (_, requests) = netns.stepped("apply --device b0 --backend ioctl", |_| ());
     netns.set("b0", true);
-    // The set, and what comes after it.
+    // The set, and the calls after it.
     let mut ioctls = requests
         .iter()
         .filter(|request| matches!(request, Request::Ioctl(_) | Request::OtherIoctl));
@@ -340,7 +341,8 @@ fn a_change_that_failed_is_no_flip() {
     assert_eq!(device(&report, "b0")["outcome"], "changed");
 }
 
-/// A container's network after the other, under the same name, with the same ifindex and often the same inode.
+/// The network namespaces of containers, one after the other, with the same name, the same ifindex and often the same
+/// inode.
 #[test]
 fn a_new_namespace_is_not_taken_for_the_one_before() {
     let root = Netns::new();
@@ -374,9 +376,9 @@ fn a_new_namespace_is_not_taken_for_the_one_before() {
     }
 }
 
-/// Inodes and ifindexes are used again: here the record says that they were.
+/// The kernel reuses inodes and ifindexes. Here the record says so.
 #[test]
-fn what_was_recorded_of_another_namespace_gives_nothing_back() {
+fn a_record_of_another_namespace_gives_nothing_back() {
     let netns = Netns::with_three();
     vxcsum(&netns, "apply").expect(0);
     let text = fs::read_to_string(record_path(&netns)).expect("read the record");
@@ -399,7 +401,7 @@ fn what_was_recorded_of_another_namespace_gives_nothing_back() {
     assert!(recorded(&netns).is_empty(), "stale entries are dropped");
 }
 
-/// udev gives a new device another MAC address, and a script another name.
+/// udev gives a new device another MAC address, and a script gives it another name.
 #[test]
 fn a_device_keeps_its_record_under_another_name_or_address() {
     let netns = Netns::with_three();
@@ -409,7 +411,7 @@ fn a_device_keeps_its_record_under_another_name_or_address() {
     assert!(["a0", "x0", "c0"].iter().all(|name| netns.is_on(name)));
 }
 
-/// Kills `apply` before each of its system calls that can matter, one after another, until a run comes to its end.
+/// Kills `apply` before each relevant system call, one after another, until a run completes.
 fn killed_everywhere(backend: &str) {
     let netns = Netns::with_three();
     let before = netns.everything();
@@ -434,7 +436,7 @@ fn killed_everywhere(backend: &str) {
             }
             kills += 1;
             assert_eq!(killed.code, 128 + 9, "{}", killed.errors());
-            // Every other time the next run is the undo.
+            // Every second time the next run is a revert.
             if kills % 2 == 0 {
                 vxcsum(&netns, &format!("apply --backend {backend}")).expect(0);
                 assert_eq!(on(&netns), [false; 3], "{fault}");
@@ -465,7 +467,7 @@ fn a_kill_anywhere_loses_nothing_ioctl() {
 }
 
 #[test]
-fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
+fn an_unusable_record_is_reported_and_the_packets_are_fixed() {
     let netns = Netns::with_three();
     vxcsum(&netns, "apply").expect(0);
     let good = fs::read_to_string(record_path(&netns)).expect("read the record");
@@ -530,7 +532,7 @@ fn a_record_that_is_of_no_use_is_said_and_the_packets_are_fixed() {
         fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
         make(&path);
         for _ in 0..2 {
-            // Who only looks says it and moves nothing.
+            // A command that only looks reports it and does not move the file.
             let status = vxcsum(&netns, "status").expect(0);
             assert!(
                 status.errors().contains(said),
@@ -596,7 +598,7 @@ fn many_at_once_take_turns() {
             n => format!("apply --json --device {}", THREE[n / 2 % 3]),
         };
         let mut command = command(&netns, &words);
-        // `ip netns exec` does not outlive the test either.
+        // `ip netns exec` must not outlive the test either.
         command.process_group(0);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         children.push(command.spawn().expect("run vxcsum"));
@@ -626,7 +628,7 @@ fn a_wait_for_the_lock_ends_with_an_error_that_names_it() {
     let lock = File::create(&path).expect("make the lock");
     flock(&lock, FlockOperation::LockExclusive).expect("hold the lock");
     let began = Instant::now();
-    // A command that changes nothing does not wait.
+    // A command that changes nothing does not wait for the lock.
     vxcsum(&netns, "status").expect(0);
     vxcsum(&netns, "apply --dry-run").expect(0);
     assert!(began.elapsed() < Duration::from_secs(5));

@@ -1,5 +1,5 @@
-//! Which underlays hand packets on with finished checksums: as discovery decides, and as tcpdump(8) sees the packets at the
-//! far end of a veth pair. Needs root, ip, ethtool and tcpdump.
+//! Underlays that send packets with finished checksums: the decision of discovery compared with tcpdump(8) at the far
+//! end of a veth pair. Needs root, ip, ethtool and tcpdump.
 
 mod common;
 
@@ -24,8 +24,8 @@ fn decided(netns: &Netns) -> bool {
     flow.underlay_finishes
 }
 
-/// Whether a datagram through the VXLAN device arrives with a right inner checksum.
-fn seen(netns: &Netns) -> bool {
+/// True if a datagram through the VXLAN device arrives with a correct inner checksum.
+fn arrives_finished(netns: &Netns) -> bool {
     let mut command = netns.command("timeout");
     command.args(["10", "tcpdump", "-i", "peer0", "-c", "1", "-vv", "-nn"]);
     command.args(["udp", "port", "4789"]);
@@ -44,12 +44,12 @@ fn seen(netns: &Netns) -> bool {
     let text = tcpdump.wait_with_output().expect("tcpdump").stdout;
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains("198.18.0.2.9"), "{text}");
-    // For the inner one: the outer checksum is right or absent in every case here.
+    // This is the inner checksum: the outer checksum is correct or absent in every case here.
     text.contains("udp sum ok") && !text.contains("bad udp cksum")
 }
 
 #[test]
-fn what_is_said_to_finish_does() {
+fn devices_that_finish_checksums_do() {
     let macvlan = "link add top link eth0 type macvlan mode";
     for (name, stack, top, checksums, decision, packets) in [
         ("veth", "", "eth0", true, false, false),
@@ -79,7 +79,7 @@ fn what_is_said_to_finish_does() {
             true,
         ),
         (
-            // As above a NIC: it finishes this packet, and breaks the long ones of a forwarding node.
+            // As above a NIC: it finishes this packet, but corrupts long packets of a forwarding node.
             "vepa without fraglist below",
             &*format!("{macvlan} vepa\n"),
             "top",
@@ -105,14 +105,14 @@ fn what_is_said_to_finish_does() {
             let off = ["-K", "eth0", "tx-scatter-gather-fraglist", "off"];
             run(netns.command("ethtool").args(off)).expect(0);
         }
-        let found = (decided(&netns), seen(&netns));
+        let found = (decided(&netns), arrives_finished(&netns));
         assert_eq!(found, (decision, packets), "{name}");
     }
 }
 
 /// In bridge mode a packet for a sibling never reaches the device below.
 #[test]
-fn a_macvlan_that_has_siblings_is_not_believed() {
+fn a_macvlan_with_siblings_does_not_finish_checksums() {
     let netns = Netns::with_underlay();
     netns.batch(
         "link add top link eth0 type macvlan mode bridge\n\

@@ -1,5 +1,5 @@
-//! `vxcsum watch` on real devices: what it does and how soon, what it tells the service manager, and that it sleeps while
-//! nothing concerns it.
+//! `vxcsum watch` on real devices: its actions and delays, its messages to the service manager, and that it sleeps
+//! during unrelated events.
 
 mod common;
 
@@ -64,7 +64,7 @@ fn a_device_that_is_created_again_and_again_ends_with_the_feature_off() {
         let create = format!("link add flannel.1 type vxlan id 1 {VXLAN}\n");
         let again = format!("link del flannel.1\n{create}");
         netns.batch(&create);
-        // Nobody reads what the service manager is told, and that is no reason to wait.
+        // Nobody reads the messages to the service manager. `watch` must not wait for that.
         let watch = Watch::start(&netns, &format!("--backend {backend}"));
         for _ in 0..25 {
             netns.batch(&again);
@@ -78,7 +78,7 @@ fn a_device_that_is_created_again_and_again_ends_with_the_feature_off() {
         assert!(!netns.is_on("flannel.1"), "{backend}");
         let errors = watch.errors();
         assert!(errors.lines().count() >= 30, "{backend}: {errors}");
-        // A device that goes while it is looked at is no failure.
+        // A device that disappears during a look is not a failure.
         assert!(
             errors.lines().all(|line| line.contains(": turned ")),
             "{backend}: {errors}"
@@ -97,13 +97,13 @@ fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
     let reload = |text: &str| {
         fs::write(policy(&netns), text).expect("write the policy");
         watch.signal(Signal::HUP);
-        let reloading = watch.told("RELOADING=1");
+        let reloading = watch.message("RELOADING=1");
         let usec = reloading
             .lines()
             .find_map(|line| line.strip_prefix("MONOTONIC_USEC="))
             .expect("Type=notify-reload wants the time");
         assert!(usec.parse::<u64>().expect("a number") > 0);
-        watch.told("READY=1")
+        watch.message("READY=1")
     };
     let stays_on = |name: &str, vni: u32| {
         netns.ip(&format!("link add {name} type vxlan id {vni} {VXLAN}"));
@@ -118,7 +118,7 @@ fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
             fs::remove_file(policy(&netns)).expect("remove the policy");
             fs::create_dir(policy(&netns)).expect("make a directory");
             watch.signal(Signal::HUP);
-            watch.told("READY=1");
+            watch.message("READY=1");
             fs::remove_dir(policy(&netns)).expect("remove a directory");
         } else {
             reload(bad);
@@ -130,7 +130,7 @@ fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
         .matches("the new policy is refused and the old one stays in force")
         .count();
     assert_eq!(refused, 3, "{}", watch.errors());
-    // What the new policy wants of a device that is there already.
+    // The new policy changes an existing device.
     let ready = reload(&good);
     assert!(
         ready.contains("STATUS=watching; turned the feature off "),
@@ -141,21 +141,21 @@ fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
 }
 
 #[test]
-fn the_service_manager_is_told_of_life_and_work() {
+fn the_service_manager_gets_states_and_pings() {
     let netns = Netns::with_three();
     let watch = Watch::start_with(&netns, "", &[], &[("WATCHDOG_USEC", "200000")]);
     let began = Instant::now();
     for _ in 0..5 {
-        watch.told("WATCHDOG=1");
+        watch.message("WATCHDOG=1");
     }
-    // Half of the time that the service manager allows, and no oftener than that.
+    // Half of the time that the service manager allows, and not more often.
     assert!(
         began.elapsed() >= Duration::from_millis(380),
         "{:?}",
         began.elapsed()
     );
     netns.set("b0", true);
-    watch.told("STATUS=watching; turned the feature off 4 times");
+    watch.message("STATUS=watching; turned the feature off 4 times");
     watch.stop();
 
     let watch = Watch::start_with(&netns, "--log", &[], &[]);
@@ -188,7 +188,7 @@ fn a_program_that_keeps_turning_it_on_is_left_alone() {
         status.args(["status", "--json", "--root", netns.remembering_root()]);
         let report = run(&mut status).expect(1).json();
         assert_eq!(device(&report, "b0")["reason"]["code"], "contested");
-        // The others are looked after as before.
+        // `watch` still handles the other devices.
         netns.set("c0", true);
         watch.off("c0");
         let errors = watch.stop();
@@ -196,7 +196,7 @@ fn a_program_that_keeps_turning_it_on_is_left_alone() {
     }
 }
 
-/// 2,000 events of devices that are none of its business.
+/// 2,000 events of devices that do not concern `watch`.
 fn churn(netns: &Netns) {
     use std::fmt::Write;
     let mut lines = String::new();
@@ -218,13 +218,13 @@ fn it_sleeps_while_nothing_concerns_it() {
     let before = watch.log();
     churn(&netns);
     assert_eq!(watch.log(), before, "a system call");
-    // It has not fallen asleep for ever.
+    // `watch` still reacts after that.
     netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
     watch.off("flannel.1");
     assert!(calls(&watch.log(), "recvfrom") > calls(&before, "recvfrom"));
     watch.stop();
 
-    // Without the filter it hears everything, and does the same.
+    // Without the filter it receives all events, and does the same.
     let setsockopts: Vec<_> = before
         .lines()
         .filter(|line| line.starts_with("setsockopt("))
@@ -258,7 +258,7 @@ fn lost_events_mean_a_look_at_everything() {
             "link set a0 mtu 1300\n"
         });
     }
-    // Whatever comes last does not fit into the socket any more.
+    // The socket has no room for the last events.
     lines.extend([format!("link add late0 type vxlan id 10 {VXLAN}\n")]);
     watch.signal(Signal::STOP);
     netns.batch(&lines);
@@ -271,9 +271,9 @@ fn lost_events_mean_a_look_at_everything() {
     assert_eq!(errors.matches(said).count(), 1, "{errors}");
 }
 
-/// The counts are those of a run that nothing happens to.
+/// The expected counts come from a run without faults.
 #[test]
-fn what_fails_once_is_tried_again() {
+fn a_failed_look_is_repeated() {
     let netns = Netns::with_three();
     let watch = Watch::start_with(&netns, "", &["-s", "0"], &[]);
     let calm = watch.log();
@@ -285,7 +285,7 @@ fn what_fails_once_is_tried_again() {
     ] {
         let next = calls(&calm, call) + 1;
         let fault = format!("--inject={call}:error={error}:when={next}");
-        // On a busy machine the kernel's answers may come in more pieces; then the fault has met another call.
+        // On a busy machine the answers of the kernel may come in more parts. Then the fault hit another call.
         let met = (0..20).any(|_| {
             let netns = Netns::with_three();
             let watch = Watch::start_with(&netns, "", &["-s", "0", &fault], &[]);
@@ -303,7 +303,7 @@ fn what_fails_once_is_tried_again() {
 }
 
 #[test]
-fn it_begins_only_if_it_can_work() {
+fn watch_starts_only_if_it_can_work() {
     let netns = Netns::with_three();
     fs::write(policy(&netns), "nonsense").expect("write the policy");
     let mut command = netns.command(VXCSUM);

@@ -1,6 +1,6 @@
 //! `watch` and the NAT rules: when it reads them again, and that it sleeps otherwise.
 //!
-//! Needs root, strace and nft; everything happens in a network namespace of its own.
+//! Needs root, strace and nft. Runs in a network namespace of its own.
 
 mod common;
 
@@ -14,9 +14,9 @@ fn nft(netns: &Netns, words: &str) {
 fn rules_are_read_again_when_they_change_and_not_more_often() {
     let netns = Netns::with_three();
     let watch = Watch::traced(&netns, "sendto");
-    // Once to begin with. Later looks find them unchanged.
+    // One read at the start. Later looks find the rules unchanged.
     watch.has_read(1);
-    // Nothing is due: it sleeps until something happens.
+    // Nothing is due: it sleeps until the next event.
     let wait = watch.wait();
     assert!(!wait.contains("tv_sec"), "{wait}");
     let (reads, asleep) = (watch.reads(), watch.waits());
@@ -36,7 +36,7 @@ fn rules_are_read_again_when_they_change_and_not_more_often() {
     assert!(!last.contains("tv_sec"), "{last}");
 }
 
-/// Nobody announces a change of these.
+/// The kernel does not announce changes of these.
 #[test]
 fn rules_of_iptables_legacy_are_looked_at_on_a_timer() {
     let netns = Netns::with_three();
@@ -50,7 +50,7 @@ fn rules_of_iptables_legacy_are_looked_at_on_a_timer() {
     );
 }
 
-/// An ipset changes with no announcement, and a rule of `nf_tables` can name it.
+/// An ipset changes without an event, and a rule of `nf_tables` can name it.
 #[test]
 fn rules_that_name_an_ipset_are_looked_at_on_a_timer() {
     let netns = Netns::with_three();
@@ -80,7 +80,7 @@ fn rules_of_a_table_with_an_owner_are_looked_at_on_a_timer() {
     );
 }
 
-/// Nobody announces that these are set back.
+/// The kernel does not announce that these sysctls are reset.
 #[test]
 fn sysctls_that_carry_marks_are_looked_at_on_a_timer() {
     let netns = Netns::with_three();
@@ -97,16 +97,16 @@ fn sysctls_that_carry_marks_are_looked_at_on_a_timer() {
     );
 }
 
-/// Where no decision depends on the rules, they are not read and nobody listens.
+/// If no decision depends on the rules, `watch` neither reads them nor listens for changes.
 #[test]
 fn rules_that_decide_nothing_are_not_read() {
     let netns = Netns::new();
-    // The policy of this root says that the kernel does not have the bug of this one.
+    // The policy of this root says that this kernel does not have the bug of this device.
     netns.ip("link add z0 type vxlan id 1 dstport 8472 noudpcsum");
     let watch = Watch::traced(&netns, "sendto");
     watch.log();
     assert_eq!(watch.reads(), 0, "{}", watch.written());
-    // One of them is the standard library's look at the standard streams.
+    // One wait is the check of the standard streams by the standard library.
     assert!(watch.waits() <= 2, "{}", watch.written());
     let last = watch.last_wait();
     assert!(!last.contains("tv_sec"), "{last}");

@@ -1,4 +1,4 @@
-//! The wire formats against what a kernel really said: captured from Linux 6.18 on x86-64, in both directions.
+//! The wire formats compared with real messages of the kernel, captured from Linux 6.18 on x86-64, in both directions.
 //!
 //! Each file in `fixtures/wire` holds one or more datagrams in hex, with an empty line between them.
 #![cfg(target_endian = "little")]
@@ -192,7 +192,7 @@ fn addresses_have_owners() {
 #[test]
 fn forwarding_entries_say_where_packets_go() {
     let all = dump("getneigh-dump.answer", rtnl::forwarding);
-    // The rest is of other devices.
+    // The other messages are about other devices.
     let seen: Vec<_> = all
         .iter()
         .filter(|e| (4..=7).contains(&e.ifindex))
@@ -209,7 +209,7 @@ fn forwarding_entries_say_where_packets_go() {
         ..none(ifindex)
     };
     let expected = [
-        // Of the bridge that flannel.1 is a port of.
+        // The entries of the bridge that has flannel.1 as a port.
         none(FLANNEL),
         rtnl::Forwarding {
             port: Some(4789),
@@ -229,7 +229,7 @@ fn forwarding_entries_say_where_packets_go() {
 
 /// The same attributes in an entry of the neighbour table are addresses inside the tunnel.
 #[test]
-fn what_is_no_forwarding_entry() {
+fn other_messages_are_no_forwarding_entries() {
     let mut payload = vec![7, 0, 0, 0, 4, 0, 0, 0, 128, 0, 2, 0, 8, 0, 1, 0];
     payload.extend([192, 0, 2, 11]);
     let read = |kind, payload: &[u8]| {
@@ -264,7 +264,7 @@ fn the_family_and_its_commands() {
             has_features: true
         })
     );
-    // A kernel without FEATURES_SET, as 5.6: the operation with id 12 renamed to 99.
+    // A kernel without FEATURES_SET, such as 5.6: operation 12 is renamed to 99.
     let mut without = datagram.clone();
     let op = [8, 0, 1, 0, 12, 0, 0, 0];
     let at = without
@@ -334,8 +334,8 @@ fn acknowledgements_and_refusals() {
     assert_eq!((missing.errno, missing.extack), (19, None));
 }
 
-/// Every way to cut a capture short, and every single byte changed, gives an error or a value, never a panic, and a cut
-/// datagram never a complete dump.
+/// Every truncation of a capture and every changed byte gives an error or a value, never a panic. A truncated datagram
+/// is never a complete dump.
 #[test]
 fn damaged_captures() {
     for fixture in [

@@ -1,7 +1,7 @@
-//! Network namespaces for tests, and a look over the shoulder of vxcsum.
+//! Network namespaces for tests, and observation of vxcsum.
 //!
-//! Owns devices that exist only for one test, and every program that is run beside vxcsum. A test that cannot do its work
-//! here (no root, no ip, no ethtool, no strace) fails and says why; none is skipped.
+//! Owns devices that exist only for one test, and every other program that a test runs. A test without its requirements
+//! (root, ip, ethtool, strace) fails and says why. No test is skipped.
 #![allow(
     dead_code,
     reason = "each test program uses its own part of this module"
@@ -32,11 +32,11 @@ pub use watch::{PATIENCE, VXLAN, Watch};
 pub const VXCSUM: &str = env!("CARGO_BIN_EXE_vxcsum");
 pub const FEATURE: &str = "tx-checksum-ip-generic";
 pub const BACKENDS: [&str; 2] = ["netlink", "ioctl"];
-/// A root with its own os-release and a policy that makes the verdict the same on every kernel: `nat-lco-csum` affected,
-/// `nat-zero-csum` fixed.
+/// A root with its own os-release and a policy that makes the verdict the same on every kernel: `nat-lco-csum`
+/// affected, `nat-zero-csum` fixed.
 pub const ROOT: &str = "tests/fixtures/root";
 
-/// As nobody: no capability at all.
+/// Runs a command as nobody, without capabilities.
 pub const NOBODY: [&str; 7] = [
     "setpriv",
     "--reuid",
@@ -48,8 +48,8 @@ pub const NOBODY: [&str; 7] = [
 ];
 
 const PREFIX: &str = "vxcsum-test-";
-/// What stands before the process id in the names of the namespaces that the project makes: in tests (`vxe` in older ones), in
-/// the demo and in benchmarks.
+/// Prefixes of the names of namespaces, before the process id: of tests (`vxe` in older ones), of the demo, and of
+/// benchmarks.
 pub const PREFIXES: [&str; 5] = [
     PREFIX,
     "vxcsum-demo-",
@@ -58,10 +58,10 @@ pub const PREFIXES: [&str; 5] = [
     "vxe",
 ];
 
-/// What a program ended with.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Run {
-    /// 128 and the signal if a signal ended it.
+    /// 128 plus the signal number if a signal ended the program.
     pub code: i32,
     pub out: Vec<u8>,
     pub err: Vec<u8>,
@@ -80,7 +80,7 @@ impl From<Output> for Run {
 }
 
 impl Run {
-    /// The run, if it ended with this code; else everything it said is in the panic.
+    /// Panics with the whole output if the program did not end with this code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -103,7 +103,7 @@ impl Run {
         std::str::from_utf8(&self.err).expect("stderr is UTF-8")
     }
 
-    /// Exactly one JSON value.
+    /// The output must be exactly one JSON value.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.out)
@@ -121,7 +121,7 @@ pub fn device<'a>(report: &'a Value, name: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no {name} in {devices:#?}"))
 }
 
-/// The names of the devices in a JSON report, in its order.
+/// The names of the devices in a JSON report, in the same order.
 pub fn names(report: &Value) -> Vec<&str> {
     report["devices"]
         .as_array()
@@ -149,7 +149,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// An empty one, with `lo` up.
+    /// An empty namespace, with `lo` up.
     #[track_caller]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -165,7 +165,7 @@ impl Netns {
         netns
     }
 
-    /// The usual node: a veth pair with an address on one end as the underlay.
+    /// A typical node: a veth pair, with an address on one end as the underlay.
     #[track_caller]
     pub fn with_underlay() -> Self {
         let netns = Self::new();
@@ -179,7 +179,7 @@ impl Netns {
         netns
     }
 
-    /// Three VXLAN devices that should be changed (`a0`, `b0`, `c0`).
+    /// Three VXLAN devices that need a change (`a0`, `b0`, `c0`).
     #[track_caller]
     pub fn with_three() -> Self {
         let netns = Self::new();
@@ -195,7 +195,7 @@ impl Netns {
         &self.name
     }
 
-    /// A copy of the fixtures' root for this namespace alone, as it was left by the run before.
+    /// A copy of the fixtures' root for this namespace, with the files of earlier runs.
     pub fn remembering_root(&self) -> &str {
         self.root
             .path()
@@ -203,7 +203,7 @@ impl Netns {
             .expect("a temporary directory has a plain name")
     }
 
-    /// The same without any record of what vxcsum did, so that one run of a test is like the next.
+    /// The same root without a record, so every run starts in the same state.
     pub fn root(&self) -> &str {
         let run = self.root.path().join("run");
         if run.exists() {
@@ -212,26 +212,26 @@ impl Netns {
         self.remembering_root()
     }
 
-    /// `ip` with these words.
+    /// Runs `ip` with these arguments.
     #[track_caller]
     pub fn ip(&self, words: &str) -> Run {
         self.ip_bytes(words.split_whitespace())
     }
 
-    /// `ip` with arguments of any bytes.
+    /// Runs `ip` with arguments of any bytes.
     #[track_caller]
     pub fn ip_bytes(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
         checked(Command::new("ip").args(["-n", &self.name]).args(args))
     }
 
-    /// Another node, 192.0.2.2, to which this device sends.
+    /// Adds a peer, 192.0.2.2, to this device.
     #[track_caller]
     pub fn add_peer(&self, device: &str) {
         let words = format!("fdb append 02:00:00:00:00:09 dev {device} dst 192.0.2.2");
         run(self.command("bridge").args(words.split(' '))).expect(0);
     }
 
-    /// `ip -batch`: one process for many devices.
+    /// Runs `ip -batch`: one process for many devices.
     #[track_caller]
     pub fn batch(&self, lines: &str) {
         feed_command(
@@ -240,7 +240,7 @@ impl Netns {
         );
     }
 
-    /// A program inside the namespace, to be completed by the caller.
+    /// A command that runs a program inside the namespace.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command
@@ -277,7 +277,7 @@ impl Netns {
         OwnedTable { owner }
     }
 
-    /// vxcsum inside the namespace, with these words and the root of the fixtures.
+    /// Runs vxcsum inside the namespace, with these arguments and the root of the fixtures.
     #[track_caller]
     pub fn vxcsum(&self, words: &str) -> Run {
         run(self
@@ -286,11 +286,11 @@ impl Netns {
             .args(["--root", self.root()]))
     }
 
-    /// vxcsum under strace, with faults injected as strace(1) describes them; what strace itself says is thrown away.
+    /// Runs vxcsum under strace, with faults injected as strace(1) describes them. Discards the output of strace.
     #[track_caller]
     pub fn with_faults(&self, faults: &[&str], words: &str) -> Run {
         let mut command = self.command("strace");
-        // The same path in every run: reports quote it.
+        // The same path in every run, because reports quote it.
         command.current_dir(self.root());
         command.args(["-f", "-o", "/dev/null"]);
         for fault in faults {
@@ -300,7 +300,8 @@ impl Netns {
         run(command.args(["--root", "."]))
     }
 
-    /// vxcsum with these words as nobody, with the record of the run before: it must be denied, with the reason.
+    /// Runs vxcsum with these arguments as nobody, with the record of the run before. It must fail for lack of
+    /// privileges and say so.
     #[track_caller]
     pub fn denied(&self, words: &str) {
         let (_directory, binary) = public_binary();
@@ -320,11 +321,11 @@ impl Netns {
         );
     }
 
-    /// What ethtool(8) says of a device.
+    /// The features of a device according to ethtool(8).
     #[track_caller]
     pub fn ethtool(&self, device: impl AsRef<OsStr>) -> SeenFeatures {
         let run = run(self.command("ethtool").args(["--json", "-k"]).arg(device)).expect(0);
-        // Without the name, which ethtool does not escape.
+        // Without the line with the name, which ethtool does not escape.
         let lines = run.out.split(|byte| *byte == b'\n');
         let lines: Vec<_> = lines
             .filter(|line| !line.trim_ascii_start().starts_with(b"\"ifname\""))
@@ -336,7 +337,7 @@ impl Netns {
         let bit = |value: &Value, key: &str| value[key].as_bool().expect("ethtool prints booleans");
         features
             .iter()
-            // The sums that ethtool makes of several features have nulls here.
+            // Combined features of ethtool have nulls here.
             .filter(|(_, value)| !value["fixed"].is_null())
             .map(|(name, value)| {
                 let seen = Seen {
@@ -349,7 +350,7 @@ impl Netns {
             .collect()
     }
 
-    /// Whether the feature is active on a device, as ethtool(8) sees it.
+    /// True if the feature is active on a device, according to ethtool(8).
     #[track_caller]
     pub fn is_on(&self, device: impl AsRef<OsStr>) -> bool {
         self.ethtool(device)[FEATURE].active
@@ -378,7 +379,7 @@ impl Netns {
             .collect()
     }
 
-    /// What ethtool(8) says of every device of the namespace.
+    /// The features of every device of the namespace, according to ethtool(8).
     #[track_caller]
     pub fn everything(&self) -> BTreeMap<String, SeenFeatures> {
         self.links()
@@ -408,14 +409,14 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // No panic in a drop: a leftover is deleted by the next run, see `sweep`.
+        // A drop must not panic. The next run deletes a leftover, see `sweep`.
         let _ = Command::new("ip")
             .args(["netns", "del", &self.name])
             .output();
     }
 }
 
-/// Readable for everybody: some tests run vxcsum without privileges.
+/// Readable for everybody, because some tests run vxcsum without privileges.
 fn copied_root() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let root = tempfile::tempdir().expect("make a directory");
@@ -430,7 +431,7 @@ fn copied_root() -> tempfile::TempDir {
     root
 }
 
-/// What this process needs once.
+/// The setup that each process needs once.
 #[track_caller]
 fn prepare() {
     assert!(
@@ -467,7 +468,7 @@ pub fn sweep() {
     }
 }
 
-/// The process that made a namespace of the project, by the namespace's name.
+/// The id of the process that created a namespace of the project, from its name.
 fn owner(name: &str) -> Option<&str> {
     let rest = PREFIXES
         .iter()
@@ -513,7 +514,7 @@ fn feed_command(command: &mut Command, input: &str) {
         .spawn()
         .unwrap_or_else(|e| panic!("run {}: {e}", command.get_program().display()));
     let mut stdin = child.stdin.take().expect("a pipe");
-    // A program that does not read its input, or that ends early, is judged by its exit status.
+    // The exit status decides about a program that does not read its input or ends early.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("wait for it");
@@ -536,7 +537,7 @@ fn checked(command: &mut Command) -> Run {
     run
 }
 
-/// Bytes as strace(1) takes them.
+/// Bytes in the syntax of strace(1).
 pub fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("a digit");
     bytes
@@ -545,7 +546,7 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A fault for [`Netns::with_faults`]: `uname` says this, which vxcsum judges the kernel by.
+/// A fault for [`Netns::with_faults`]: `uname` answers this, and vxcsum judges this kernel.
 pub fn uname_says(release: &str, version: &str) -> String {
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/utsname.h#L24
     let fields = ["Linux", "node", release, version, "x86_64", "(none)"];
@@ -557,15 +558,15 @@ pub fn uname_says(release: &str, version: &str) -> String {
     format!("uname:poke_exit=@arg1={}", hex(&utsname.concat()))
 }
 
-/// A copy of vxcsum that any user can execute, wherever the project lies.
+/// A copy of vxcsum that any user can execute, whatever the permissions of the checkout.
 pub fn public_binary() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("make a directory");
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(directory.path(), open).expect("set permissions");
     let binary = directory.path().join("vxcsum");
-    // Not written by this process: another thread's child would inherit the open file, and nobody can execute a file that
-    // is open for writing (ETXTBSY).
+    // Another program writes the copy: a child of another thread would inherit the open file, and nobody can execute a
+    // file that is open for writing (ETXTBSY).
     checked(
         Command::new("install")
             .args(["-m", "755", VXCSUM])

@@ -1,7 +1,7 @@
 //! vxcsum one request at a time.
 //!
-//! Owns a run under strace(1) that stops vxcsum after each request to the kernel. What was requested is read from the
-//! stopped process's memory: neither vxcsum nor strace is asked what it thinks it sent.
+//! Owns a run under strace(1) that stops vxcsum after each request to the kernel. The test reads the request from the
+//! memory of the stopped process, independently of vxcsum and strace.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,26 +14,25 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Netns, Run, VXCSUM};
 
-/// One request, when the kernel has answered it and vxcsum has not yet gone on.
+/// One request, after the kernel has answered it and before vxcsum continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// A message to the generic netlink family `ethtool`, with its command.
+    /// A message to the generic netlink family `ethtool`. Holds the command.
     Netlink(u8),
-    /// A SIOCETHTOOL, with its command.
+    /// A SIOCETHTOOL. Holds the command.
     Ioctl(u32),
-    /// capget: vxcsum asks for its capabilities when it has decided to change something and has not begun.
+    /// capget. vxcsum asks for its capabilities after it has decided to change something, and before the first change.
     Capabilities,
-    /// A message to netfilter, or the dump of the addresses or of forwarding entries: asked for the NAT rules, when the
-    /// devices are known.
+    /// A message to netfilter, or the dump of addresses or of forwarding entries. vxcsum sends these after it has read
+    /// the devices.
     Exposure,
-    /// Any other ioctl.
     OtherIoctl,
-    /// Any other.
+    /// Any other request.
     Other,
 }
 
 impl Request {
-    /// `ETHTOOL_MSG_FEATURES_SET`, `ETHTOOL_SFEATURES`, or one of the older set commands (`ETHTOOL_S*` below it).
+    /// True for `ETHTOOL_MSG_FEATURES_SET`, `ETHTOOL_SFEATURES`, and the older set commands (`ETHTOOL_S*` below it).
     pub fn is_set(self) -> bool {
         // https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/ethtool.h#L1891
         const OLD_SETS: [u32; 8] = [0x15, 0x17, 0x19, 0x1f, 0x22, 0x24, 0x26, 0x2c];
@@ -54,7 +53,7 @@ struct Traced {
 impl Drop for Traced {
     fn drop(&mut self) {
         if let Ok(None) = self.strace.try_wait() {
-            // Only after a panic: a stopped process would stay for ever.
+            // Only after a panic. A stopped process would stay for ever.
             if let Some(pid) = self.pid {
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -65,8 +64,8 @@ impl Drop for Traced {
 }
 
 impl Netns {
-    /// Runs vxcsum with the root of the fixtures and calls `at` after each request, with all requests so far, while vxcsum
-    /// stands still. Gives what it ended with and all requests.
+    /// Runs vxcsum with the root of the fixtures. While vxcsum is stopped, calls `at` after each request with all
+    /// requests so far. Returns the result of the run and all requests.
     #[track_caller]
     pub fn stepped(&self, words: &str, at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
         let words = words.split_whitespace();
@@ -80,7 +79,7 @@ impl Netns {
         )
     }
 
-    /// As [`Self::stepped`], with any command that ends in vxcsum.
+    /// As [`Self::stepped`], for any command that ends in vxcsum.
     #[track_caller]
     pub fn step(&self, command: &[&str], mut at: impl FnMut(&[Request])) -> (Run, Vec<Request>) {
         let directory = tempfile::tempdir().expect("make a directory");
@@ -155,7 +154,7 @@ impl Netns {
         (output.into(), requests)
     }
 
-    /// The set requests of a run, after proof that requests were seen at all.
+    /// The set requests of a run. Fails if no request was seen at all.
     #[track_caller]
     pub fn sets(&self, words: &str) -> (Run, usize) {
         let (run, requests) = self.stepped(words, |_| ());
@@ -180,7 +179,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// Learns from `socket(0x10, 0x80003, 0x10) = 0x3`, and makes sure that no request goes past `requests`.
+    /// Reads lines such as `socket(0x10, 0x80003, 0x10) = 0x3`, and checks that `requests` misses no request.
     fn note(&mut self, line: &str) {
         let (name, args, result) = parse(line);
         if name == "socket" && args.first() == Some(&0x10) {

@@ -1,4 +1,4 @@
-//! A running `vxcsum watch`: what it tells the service manager, and with strace what it asks of the kernel.
+//! A running `vxcsum watch`: its messages to the service manager and, with strace, its requests to the kernel.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Netns, VXCSUM};
 
 pub const VXLAN: &str = "dstport 8472 udpcsum";
-/// No test waits longer for anything. The usual time is a thousandth of it.
+/// The longest wait of a test. Waits usually take a thousandth of it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running `vxcsum watch` that does not outlive its test.
@@ -24,13 +24,13 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Waits until it is ready.
+    /// Starts `watch` and waits until it is ready.
     #[track_caller]
     pub fn start(netns: &'a Netns, words: &str) -> Self {
         Self::start_with(netns, words, &[], &[])
     }
 
-    /// With arguments for strace, if there are any, and variables in its environment.
+    /// Starts `watch` with optional arguments for strace, and with environment variables.
     #[track_caller]
     pub fn start_with(
         netns: &'a Netns,
@@ -70,20 +70,20 @@ impl<'a> Watch<'a> {
             notify,
             directory,
         };
-        watch.told("READY=1");
+        watch.message("READY=1");
         watch
     }
 
-    /// With this system call traced besides those that it waits in.
+    /// Traces this system call besides those in which `watch` waits.
     #[track_caller]
     pub fn traced(netns: &'a Netns, call: &str) -> Self {
         let trace = format!("trace=poll,ppoll,{call}");
         Self::start_with(netns, "", &["-f", "-e", &trace], &[])
     }
 
-    /// The next message to the service manager with this line in it, whole.
+    /// The whole next message to the service manager that has this line.
     #[track_caller]
-    pub fn told(&self, line: &str) -> String {
+    pub fn message(&self, line: &str) -> String {
         let mut buffer = [0; 4096];
         let mut before = String::new();
         loop {
@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
         fs::read_to_string(self.directory.path().join("stderr")).expect("read stderr")
     }
 
-    /// vxcsum itself, also below strace.
+    /// The pid of vxcsum itself, also below strace.
     pub fn pid(&self) -> Pid {
         let id = self.child.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
@@ -136,7 +136,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Everything before this has been dealt with: a device that was made after it is.
+    /// Waits until `watch` has handled all earlier events, by creating a device and waiting for its change.
     #[track_caller]
     pub fn settle(&self) {
         self.netns
@@ -145,13 +145,13 @@ impl<'a> Watch<'a> {
         self.netns.ip("link del settle0");
     }
 
-    /// What strace has written so far.
+    /// The output of strace so far.
     #[track_caller]
     pub fn written(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).expect("read the log")
     }
 
-    /// What strace has written, when vxcsum waits and has done so for a while.
+    /// The output of strace after vxcsum has been waiting for a while.
     #[track_caller]
     pub fn log(&self) -> String {
         // strace writes the result of a call and the end of its line when the call ends.
@@ -176,18 +176,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// How often it has read the NAT rules, in what strace has written so far.
+    /// How often `watch` has read the NAT rules, according to the output of strace so far.
     pub fn reads(&self) -> usize {
         self.written().matches("NFT_MSG_GETTABLE").count()
     }
 
-    /// How often it has begun to wait, in what strace has written so far.
+    /// How often `watch` has started to wait, according to the output of strace so far.
     pub fn waits(&self) -> usize {
         let log = self.written();
         log.lines().filter(|line| line.contains("poll(")).count()
     }
 
-    /// Waits until the NAT rules were read so often.
+    /// Waits until the NAT rules were read this often.
     #[track_caller]
     pub fn has_read(&self, times: usize) {
         self.until(&format!("not read {times} times"), || self.reads() >= times);
@@ -201,7 +201,7 @@ impl<'a> Watch<'a> {
         waits.next_back().expect("a wait").to_owned()
     }
 
-    /// Ends it, and gives the wait that the signal ended.
+    /// Ends `watch`. Returns the wait that the signal ended.
     #[track_caller]
     pub fn last_wait(self) -> String {
         let last = self.wait();
@@ -212,7 +212,7 @@ impl<'a> Watch<'a> {
     #[track_caller]
     pub fn stop(mut self) -> String {
         self.signal(Signal::TERM);
-        self.told("STOPPING=1");
+        self.message("STOPPING=1");
         let status = self.child.wait().expect("wait for vxcsum");
         assert_eq!(status.code(), Some(0), "{}", self.errors());
         self.errors()
@@ -222,7 +222,7 @@ impl<'a> Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // Below strace first: strace ends with it.
+            // Kill vxcsum below strace first: strace ends with it.
             let _ = kill_process(self.pid(), Signal::KILL);
             std::thread::sleep(Duration::from_millis(20));
             let _ = self.child.kill();

@@ -1,8 +1,8 @@
-//! Random rules that nobody would write, of every target, statement and verdict that the decoders know.
+//! Random rules with every target, statement and verdict that the decoders know.
 
 use std::fmt::Write as _;
 
-/// The ipsets that the rules of iptables name.
+/// The ipsets that the iptables rules use.
 pub const IPSETS: &str = "\
     create kept hash:ip family inet\n\
     add kept 192.168.77.2\n\
@@ -15,8 +15,8 @@ pub const IPSETS: &str = "\
     create ports bitmap:port range 8000-9000\n\
     add ports 8472\n";
 
-/// A target of iptables: its name in the kernel, how it is written, the tables and chains that it may be in (empty: any), and
-/// the match that it needs.
+/// A target of iptables: its name in the kernel, its syntax, the tables and chains that accept it (empty: any), and the
+/// match that it needs.
 struct Target {
     name: &'static str,
     text: &'static str,
@@ -166,7 +166,7 @@ const TARGETS: &[Target] = &[
     ),
 ];
 
-/// What may stand in POSTROUTING of the table nat.
+/// Targets for POSTROUTING of the table nat.
 const SOURCE_NAT: &[Target] = &[
     target("MASQUERADE", "MASQUERADE", "", "", ""),
     target("MASQUERADE", "MASQUERADE --random", "", "", ""),
@@ -205,7 +205,7 @@ const SOURCE_NAT: &[Target] = &[
     ),
 ];
 
-/// What may stand in OUTPUT and PREROUTING of the table nat.
+/// Targets for OUTPUT and PREROUTING of the table nat.
 const DESTINATION_NAT: &[Target] = &[
     target("DNAT", "DNAT --to-destination 192.168.77.2", "", "", UDP),
     target(
@@ -217,7 +217,7 @@ const DESTINATION_NAT: &[Target] = &[
     ),
 ];
 
-/// Targets of the kernel that are in none of these lists, and why.
+/// Targets of the kernel that are in none of these lists, with the reason.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("ERROR", "the head of a chain"),
     ("SECMARK", "needs a security module"),
@@ -225,7 +225,7 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("NOTRACK", "iptables writes CT --notrack for it"),
 ];
 
-/// The targets that random rules have.
+/// The targets in the random rules.
 pub fn targets() -> Vec<&'static str> {
     [TARGETS, SOURCE_NAT, DESTINATION_NAT]
         .into_iter()
@@ -234,7 +234,7 @@ pub fn targets() -> Vec<&'static str> {
         .collect()
 }
 
-/// Numbers that are the same in every run (xorshift).
+/// The same numbers in every run (xorshift).
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -293,7 +293,7 @@ impl Dice {
             .join(" ")
     }
 
-    /// What a rule of this table and chain does: after `-j`, and the match that it needs.
+    /// The target of a rule in this table and chain, and the match that it needs.
     fn action(&mut self, table: &str, chain: &str) -> (&'static str, &'static str) {
         let nat = table == "nat";
         let end = match chain {
@@ -304,7 +304,7 @@ impl Dice {
         match self.roll(if nat { 4 } else { 10 }) {
             0 | 1 if nat => (end.text, end.needs),
             0 => (["ACCEPT", "RETURN"][self.roll(2)], ""),
-            // Marks are what most depends on.
+            // More marks, because most decisions depend on them.
             1..=3 => (TARGETS[self.roll(13)].text, ""),
             _ => loop {
                 let t = self.pick(TARGETS);
@@ -322,7 +322,7 @@ impl Dice {
             0 if !calls.is_empty() => (calls, ""),
             _ => self.action(table, chain),
         };
-        // A match given twice is not accepted; iptables wants -p before what needs it.
+        // iptables refuses a match given twice, and wants -p before the matches that need it.
         loop {
             let when = format!("{needs} {}", self.conditions());
             let flags: Vec<&str> = when
@@ -339,7 +339,7 @@ impl Dice {
         }
     }
 
-    /// Rules as iptables-restore takes them.
+    /// Rules in the syntax of iptables-restore.
     pub fn iptables(&mut self) -> String {
         let mut out = String::new();
         for (table, chains) in [
@@ -376,7 +376,7 @@ impl Dice {
         out + "COMMIT\n"
     }
 
-    /// One rule of nft for a chain of this kind. nft refuses one that asks for two protocols.
+    /// One rule of nft for a chain of this kind. nft refuses a rule that asks for two protocols.
     fn statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
         loop {
             let rule = self.any_statements(hook, last);
@@ -475,22 +475,22 @@ impl Dice {
                 "meta l4proto tcp reject",
             ],
             "output" => &["meta l4proto tcp reject"],
-            // A written port is rare, or nothing else would be seen.
+            // A written port is rare, because it hides everything else.
             "postrouting" if self.roll(8) == 0 => &["udp dport 8472 udp sport set 4242"],
             _ => &[],
         };
         let what = match (last, self.roll(4)) {
             (Some(last), 0..=2) => *self.pick(last),
-            // What needs TCP bears no condition for UDP.
+            // A statement that needs TCP cannot stand behind a condition for UDP.
             (None, 0) if !special.is_empty() => return format!("{}\n", self.pick(special)),
-            // A chain that is called has no room for a call.
+            // A chain that is called cannot call a chain itself.
             _ if hook == "called" => *self.pick(&THEN[..THEN.len() - 2]),
             _ => *self.pick(&THEN),
         };
         out + what + "\n"
     }
 
-    /// Rules as nft takes them.
+    /// Rules in the syntax of nft.
     pub fn nft(&mut self) -> String {
         const NAT: [&str; 11] = [
             "masquerade",

@@ -1,4 +1,4 @@
-//! For tests that hold documents together with the source: files of the checkout.
+//! Files of the checkout, for tests that compare documents with the source.
 
 #![allow(
     dead_code,
@@ -10,12 +10,11 @@ pub mod paths;
 use std::fs;
 use std::path::PathBuf;
 
-/// The checkout.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A file of the checkout.
+/// The text of a file of the checkout.
 pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("read {path}: {e}"))
 }

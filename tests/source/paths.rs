@@ -1,7 +1,8 @@
-//! The paths that a file of Rust names, whole file, tests included: what its `use` trees bring in, each written out, and what
-//! stands in the code as `a::b`.
+//! The paths in a Rust file, tests included: the paths of its `use` trees, each written out, and every `a::b` in the
+//! code.
 //!
-//! No compiler: macros are read as they stand, and a name that a `use` brought in is followed no further (its `use` is listed).
+//! Not a compiler: macros count as they stand, and a name from a `use` is not followed further (its `use` is in the
+//! list).
 
 /// One path, from the crate's root: `crate::nat::rules`, `std::fs::read`, `println!`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,7 @@ impl Named {
         self.path.join("::")
     }
 
-    /// Whether it is this path or lies below it.
+    /// True if the path is `prefix` or lies below it.
     pub fn is_in(&self, prefix: &str) -> bool {
         let mut mine = self.path.iter();
         prefix
@@ -30,7 +31,7 @@ struct Token {
     text: String,
 }
 
-/// Words and marks, without comments, strings and character literals; `::` is one mark.
+/// Words and punctuation, without comments, strings and character literals. `::` is one token.
 fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let at = |n: usize| chars.get(n).copied().unwrap_or('\0');
@@ -58,7 +59,7 @@ fn tokens(text: &str) -> Vec<Token> {
                 }
             }
             '"' => n = end_of_string(&chars, n),
-            // A character, or the name of a lifetime.
+            // A character literal, or the name of a lifetime.
             '\'' if at(n + 1) == '\\' => {
                 n += 3;
                 while n < chars.len() && at(n) != '\'' {
@@ -112,7 +113,7 @@ fn end_of_string(chars: &[char], start: usize) -> usize {
     n + 1
 }
 
-/// `None`: no string, but a raw name as in `r#type`.
+/// `None` if this is no string but a raw name, as in `r#type`.
 fn end_of_raw_string(chars: &[char], start: usize) -> Option<usize> {
     let hashes = chars[start..].iter().take_while(|c| **c == '#').count();
     let open = start + hashes;
@@ -132,7 +133,7 @@ fn end_of_raw_string(chars: &[char], start: usize) -> Option<usize> {
     Some(end.map_or(chars.len(), |n| n + 1 + hashes))
 }
 
-/// The words of a file that are this keyword.
+/// The lines with this keyword.
 pub fn lines_with_word(text: &str, word: &str) -> Vec<usize> {
     let all = tokens(text).into_iter();
     all.filter(|token| token.text == word)
@@ -140,7 +141,7 @@ pub fn lines_with_word(text: &str, word: &str) -> Vec<usize> {
         .collect()
 }
 
-/// Every path that a file names. `module`: where the file is in the crate, as `["nat", "nft"]`.
+/// Every path in a file. `module` is the place of the file in the crate, such as `["nat", "nft"]`.
 pub fn named(text: &str, module: &[&str]) -> Vec<Named> {
     let tokens = tokens(text);
     let word = |n: usize| {
@@ -149,7 +150,7 @@ pub fn named(text: &str, module: &[&str]) -> Vec<Named> {
             .then_some(text)
     };
     let is = |n: usize, text: &str| tokens.get(n).is_some_and(|token| token.text == text);
-    // Modules inside of the file, with the depth of braces that they begin at.
+    // Modules inside the file, with the depth of braces at their start.
     let mut inside: Vec<(String, usize)> = Vec::new();
     let (mut depth, mut n, mut out) = (0_usize, 0, Vec::new());
     while n < tokens.len() {
@@ -178,7 +179,7 @@ pub fn named(text: &str, module: &[&str]) -> Vec<Named> {
                 out.extend(found.into_iter().map(|named| resolve(named, &here)));
                 n = end;
             }
-            // Not what goes on behind `<T as X>::`.
+            // Not the part after `<T as X>::`.
             _ if word(n).is_some() && !(n > 0 && is(n - 1, "::") && n > 1 && is(n - 2, ">")) => {
                 let mut path = vec![tokens[n].text.clone()];
                 while is(n + 1, "::") && word(n + 2).is_some() {
@@ -200,7 +201,7 @@ pub fn named(text: &str, module: &[&str]) -> Vec<Named> {
     out
 }
 
-/// One `use` tree, written out. Afterwards `n` is at the mark that ends it.
+/// One `use` tree, written out. Afterwards `n` is at the token after it.
 fn tree(tokens: &[Token], n: &mut usize, prefix: &mut Vec<String>, out: &mut Vec<Named>) {
     let own = prefix.len();
     while let Some(token) = tokens.get(*n) {
@@ -219,7 +220,7 @@ fn tree(tokens: &[Token], n: &mut usize, prefix: &mut Vec<String>, out: &mut Vec
                 return;
             }
             "," | "}" | ";" => break,
-            // The new name is of no interest.
+            // The new name does not matter.
             "as" => *n += 2,
             part => {
                 // `std::fs::{self}` is `std::fs`.
