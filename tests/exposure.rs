@@ -377,6 +377,10 @@ fn compare(case: &Case, tool: &str) -> (String, Vec<String>) {
         fail(&format!("rule is quoted as {:?}", found.rule.text));
     }
     if let Some(found) = got.exposed() {
+        let marks = format!("{:#x}", found.marks);
+        if case.value("marks").is_some_and(|want| want != marks) {
+            fail(&format!("the mark bits that matter are {marks}"));
+        }
         let kept_by = found.kept_by.as_ref().map(|rule| rule.text.as_str());
         if case
             .value("kept-by")

@@ -580,23 +580,33 @@ struct Met {
 fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
     let found = std::mem::take(&mut met.findings);
     let (mut harmless, mut not_understood) = (None, None);
+    let mut rewrites: Option<(bool, RuleRef, NatChange)> = None;
+    let mut ways = Vec::new();
     for (v6, at, finding) in found {
         match finding {
             Finding::Nat(nat, marks) => match changes(&nat, device, v6) {
                 Some(change) => {
-                    return Exposure::Exposed(Box::new(Exposed {
-                        rule: CitedRule::new(rules, at),
-                        v6,
-                        change,
-                        marks,
-                        kept_by: kept_by(met, at, marks).map(|at| CitedRule::new(rules, at)),
-                        notrack: Err(NoCure::NotAsked),
-                    }));
+                    let first = rewrites.get_or_insert((v6, at, change));
+                    if *first == (v6, at, change) {
+                        ways.push(marks);
+                    }
                 }
                 None => harmless = harmless.or(Some(at)),
             },
             Finding::Opaque(name) => not_understood = not_understood.or(Some((at, name))),
         }
+    }
+    // What matters of the mark is what the way with the fewest bits needs.
+    let marks = ways.into_iter().min_by_key(|marks| marks.count_ones());
+    if let Some(((v6, at, change), marks)) = rewrites.zip(marks) {
+        return Exposure::Exposed(Box::new(Exposed {
+            rule: CitedRule::new(rules, at),
+            v6,
+            change,
+            marks,
+            kept_by: kept_by(met, at, marks).map(|at| CitedRule::new(rules, at)),
+            notrack: Err(NoCure::NotAsked),
+        }));
     }
     let doubt = not_understood
         .map(|(at, what)| Doubt::NotUnderstood(CitedRule::new(rules, at), what))

@@ -417,16 +417,16 @@ impl<'a> Machine<'a> {
                 Step::Stop
             }
             Expr::Mark { value, mask } => {
-                walk.s.mark = walk.s.mark.and_xor(!mask, *value);
+                walk.s.set_mark(walk.s.mark.and_xor(!mask, *value));
                 Step::Go
             }
             Expr::Connmark(Connmark::Restore { ctmask, mask }) => {
                 let kept = walk.s.mark.and_xor(!mask, 0);
                 let open = Mark::only(self.packet.ct_bits & ctmask);
-                walk.s.mark = Mark {
+                walk.s.set_mark(Mark {
                     known: kept.known & open.known,
                     value: kept.value & open.known,
-                };
+                });
                 Step::Go
             }
             Expr::Connmark(_)
@@ -493,7 +493,7 @@ impl<'a> Machine<'a> {
                 None => self.look_up_unread(*to, walk),
             },
             Expr::SetMark { from } => {
-                walk.s.mark = walk.regs.as_mark(*from, walk.s.mark);
+                walk.s.set_mark(walk.regs.as_mark(*from, walk.s.mark));
                 walk.regs.forget_mark();
                 Step::Go
             }
@@ -638,10 +638,10 @@ enum Step {
 /// Splits on a test of the mark: what fails it goes to `next`; true if something is left, and `s` is what is left.
 fn test(s: &mut PathState, value: u32, mask: u32, invert: bool, next: &mut Vec<PathState>) -> bool {
     let before = *s;
-    // The bits that are set on a path are what it relies on.
+    // The bits that the packet came with are what a path relies on.
     let on = |mark: Mark| PathState {
         mark,
-        relied: before.relied | mark.value & mask,
+        relied: before.relied | mark.value & mask & !before.set_here,
         ..before
     };
     let yes = before.mark.assume(value, mask).map(on);

@@ -9,8 +9,10 @@ use super::bits::Mark;
 pub struct PathState {
     /// Its mark.
     pub mark: Mark,
-    /// Bits that tests on this path asked for.
+    /// Bits that tests on this path asked for and that the packet had before it.
     pub relied: u32,
+    /// Bits that rules on this path set.
+    pub set_here: u32,
     /// `notrack`.
     pub untracked: bool,
     /// A nat chain of this hook has decided.
@@ -23,9 +25,16 @@ impl PathState {
         Self {
             mark,
             relied: 0,
+            set_here: 0,
             untracked: false,
             translated: false,
         }
+    }
+
+    /// A rule changes the mark.
+    pub fn set_mark(&mut self, mark: Mark) {
+        self.set_here = (self.set_here | mark.value & !self.mark.value) & mark.value;
+        self.mark = mark;
     }
 
     fn covers(&self, other: &Self) -> bool {
@@ -55,6 +64,7 @@ pub fn add(states: &mut Vec<PathState>, s: PathState) {
                 Some(t) => {
                     t.mark = t.mark.join(s.mark);
                     t.relied |= s.relied;
+                    t.set_here &= s.set_here;
                 }
                 None => merged.push(s),
             }
