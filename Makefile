@@ -14,17 +14,20 @@ LIBDIR     ?= $(PREFIX)/lib
 RELOCATION ?= static
 DOCDIR     ?= $(PREFIX)/share/doc/vxcsum
 
+# What `vxcsum --version` names beside the version; empty where there is no git.
+export VXCSUM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+
 # rustup puts cargo here; a fresh login shell may not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run packaging/third-party deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
-	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream)
+	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix)
 
-.PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install uninstall clean
+.PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
 all: build
 
@@ -78,32 +81,16 @@ bench-throughput:
 	@tests/needs root ip ethtool nft iperf3 jq
 	benches/throughput
 
-# DESTDIR and PREFIX as packagers know them. Builds only if there is no binary yet, so that the package step needs no cargo.
+# DESTDIR and PREFIX as packagers know them; PREFIX is /usr, where the packages put it too. Builds only if there is no binary yet, so
+# that the package step needs no cargo.
 install: install-files
 	@test -x $(BIN) || $(MAKE) build
 	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/vxcsum
-	install -D -m 644 packaging/policy.toml $(DESTDIR)$(LIBDIR)/vxcsum/policy.toml
-	install -d $(DESTDIR)$(DOCDIR)
-	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
-	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/packet-path.svg
-
-# What `install` wrote, with the same DESTDIR and PREFIX; the policy of the machine stays. First `vxcsum revert`, if the offload is to be
-# on again.
-uninstall:
-	rm -f $(DESTDIR)$(SBINDIR)/vxcsum $(DESTDIR)$(LIBDIR)/systemd/system/vxcsum*.{service,timer,path} \
-		$(DESTDIR)$(LIBDIR)/udev/rules.d/90-vxcsum.rules $(DESTDIR)$(LIBDIR)/systemd/system-preset/90-vxcsum.preset \
-		$(DESTDIR)$(LIBDIR)/systemd/catalog/vxcsum.catalog $(DESTDIR)$(LIBDIR)/tmpfiles.d/vxcsum.conf \
-		$(DESTDIR)$(LIBDIR)/vxcsum/policy.toml $(DESTDIR)/etc/vxcsum/policy.d/README \
-		$(DESTDIR)$(PREFIX)/share/man/man8/vxcsum.8 $(DESTDIR)$(PREFIX)/share/man/man5/vxcsum-policy.5 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vxcsum \
-		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vxcsum \
-		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vxcsum.fish
-	rm -rf $(DESTDIR)$(DOCDIR) $(DESTDIR)$(PREFIX)/share/vxcsum
 
 # In booted machines, with the built package: takes some minutes, and once some more for two kernels and a root. Each of
 # these can be run alone.
 .PHONY: test-vm
-test-vm: deb
+test-vm: build deb
 	tests/vm/prepare
 	tests/vm/smoke
 	tests/vm/matrix
@@ -112,6 +99,7 @@ test-vm: deb
 	tests/vm/original-report
 	tests/vm/lifecycle
 	tests/vm/bullseye
+	tests/vm/prefix
 
 # What docs/upstream says, in guests with the kernel as it is and with the candidate fixes. Takes a quarter of an hour and serves
 # reports to others, so `.ci/run` leaves it out.
@@ -126,7 +114,7 @@ test-vm-all: test-vm test-vm-upstream
 	tests/vm/orders all
 	tests/vm/gso
 
-# deb, rpm, check-packages, install-files.
+# deb, rpm, check-packages, install-files, uninstall.
 include packaging/package.mk
 
 # The container image, as an archive: skopeo, podman and `ctr images import` take it.

@@ -24,6 +24,7 @@ package-tools:
 package-binary:
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) RUSTFLAGS="$(PACKAGE_FLAGS)" \
 		$(CARGO) build --locked --release --target $(TARGET) --target-dir $(PACKAGE_TARGET)
+	CARGO="$(CARGO)" packaging/third-party $(TARGET) > $(dir $(PACKAGE_BIN))THIRD-PARTY
 
 deb: package-binary package-tools
 	mkdir -p $(PACKAGE_OUT)
@@ -36,9 +37,9 @@ rpm: package-binary package-tools
 	mkdir -p $(PACKAGE_OUT)
 	rm -rf $(PACKAGE_TARGET)/rpm
 	mkdir -p $(PACKAGE_TARGET)/rpm/target/release $(PACKAGE_TARGET)/rpm/target/package $(PACKAGE_TARGET)/rpm/src
-	cp -R Cargo.toml systemd packaging $(PACKAGE_TARGET)/rpm/
+	cp -R Cargo.toml README.md CHANGELOG.md docs systemd packaging $(PACKAGE_TARGET)/rpm/
 	cp src/main.rs src/lib.rs $(PACKAGE_TARGET)/rpm/src/
-	cp $(PACKAGE_BIN) $(PACKAGE_TARGET)/rpm/target/release/
+	cp $(PACKAGE_BIN) $(dir $(PACKAGE_BIN))THIRD-PARTY $(PACKAGE_TARGET)/rpm/target/release/
 	for page in vxcsum.8 vxcsum-policy.5; do gzip -9nc docs/man/$$page > $(PACKAGE_TARGET)/rpm/target/package/$$page.gz; done
 	find $(PACKAGE_TARGET)/rpm -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
 	out=$$(realpath $(PACKAGE_OUT)) && cd $(PACKAGE_TARGET)/rpm && env -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET \
@@ -53,17 +54,49 @@ check-packages: deb rpm check-units
 check-reproducible:
 	packaging/check-reproducible
 
-# Everything but the binary, for packagers with tools of their own. DESTDIR and PREFIX as in `install`.
+# systemd and udev read these directories below /usr and /usr/local. With any other PREFIX (a read-only /usr: PREFIX=/opt/vxcsum) their
+# files go to /etc, and the default policy is the built-in one, which is the same.
+SYSTEM_LIBDIR  = $(if $(filter /usr /usr/local,$(PREFIX)),$(LIBDIR),/etc)
+UNITDIR       ?= $(SYSTEM_LIBDIR)/systemd/system
+PRESETDIR     ?= $(SYSTEM_LIBDIR)/systemd/system-preset
+RULESDIR      ?= $(SYSTEM_LIBDIR)/udev/rules.d
+TMPFILESDIR   ?= $(SYSTEM_LIBDIR)/tmpfiles.d
+POLICYDIR     ?= $(if $(filter /usr /usr/local,$(PREFIX)),$(LIBDIR)/vxcsum)
+CATALOGDIR    ?= $(LIBDIR)/systemd/catalog
+COMPLETIONS    = $(PREFIX)/share/bash-completion/completions/vxcsum $(PREFIX)/share/zsh/site-functions/_vxcsum \
+	$(PREFIX)/share/fish/vendor_completions.d/vxcsum.fish
+UNITS          = $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.path))
+
+# Everything but the binary, for packagers with tools of their own. DESTDIR and PREFIX as in `install`. The units name the binary.
 install-files:
-	install -D -m 644 -t $(DESTDIR)$(LIBDIR)/systemd/system systemd/*.service systemd/*.timer
-	install -D -m 644 -t $(DESTDIR)$(LIBDIR)/udev/rules.d systemd/90-vxcsum.rules
-	install -D -m 644 -t $(DESTDIR)$(LIBDIR)/systemd/system-preset systemd/90-vxcsum.preset
-	install -D -m 644 -t $(DESTDIR)$(LIBDIR)/systemd/catalog systemd/vxcsum.catalog
-	install -D -m 644 systemd/vxcsum.tmpfiles $(DESTDIR)$(LIBDIR)/tmpfiles.d/vxcsum.conf
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in $(UNITS); do \
+		sed 's|/usr/sbin/vxcsum|$(SBINDIR)/vxcsum|' "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit" && \
+			chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit" || exit; \
+	done
+	install -D -m 644 -t $(DESTDIR)$(RULESDIR) systemd/90-vxcsum.rules
+	install -D -m 644 -t $(DESTDIR)$(PRESETDIR) systemd/90-vxcsum.preset
+	install -D -m 644 -t $(DESTDIR)$(CATALOGDIR) systemd/vxcsum.catalog
+	install -D -m 644 systemd/vxcsum.tmpfiles $(DESTDIR)$(TMPFILESDIR)/vxcsum.conf
+	$(if $(POLICYDIR),install -D -m 644 -t $(DESTDIR)$(POLICYDIR) packaging/policy.toml)
 	install -D -m 644 packaging/etc/README $(DESTDIR)/etc/vxcsum/policy.d/README
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/vxcsum packaging/schema/*.schema.json
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/vxcsum.8
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/vxcsum-policy.5
-	install -D -m 644 packaging/completions/vxcsum.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vxcsum
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions packaging/completions/_vxcsum
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/vxcsum.fish
+	for file in $(COMPLETIONS); do \
+		install -D -m 644 "packaging/completions/$${file##*/}$$([ "$${file##*/}" != vxcsum ] || echo .bash)" "$(DESTDIR)$$file" || exit; \
+	done
+	install -d $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/packet-path.svg
+
+# What `install` wrote, with the same DESTDIR and PREFIX; the policy of the machine stays. First `vxcsum revert`, if the offload is to be
+# on again.
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(SBINDIR)/vxcsum $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS)) $(DESTDIR)$(RULESDIR)/90-vxcsum.rules \
+		$(DESTDIR)$(PRESETDIR)/90-vxcsum.preset $(DESTDIR)$(CATALOGDIR)/vxcsum.catalog $(DESTDIR)$(TMPFILESDIR)/vxcsum.conf \
+		$(if $(POLICYDIR),$(DESTDIR)$(POLICYDIR)/policy.toml) $(DESTDIR)/etc/vxcsum/policy.d/README \
+		$(DESTDIR)$(PREFIX)/share/man/man8/vxcsum.8 $(DESTDIR)$(PREFIX)/share/man/man5/vxcsum-policy.5 \
+		$(addprefix $(DESTDIR),$(COMPLETIONS))
+	rm -rf $(DESTDIR)$(DOCDIR) $(DESTDIR)$(PREFIX)/share/vxcsum

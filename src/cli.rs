@@ -5,17 +5,19 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ethtool::BackendName;
 use crate::ethtool::backend_io::Choice;
+use crate::kernel::bugs;
 use crate::text::IfName;
 
 /// Turns tx-checksum-ip-generic off on the VXLAN devices whose packets this kernel would send with a broken outer UDP
 /// checksum, and only there.
 #[derive(Debug, Parser)]
-#[command(name = "vxcsum", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "vxcsum", version = version(), max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do. Without one `--dry-run` means `apply --dry-run`.
     #[command(subcommand)]
@@ -28,6 +30,17 @@ pub struct Cli {
     pub exit_code: bool,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// What `--version` says: the version, the commit it was built from if it is known, and how old the knowledge of kernels is.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let commit = option_env!("VXCSUM_COMMIT").filter(|commit| !commit.is_empty());
+        let commit = commit.map_or_else(String::new, |commit| format!("commit {commit}, "));
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{version} ({commit}kernel table {})", bugs::TABLE_DATE)
+    });
+    &TEXT
 }
 
 impl Cli {

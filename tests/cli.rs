@@ -87,9 +87,12 @@ fn help_and_version_are_0() {
         assert!(widest <= Some(100), "{words}: {widest:?}");
     }
     let version = vxcsum("--version").expect(0);
+    let build = option_env!("VXCSUM_COMMIT").filter(|commit| !commit.is_empty());
+    let build = build.map_or(String::new(), |commit| format!("commit {commit}, "));
+    let build = format!("{build}kernel table {}", vxcsum::kernel::bugs::TABLE_DATE);
     assert_eq!(
         version.text(),
-        concat!("vxcsum ", env!("CARGO_PKG_VERSION"), "\n")
+        format!("vxcsum {} ({build})\n", env!("CARGO_PKG_VERSION"))
     );
     let help = vxcsum("--help");
     for code in [

@@ -14,4 +14,7 @@ if [ -d /run/systemd/system ]; then
             systemctl start "$unit" >/dev/null 2>&1 || :
         fi
     done
+    # The node was changed: say how it stands, and how to look and undo.
+    /usr/sbin/vxcsum status 2>&1 | { read -r line && echo "vxcsum: $line"; } || :
+    echo "vxcsum: details: vxcsum status; undo: vxcsum revert; look first next time: systemctl mask vxcsum.service vxcsum.timer"
 fi

@@ -8,6 +8,9 @@ use super::{Basis, BugId, Status, Trigger, Why};
 use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 
+/// The day of the last change of the table, for `vxcsum --version`.
+pub const TABLE_DATE: &str = "2026-11-26";
+
 /// What the rest of the program needs to know of a bug. A new bug gets its row here.
 #[derive(Clone, Copy, Debug)]
 pub struct Bug {
