@@ -25,6 +25,7 @@ package-binary:
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) RUSTFLAGS="$(PACKAGE_FLAGS)" \
 		$(CARGO) build --locked --release --target $(TARGET) --target-dir $(PACKAGE_TARGET)
 	CARGO="$(CARGO)" packaging/third-party $(TARGET) > $(dir $(PACKAGE_BIN))THIRD-PARTY
+	gzip -9nc CHANGELOG.md > $(dir $(PACKAGE_BIN))changelog.gz
 
 deb: package-binary package-tools
 	mkdir -p $(PACKAGE_OUT)
@@ -37,9 +38,9 @@ rpm: package-binary package-tools
 	mkdir -p $(PACKAGE_OUT)
 	rm -rf $(PACKAGE_TARGET)/rpm
 	mkdir -p $(PACKAGE_TARGET)/rpm/target/release $(PACKAGE_TARGET)/rpm/target/package $(PACKAGE_TARGET)/rpm/src
-	cp -R Cargo.toml README.md CHANGELOG.md docs systemd packaging $(PACKAGE_TARGET)/rpm/
+	cp -R Cargo.toml README.md docs systemd packaging $(PACKAGE_TARGET)/rpm/
 	cp src/main.rs src/lib.rs $(PACKAGE_TARGET)/rpm/src/
-	cp $(PACKAGE_BIN) $(dir $(PACKAGE_BIN))THIRD-PARTY $(PACKAGE_TARGET)/rpm/target/release/
+	cp $(PACKAGE_BIN) $(addprefix $(dir $(PACKAGE_BIN)),THIRD-PARTY changelog.gz) $(PACKAGE_TARGET)/rpm/target/release/
 	for page in vxcsum.8 vxcsum-policy.5; do gzip -9nc docs/man/$$page > $(PACKAGE_TARGET)/rpm/target/package/$$page.gz; done
 	find $(PACKAGE_TARGET)/rpm -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
 	out=$$(realpath $(PACKAGE_OUT)) && cd $(PACKAGE_TARGET)/rpm && env -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET \

@@ -23,7 +23,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The same as `vxcsum apply --dry-run`.
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// With --dry-run: exit 2 if something would be changed.
     #[arg(long, requires = "dry_run")]
@@ -118,8 +118,11 @@ pub struct Common {
     #[arg(long, global = true, help_heading = "Global options")]
     pub log: bool,
     /// Print no report; the exit code and errors are left.
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
+    /// When to colour the text.
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = ColorArg::Auto, value_name = "WHEN")]
+    pub color: ColorArg,
     /// Where log records go.
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = LogTarget::Auto, value_name = "WHERE")]
     pub log_target: LogTarget,
@@ -238,7 +241,7 @@ pub enum Page {
 #[derive(Args, Debug, Default)]
 pub struct Apply {
     /// Show what would be done and do nothing.
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Only these devices; without any, all.
     #[arg(value_name = "DEVICE", value_parser = if_name())]
@@ -260,7 +263,7 @@ pub struct Apply {
 #[derive(Args, Debug)]
 pub struct Revert {
     /// Show what would be given back and do nothing.
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Only these devices; without any, all.
     #[arg(value_name = "DEVICE", value_parser = if_name())]
@@ -290,6 +293,17 @@ pub struct StatusArgs {
     /// Replace this file with the metrics in one step, and print nothing.
     #[arg(long, value_name = "FILE", requires = "format")]
     pub output: Option<PathBuf>,
+}
+
+/// `--color`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    /// In a terminal, unless NO_COLOR is set or TERM is dumb.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -352,7 +366,7 @@ pub struct Doctor {
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub named: Vec<IfName>,
     /// Sample the error counters for so many seconds and show the increase.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<u32>,
 }
 
@@ -365,6 +379,11 @@ pub enum PolicyCommand {
     },
     /// Print the policy that is in force, and where each value comes from.
     Show,
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok().filter(|n| (1..=3600).contains(n));
+    seconds.ok_or_else(|| "give a number of seconds from 1 to 3600".to_owned())
 }
 
 /// A device name of any bytes.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::fault::Fault;
-use crate::policy::PolicyErrors;
+use crate::policy::{PolicyErrors, ProblemKind};
 
 /// The exit codes. docs/man/vxcsum.8 lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Error {
     Usage(String),
     /// CAP_NET_ADMIN is missing.
     Permission(String),
-    /// The policy is not valid.
+    /// The policy is not valid, or cannot be read.
     Policy(PolicyErrors),
     /// A `--device` that is not a VXLAN device.
     Device(String),
@@ -78,7 +78,12 @@ impl Error {
             Self::Usage(_) => ExitCode::Usage,
             Self::Permission(_) => ExitCode::Permission,
             Self::Kernel(fault) if fault.forbidden() => ExitCode::Permission,
-            Self::Policy(_) => ExitCode::Policy,
+            Self::Policy(errors) => match errors.kind() {
+                ProblemKind::Content => ExitCode::Policy,
+                ProblemKind::Denied => ExitCode::Permission,
+                ProblemKind::Root => ExitCode::Usage,
+                ProblemKind::System => ExitCode::Failed,
+            },
             Self::Device(_) | Self::Kernel(_) | Self::Io(_) => ExitCode::Failed,
         }
     }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use common::{NOBODY, Netns, ROOT, Run, VXCSUM, public_binary, run};
@@ -14,6 +15,64 @@ fn vxcsum(words: &str) -> Run {
         .args(words.split_whitespace())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null()))
+}
+
+/// The exit code is that of the cause, and not always that of a bad policy.
+#[test]
+fn what_cannot_be_read_has_the_exit_code_of_its_cause() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let policy_d = files.path().join("etc/vxcsum/policy.d");
+    fs::create_dir_all(&policy_d).expect("make the policy's directory");
+    for (name, text) in [
+        ("x.conf", "unread"),
+        ("README", ""),
+        (".x.toml.swp", ""),
+        ("x.toml~", ""),
+    ] {
+        fs::write(policy_d.join(name), text).expect("write a file");
+    }
+    let root = files.path().to_str().expect("a path in UTF-8");
+    let check = vxcsum(&format!("--root {root} policy check")).expect(0);
+    let ignored =
+        format!("ignored: {root}/etc/vxcsum/policy.d/x.conf: only names in *.toml are read");
+    assert_eq!(check.text().lines().nth(1), Some(&*ignored));
+    assert_eq!(check.text().lines().count(), 2, "{}", check.text());
+
+    let (_kept, binary) = public_binary();
+    let secret = files.path().join("secret.toml");
+    fs::write(&secret, "").expect("write a file");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("hide it");
+    fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755))
+        .expect("show the directory");
+    let secret = secret.to_str().expect("a path in UTF-8");
+    for (words, nobody, code, text) in [
+        (
+            "--root /nonexistent policy check",
+            false,
+            64,
+            "the policy cannot be read",
+        ),
+        (
+            "--policy /nonexistent policy check",
+            false,
+            78,
+            "No such file or directory (ENOENT)",
+        ),
+        (
+            &*format!("--policy {secret} policy check"),
+            true,
+            77,
+            "Permission denied (EACCES)",
+        ),
+    ] {
+        let mut command = Command::new(if nobody { "setpriv" } else { "env" });
+        if nobody {
+            command.args(&NOBODY[1..]);
+        }
+        let run = run(command.arg(&binary).args(words.split_whitespace())).expect(code);
+        assert!(run.errors().contains(text), "{words}: {}", run.errors());
+        assert!(run.out.is_empty(), "{words}: {}", run.text());
+    }
 }
 
 #[test]
@@ -41,6 +100,11 @@ fn wrong_usage_is_64_in_words_and_in_json() {
         ("explain a --kernel 5.4.0", "cannot be used with"),
         ("explain --uname-version x", "--kernel <RELEASE>"),
         ("policy", "check"),
+        (
+            "explain --kernel garbage",
+            "--kernel 'garbage' does not begin with a version",
+        ),
+        ("doctor --watch ten", "a number of seconds from 1 to 3600"),
         ("policy frobnicate", "unrecognized subcommand 'frobnicate'"),
     ] {
         let plain = vxcsum(words).expect(64);
@@ -424,12 +488,8 @@ fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
     );
     for nonsense in ["", "x", "-", "999999999999.1.1", "5", "🦀"] {
         let run =
-            run(Command::new(VXCSUM).args(["explain", "--json", "--kernel", nonsense])).expect(0);
-        let report = run.json();
-        assert_eq!(
-            report["kernel"]["bugs"][0]["status"], "unknown",
-            "{nonsense:?}"
-        );
+            run(Command::new(VXCSUM).args(["explain", "--json", "--kernel", nonsense])).expect(64);
+        assert_eq!(run.json()["error"]["code"], "usage", "{nonsense:?}");
     }
     let missing = vxcsum("explain --kernel 5.4.0 --os-release /nonexistent/os-release").expect(1);
     assert_eq!(

@@ -28,7 +28,7 @@ fn an_error_names_the_kind_of_a_wrong_device() {
         (
             "--device a1",
             1,
-            "a1: there is no such device in this network namespace",
+            "a1: there is no such device in this network namespace; its VXLAN devices are a0, b0, c0",
         ),
         ("--device veth0", 1, "veth0: not a VXLAN device but a veth"),
         ("--device br0", 1, "br0: not a VXLAN device but a bridge"),

@@ -227,7 +227,7 @@ fn bash_completes_commands_options_and_devices() {
         ("vxcsum ap", "apply"),
         (
             "vxcsum policy ",
-            "--backend --help --json --log --log-target --policy --quiet --root --version check show",
+            "--backend --color --help --json --log --log-target --policy --quiet --root --version check show",
         ),
         ("vxcsum --backend n", "netlink"),
         ("vxcsum apply --dev", "--device"),

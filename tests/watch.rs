@@ -20,6 +20,29 @@ fn calls(log: &str, name: &str) -> usize {
 }
 
 #[test]
+fn with_json_each_change_is_a_report_on_a_line() {
+    let netns = Netns::with_three();
+    let watch = Watch::start(&netns, "--json");
+    netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+    watch.off("flannel.1");
+    watch.settle();
+    let printed = watch.printed();
+    let reports: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect();
+    let changed = |report: &serde_json::Value| -> Vec<String> {
+        let devices = report["devices"].as_array().expect("devices");
+        let changed = devices.iter().filter(|d| d["outcome"] == "changed");
+        changed.map(|d| d["name"].to_string()).collect()
+    };
+    let changed: Vec<_> = reports.iter().map(changed).collect();
+    let first = ["a0", "b0", "c0"].map(|name| format!("{name:?}")).to_vec();
+    // The last is the device that `settle` makes.
+    assert_eq!(changed[..2], [first, vec!["\"flannel.1\"".to_owned()]]);
+}
+
+#[test]
 fn devices_are_handled_when_they_come_change_or_drift() {
     for backend in BACKENDS {
         let netns = Netns::with_three();

@@ -21,12 +21,12 @@ _vxcsum_reply() {
 _vxcsum() {
     # Not COMP_WORDS as it is: readline takes a colon or an equals sign in a word for its end.
     local cur=$2 prev=$3 word command='' sub=''
-    local global='--json --log --quiet --log-target --policy --backend --root --help --version'
+    local global='--json --log --quiet --color --log-target --policy --backend --root --help --version'
     local -i n=1
     while ((n < COMP_CWORD)); do
         word=${COMP_WORDS[n]}
         case $word in
-            --policy | --log-target | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release | --nodes | --format | --output | --metrics) n+=1 ;;
+            --policy | --log-target | --color | --backend | --root | --device | --watch | --kernel | --uname-version | --version-signature | --os-release | --nodes | --format | --output | --metrics) n+=1 ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=$word; elif [[ -z $sub ]]; then sub=$word; fi ;;
         esac
@@ -35,6 +35,7 @@ _vxcsum() {
     COMPREPLY=()
     case $prev in
         --device) _vxcsum_reply "$cur" < <(_vxcsum_devices); return ;;
+        --color) mapfile -t COMPREPLY < <(compgen -W 'auto always never' -- "$cur"); return ;;
         --log-target) mapfile -t COMPREPLY < <(compgen -W 'auto stderr' -- "$cur"); return ;;
         --backend) mapfile -t COMPREPLY < <(compgen -W 'auto netlink ioctl' -- "$cur"); return ;;
         --policy | --os-release | --nodes | --output | --metrics)

@@ -8,6 +8,7 @@ use crate::error::{Error, ExitCode};
 use crate::ethtool::FeatureTable;
 use crate::fault::describe_io;
 use crate::kernel::os_release::parse_os_release;
+use crate::kernel::release::{Kernel, KernelFamily};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts};
 use crate::offload::discover_io::Selection;
@@ -15,7 +16,7 @@ use crate::offload::node_io::{Node, load_policy, load_probe, measurements};
 use crate::offload::plan::{self, Plan};
 use crate::offload::report::{KernelReport, Report};
 use crate::output::{self, Explanation, RuleOutcome};
-use crate::text::IfName;
+use crate::text::{IfName, escape};
 
 pub fn run(common: &Common, args: &Explain) -> Result<ExitCode, Error> {
     if let Some(device) = &args.device {
@@ -53,12 +54,19 @@ fn named_kernel(release: &str, args: &Explain) -> Result<KernelFacts, Error> {
         }
         None => crate::kernel::OsRelease::default(),
     };
-    Ok(KernelFacts {
+    let facts = KernelFacts {
         release: release.to_owned(),
         version: args.uname_version.clone().unwrap_or_default(),
         version_signature: args.version_signature.clone(),
         os,
-    })
+    };
+    if Kernel::identify(&facts).family == KernelFamily::Unreadable {
+        return Err(Error::Usage(format!(
+            "--kernel '{}' does not begin with a version such as 6.1.0: `uname -r` prints it",
+            escape(release.as_bytes())
+        )));
+    }
+    Ok(facts)
 }
 
 fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {

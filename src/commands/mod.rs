@@ -25,7 +25,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use clap::Parser;
 use log::error;
 
-use crate::cli::{Cli, Command, Common, PolicyCommand};
+use crate::cli::{Cli, ColorArg, Command, Common, PolicyCommand};
 use crate::error::{Error, ExitCode};
 use crate::fault::describe_io;
 use crate::offload::discover_io::Selection;
@@ -33,6 +33,7 @@ use crate::offload::node_io::{Node, Options};
 use crate::offload::report::Report;
 use crate::offload::units_io;
 use crate::output::{self, journal_io};
+use crate::policy::ProblemKind;
 use crate::text::IfName;
 use crate::{docs, term, watch};
 
@@ -50,10 +51,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e, args.iter().any(|arg| arg == "--json")),
     };
-    let json = cli.common.json;
+    let (json, color) = (cli.common.json, cli.common.color);
     match run(cli) {
         Ok(code) => code,
-        Err(e) => fail(&e, json, log),
+        Err(e) => fail(&e, json, log, color),
     }
 }
 
@@ -65,6 +66,7 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
                 &Error::Io(format!("write the help: {}", describe_io(&e))),
                 json,
                 false,
+                ColorArg::Auto,
             ),
             _ => ExitCode::Ok,
         };
@@ -74,6 +76,7 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
             &Error::Usage(e.render().to_string().trim_end().to_owned()),
             true,
             false,
+            ColorArg::Auto,
         )
     } else {
         let _ = e.print();
@@ -81,7 +84,7 @@ fn usage(e: &clap::Error, json: bool) -> ExitCode {
     }
 }
 
-fn fail(e: &Error, json: bool, log: bool) -> ExitCode {
+fn fail(e: &Error, json: bool, log: bool, color: ColorArg) -> ExitCode {
     if json {
         if output::json_error(&mut io::stdout().lock(), e).is_err() {
             error!("{e}");
@@ -89,11 +92,14 @@ fn fail(e: &Error, json: bool, log: bool) -> ExitCode {
     } else if let (Error::Policy(_), true) = (e, log) {
         journal_io::policy_rejected(e, "nothing was done");
     } else if let Error::Policy(errors) = e {
-        let text = errors.render(colored(&io::stderr()));
-        let _ = writeln!(
-            io::stderr(),
-            "vxcsum: the policy is not valid, and nothing was done\n{text}"
-        );
+        let text = errors.render(colored(&io::stderr(), color));
+        let what = match errors.kind() {
+            ProblemKind::Content => "the policy is not valid",
+            ProblemKind::Denied | ProblemKind::Root | ProblemKind::System => {
+                "the policy cannot be read"
+            }
+        };
+        let _ = writeln!(io::stderr(), "vxcsum: {what}, and nothing was done\n{text}");
     } else {
         error!("{e}");
     }
@@ -105,7 +111,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
     match cli.into_command().map_err(Error::Usage)? {
         Command::Apply(args) => apply::apply(common, &args),
         Command::Revert(args) => apply::revert(common, &args),
-        Command::Watch(args) => watch::run(common.into(), args),
+        Command::Watch(args) => watch::run(common.into(), args, common.json),
         Command::Status(args) => status::run(common, &args),
         Command::Explain(args) => explain::run(common, &args),
         Command::Probe(args) => probe::run(common, &args),
@@ -159,7 +165,7 @@ fn print(
     if common.quiet && !common.json {
         return Ok(());
     }
-    let color = colored(&io::stdout());
+    let color = colored(&io::stdout(), common.color);
     if io::stdout().is_terminal()
         && let Ok(size) = rustix::termios::tcgetwinsize(io::stdout())
         && size.ws_col > 0
@@ -182,7 +188,12 @@ fn print(
 }
 
 /// <https://no-color.org>
-fn colored(stream: &impl IsTerminal) -> bool {
+fn colored(stream: &impl IsTerminal, when: ColorArg) -> bool {
+    match when {
+        ColorArg::Always => return true,
+        ColorArg::Never => return false,
+        ColorArg::Auto => {}
+    }
     let is = |name, value: &str| std::env::var_os(name).is_some_and(|found| found == *value);
     stream.is_terminal()
         && !is("TERM", "dumb")

@@ -24,6 +24,8 @@ pub(super) struct PolicyChecked<'a> {
     valid: bool,
     /// The files that were read, in order.
     files: &'a [String],
+    /// Files in a policy.d that are not read, because their names do not end in .toml.
+    ignored: &'a [String],
     /// How many rules there are.
     rules: usize,
     /// How many entries for kernels there are.
@@ -58,6 +60,7 @@ pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
         schema_version: SCHEMA_VERSION,
         valid: true,
         files: &read,
+        ignored: &policy.ignored,
         rules: policy.rules.len(),
         kernels: policy.kernels.len(),
     };
@@ -67,7 +70,12 @@ pub fn check(common: &Common, file: Option<&Path>) -> Result<ExitCode, Error> {
             |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
         let rules = count(policy.rules.len(), "rule", "rules");
         let kernels = count(policy.kernels.len(), "kernel entry", "kernel entries");
-        writeln!(out, "valid: {}: {rules}, {kernels}", read.join(", "))
+        writeln!(out, "valid: {}: {rules}, {kernels}", read.join(", "))?;
+        for path in &policy.ignored {
+            let path = escape(path.as_bytes());
+            writeln!(out, "ignored: {path}: only names in *.toml are read")?;
+        }
+        Ok(())
     })?;
     Ok(ExitCode::Ok)
 }

@@ -333,6 +333,25 @@ impl Discovery {
         Ok(answers.into_iter().map(link).collect())
     }
 
+    /// The VXLAN devices that are there, for somebody who named another: `; its VXLAN devices are flannel.1, vx1`.
+    fn vxlan_names(&mut self) -> String {
+        const MAX: usize = 8;
+        let Ok(links) = dump_vxlan(&mut self.route) else {
+            return String::new();
+        };
+        let names: Vec<_> = links.iter().map(|link| link.name.to_string()).collect();
+        match names.as_slice() {
+            [] => ", which has no VXLAN device".to_owned(),
+            [one] => format!("; its VXLAN device is {one}"),
+            all if all.len() <= MAX => format!("; its VXLAN devices are {}", all.join(", ")),
+            all => format!(
+                "; among its {} VXLAN devices are {}",
+                all.len(),
+                all[..MAX].join(", ")
+            ),
+        }
+    }
+
     fn get_named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
         let mut found = BTreeMap::new();
         let links = self.get_links(names.len(), |w, seq, n| {
@@ -341,8 +360,9 @@ impl Discovery {
         for (name, link) in names.iter().zip(links) {
             let link = link.map_err(|fault| {
                 if fault.gone() {
+                    let others = self.vxlan_names();
                     Error::Device(format!(
-                        "{name}: there is no such device in this network namespace"
+                        "{name}: there is no such device in this network namespace{others}"
                     ))
                 } else {
                     Error::Kernel(fault)

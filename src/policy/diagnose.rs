@@ -10,6 +10,19 @@ use serde::Serialize;
 
 use crate::text::escape;
 
+/// What kind of problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// What the file says, or that a named file is missing.
+    Content,
+    /// The user may not read the file.
+    Denied,
+    /// The root directory cannot be opened.
+    Root,
+    /// The system failed, whatever the file says.
+    System,
+}
+
 /// One problem of one policy file. Every text is safe to print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -25,6 +38,8 @@ pub struct PolicyError {
     /// What is accepted, or what to do.
     pub help: Option<String>,
     #[serde(skip)]
+    kind: ProblemKind,
+    #[serde(skip)]
     excerpt: Option<Excerpt>,
 }
 
@@ -38,8 +53,14 @@ struct Excerpt {
 
 impl PolicyError {
     /// A problem of a whole file, such as one that cannot be read.
-    pub fn of_file(file: &str, message: impl Into<String>, help: Option<String>) -> Self {
+    pub fn of_file(
+        file: &str,
+        kind: ProblemKind,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Self {
         Self {
+            kind,
             file: escape(file.as_bytes()),
             line: None,
             column: None,
@@ -97,6 +118,13 @@ impl PolicyErrors {
     /// In the order of the files, and in a file in the order of lines.
     pub fn items(&self) -> impl Iterator<Item = &PolicyError> {
         self.0.iter()
+    }
+
+    /// The one kind that all problems are of; `Content` if they differ.
+    pub fn kind(&self) -> ProblemKind {
+        let first = self.0.first().map_or(ProblemKind::Content, |e| e.kind);
+        let same = self.items().all(|error| error.kind == first);
+        if same { first } else { ProblemKind::Content }
     }
 
     /// For people: every problem with the offending text underlined, separated by an empty line, without a newline at the end.
@@ -198,6 +226,7 @@ impl<'a> SourceFile<'a> {
                 column: None,
                 message,
                 help: None,
+                kind: ProblemKind::Content,
                 excerpt: None,
             }
         });
@@ -223,6 +252,7 @@ impl<'a> SourceFile<'a> {
             column: Some(column),
             message: found.message,
             help: found.help,
+            kind: ProblemKind::Content,
             excerpt: Some(excerpt),
         }
     }

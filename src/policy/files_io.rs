@@ -21,7 +21,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::fault::describe_errno;
-use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors};
+use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors, ProblemKind};
 use crate::text::escape;
 
 /// Where policies are, the most important first.
@@ -63,23 +63,31 @@ pub fn load(root: &Path, wanted: Wanted, euid_is_root: bool) -> Result<Policy, P
 
 /// With an owner, only files and directories that nobody else can write.
 fn load_owned(root: &Path, wanted: Wanted, owner: Option<u32>) -> Result<Policy, PolicyErrors> {
-    let (fragments, errors) = match wanted {
+    let loaded = match wanted {
         Wanted::Path(path) => one(path),
         Wanted::Default => Loader {
             root,
             owner,
-            loaded: (Vec::new(), Vec::new()),
+            loaded: Loaded::default(),
         }
         .run(),
     };
-    match PolicyErrors::new(errors) {
+    match PolicyErrors::new(loaded.errors) {
         Some(errors) => Err(errors),
-        None => Ok(policy::merge(fragments)),
+        None => Ok(Policy {
+            ignored: loaded.ignored,
+            ..policy::merge(loaded.fragments)
+        }),
     }
 }
 
-/// What the files say, and what is wrong with them.
-type Loaded = (Vec<Fragment>, Vec<PolicyError>);
+/// What the files say, what is wrong with them, and which files of policy.d have no name of a policy.
+#[derive(Default)]
+struct Loaded {
+    fragments: Vec<Fragment>,
+    errors: Vec<PolicyError>,
+    ignored: Vec<String>,
+}
 
 /// A FIFO must not block, and a terminal must not become the controlling one.
 const FLAGS: OFlags = OFlags::RDONLY
@@ -89,7 +97,7 @@ const FLAGS: OFlags = OFlags::RDONLY
 
 fn one(path: &Path) -> Loaded {
     let opened = fs::open(path, FLAGS, Mode::empty()).map_err(|errno| Problem::io("open", errno));
-    let mut loaded = (Vec::new(), Vec::new());
+    let mut loaded = Loaded::default();
     add(
         &mut loaded,
         path,
@@ -105,10 +113,10 @@ fn add(loaded: &mut Loaded, path: &Path, kind: Kind, bytes: Result<Option<Vec<u8
     match bytes {
         Ok(None) => {}
         Ok(Some(bytes)) => match policy::parse(&name, kind, &bytes) {
-            Ok(fragment) => loaded.0.push(fragment),
-            Err(errors) => loaded.1.extend(errors),
+            Ok(fragment) => loaded.fragments.push(fragment),
+            Err(errors) => loaded.errors.extend(errors),
         },
-        Err(problem) => loaded.1.push(problem.of(&name)),
+        Err(problem) => loaded.errors.push(problem.of(&name)),
     }
 }
 
@@ -123,8 +131,12 @@ impl Loader<'_> {
         let root = match fs::open(self.root, FLAGS | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(errno) => {
-                let problem = Problem::io("open the root directory", errno);
-                self.loaded.1.push(problem.of(&self.root.to_string_lossy()));
+                let problem = Problem {
+                    kind: ProblemKind::Root,
+                    ..Problem::io("open the root directory", errno)
+                };
+                let problem = problem.of(&self.root.to_string_lossy());
+                self.loaded.errors.push(problem);
                 return self.loaded;
             }
         };
@@ -153,7 +165,7 @@ impl Loader<'_> {
 
     fn problem(&mut self, path: &Path, problem: Problem) {
         let path = self.root.join(path);
-        self.loaded.1.push(problem.of(&path.to_string_lossy()));
+        self.loaded.errors.push(problem.of(&path.to_string_lossy()));
     }
 
     /// Opens a directory below the root that may be missing and has to be trusted.
@@ -172,7 +184,7 @@ impl Loader<'_> {
         trusted.map_err(|problem| self.problem(path, problem)).ok()
     }
 
-    /// The names of a directory's policy files. Hidden files are an editor's.
+    /// The names of a directory's policy files.
     fn toml_files(&mut self, root: BorrowedFd, path: &Path) -> Vec<OsString> {
         let Some(fd) = self.directory(root, path) else {
             return Vec::new();
@@ -186,7 +198,16 @@ impl Loader<'_> {
             self.problem(path, Problem::io("list the directory", errno));
             Vec::new()
         });
-        names.retain(|n| n.as_bytes().ends_with(b".toml") && !n.as_bytes().starts_with(b"."));
+        // Hidden files and backups are an editor's.
+        names.retain(|n| !n.as_bytes().starts_with(b".") && !n.as_bytes().ends_with(b"~"));
+        let (names, others): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .partition(|n| n.as_bytes().ends_with(b".toml"));
+        let others = others
+            .into_iter()
+            .filter(|n| !n.as_bytes().starts_with(b"README"))
+            .map(|n| self.root.join(path).join(n).to_string_lossy().into_owned());
+        self.loaded.ignored.extend(others);
         names
     }
 
@@ -282,6 +303,7 @@ fn trust(stat: &Stat, owner: Option<u32>) -> Result<(), Problem> {
 
 /// What is wrong with a file that is not named yet. In the help, `{}` stands for its name.
 struct Problem {
+    kind: ProblemKind,
     message: String,
     help: String,
 }
@@ -289,18 +311,22 @@ struct Problem {
 impl Problem {
     fn new(message: String, help: &str) -> Self {
         Self {
+            kind: ProblemKind::Content,
             message,
             help: help.to_owned(),
         }
     }
 
     fn io(verb: &str, errno: Errno) -> Self {
-        let help = if errno == Errno::ACCESS {
-            "run as a user who may read it"
-        } else {
-            ""
+        let (kind, help) = match errno {
+            Errno::ACCESS => (ProblemKind::Denied, "run as a user who may read it"),
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => (ProblemKind::Content, ""),
+            _ => (ProblemKind::System, ""),
         };
-        Self::new(format!("{verb}: {}", describe_errno(errno)), help)
+        Self {
+            kind,
+            ..Self::new(format!("{verb}: {}", describe_errno(errno)), help)
+        }
     }
 
     fn dangling(directory: BorrowedFd, path: &Path) -> Self {
@@ -319,7 +345,8 @@ impl Problem {
 
     fn of(self, name: &str) -> PolicyError {
         let help = self.help.replace("{}", &escape(name.as_bytes()));
-        PolicyError::of_file(name, self.message, (!help.is_empty()).then_some(help))
+        let help = (!help.is_empty()).then_some(help);
+        PolicyError::of_file(name, self.kind, self.message, help)
     }
 }
 
@@ -588,7 +615,12 @@ mod tests {
                 .map(|problem| problem.of("F"));
             let expected = refused.map(|(message, command)| {
                 let help = Some(format!("run `{command}`"));
-                PolicyError::of_file("F", format!("refused: {message}"), help)
+                PolicyError::of_file(
+                    "F",
+                    ProblemKind::Content,
+                    format!("refused: {message}"),
+                    help,
+                )
             });
             assert_eq!(error, expected);
         }

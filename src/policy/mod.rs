@@ -22,7 +22,7 @@ use crate::kernel::{KernelOverride, PerBug};
 use crate::link::OuterChecksum;
 use crate::text::{IfName, escape};
 
-pub use diagnose::{PolicyError, PolicyErrors};
+pub use diagnose::{PolicyError, PolicyErrors, ProblemKind};
 pub use parse::{Kind, TABLES, parse};
 
 /// The origin of a value that no file gave.
@@ -86,8 +86,10 @@ pub struct Policy {
     pub rules: Vec<PolicyRule>,
     /// In order; the last that matches a kernel decides.
     pub kernels: Vec<KernelOverride>,
-    /// The files that were read, in order; `None` if the built-in default applies alone.
+    /// The files that were read, in order; empty if the built-in default applies alone.
     pub files: Vec<String>,
+    /// Files in a policy.d whose names do not end in `.toml`, which is a mistake that nobody notices.
+    pub ignored: Vec<String>,
 }
 
 /// One `[[rule]]`. An absent key matches every device.
@@ -208,6 +210,7 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
         rules: all.rules.into_iter().enumerate().map(named).collect(),
         kernels: all.kernels,
         files: all.files,
+        ignored: Vec::new(),
     }
 }
 
@@ -234,6 +237,7 @@ impl Policy {
             rules: Vec::new(),
             kernels: Vec::new(),
             files: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 

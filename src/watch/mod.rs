@@ -13,6 +13,7 @@ pub mod metrics;
 mod signals;
 
 use std::collections::BTreeSet;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// # Errors
 /// Startup fails: the policy is not valid, a question to the kernel fails, or CAP_NET_ADMIN is missing. Later errors
 /// are logged, and `watch` continues.
-pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
+pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error> {
     require_net_admin()?;
     let signals = Signals::new()
         .map_err(|e| Error::Io(format!("listen for signals: {}", describe_io(&e))))?;
@@ -63,7 +64,10 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
     let mut node = Node::open(options)?;
-    let mut progress = Progress::default();
+    let mut progress = Progress {
+        json,
+        ..Progress::default()
+    };
     progress.look_at_all(&mut node);
     let mut rules = Rules::default();
     rules.update(&mut node);
@@ -97,7 +101,7 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
                         Signal::Stop => {
                             notify(&[NotifyState::Stopping]);
                             if args.revert_on_exit {
-                                give_back(&mut node)?;
+                                give_back(&mut node, json)?;
                             }
                             return Ok(ExitCode::Ok);
                         }
@@ -137,15 +141,30 @@ pub fn run(options: Options, args: Watch) -> Result<ExitCode, Error> {
 }
 
 /// Does what `revert` does, when `watch` ends.
-fn give_back(node: &mut Node) -> Result<(), Error> {
+fn give_back(node: &mut Node, json: bool) -> Result<(), Error> {
     let mut locked = node.lock()?;
     let facts = node.look_locked(Selection::All, &locked)?;
     let plan = decide_revert(&facts, &node.verdict);
     let applied = node.carry_out(&plan, &mut locked, true);
     drop(locked);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
-    journal_io::changes(&report);
+    say(&report, json);
     Ok(())
+}
+
+/// Logs what was changed and what failed; with `json` it prints the report too, on a line.
+fn say(report: &Report<'_>, json: bool) {
+    journal_io::changes(report);
+    let news = |device: &DeviceReport<'_>| device.outcome != Outcome::Unchanged;
+    if json && report.devices.iter().any(news) {
+        let mut out = io::stdout().lock();
+        let written = serde_json::to_writer(&mut out, report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out));
+        if let Err(e) = written {
+            warn!("write the report: {}", describe_io(&e));
+        }
+    }
 }
 
 /// Handles all events that are in the socket now, each device once.
@@ -345,6 +364,8 @@ impl Peers {
 /// Running totals for the status line.
 #[derive(Debug, Default)]
 struct Progress {
+    /// Whether reports go to stdout.
+    json: bool,
     /// How often the feature was turned off.
     changed: usize,
     /// How often the feature was turned on again.
@@ -430,7 +451,7 @@ fn pass(
     drop(locked);
     journal_io::conflicts(&plan, &applied.conflicts);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
-    journal_io::changes(&report);
+    say(&report, progress.json);
     for device in &report.devices {
         match (device.outcome, device.action) {
             (Outcome::Changed, Action::TurnOff) => progress.changed += 1,

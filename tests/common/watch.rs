@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -61,7 +61,7 @@ impl<'a> Watch<'a> {
             .env_remove("JOURNAL_STREAM")
             .env_remove("WATCHDOG_USEC")
             .envs(variables.iter().copied())
-            .stdout(Stdio::null())
+            .stdout(File::create(path("stdout")).expect("make a file"))
             .stderr(File::create(path("stderr")).expect("make a file"));
         let child = command.spawn().expect("run vxcsum watch");
         let watch = Self {
@@ -72,6 +72,11 @@ impl<'a> Watch<'a> {
         };
         watch.message("READY=1");
         watch
+    }
+
+    /// What it has written to stdout so far.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("stdout")).expect("read stdout")
     }
 
     /// Traces this system call besides those in which `watch` waits.
