@@ -44,11 +44,11 @@ impl KernelError {
 pub struct Fault {
     /// A verb and its object, such as `set tx-checksum-ip-generic off`.
     pub operation: String,
-    /// The name of the errno, such as `EPERM`. `None` if the failure does not come from the kernel.
+    /// The name of the errno, such as `EPERM`. Null if the failure does not come from the kernel.
     pub errno: Option<String>,
     /// What the kernel or the decoder said.
     pub text: String,
-    /// What to do. `None` if there is no advice.
+    /// What to do. Null if there is no advice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     #[serde(skip)]

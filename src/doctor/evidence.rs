@@ -52,7 +52,7 @@ impl Count {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counters {
-    /// At the beginning. `None` if reading failed.
+    /// At the start of the sample. Null if reading failed.
     pub since_boot: Option<Count>,
     /// The length of the sample.
     pub seconds: Option<u32>,
@@ -79,7 +79,7 @@ impl Counters {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flows {
-    /// Why the flows are not known. `None` if they are.
+    /// Why the flows are not known. Null if they are.
     pub unreadable: Option<String>,
     /// The number of VXLAN flows.
     pub seen: usize,

@@ -15,7 +15,7 @@ use crate::text::{IfName, escape};
 pub struct Manager {
     /// `link-file`, `udev-rule`, `dispatcher`, `systemd-unit`, `felix`.
     pub kind: &'static str,
-    /// `None` if it is not a file.
+    /// The path of the file. Null if it is not a file.
     pub path: Option<String>,
     /// One sentence: what it sets, and where.
     pub text: String,

@@ -1,7 +1,7 @@
-//! The tables: what each bug is, and what is known about it, one row a fact, with its mark and where it was read.
+//! The table of bugs and the table of facts about them. A row is one fact, with its basis and its source.
 //!
-//! Owns the facts and how a row is found. Decides nothing else, and holds nothing that was not read, measured or inferred from
-//! what was: where nobody looked, the row says so. Pure.
+//! Owns the facts and how a row is found. Every fact was read, measured, or inferred from such facts. If nobody has
+//! looked, the row says `Unknown`. Pure.
 
 use super::release::{Kernel, KernelFamily, Version};
 use super::{Basis, BugId, Status, Trigger, Why};
@@ -11,23 +11,22 @@ use crate::link::OuterChecksum;
 /// The day of the last change of the table, for `vxcsum --version`.
 pub const TABLE_DATE: &str = "2026-11-26";
 
-/// What the rest of the program needs to know of a bug. A new bug gets its row here.
+/// The properties of a bug that the rest of the program uses. A new bug gets its row here.
 #[derive(Clone, Copy, Debug)]
 pub struct Bug {
-    /// The outer UDP checksum of the packets that it corrupts.
+    /// The outer UDP checksum of the packets that the bug corrupts.
     pub outer_checksum: OuterChecksum,
     /// What has to happen to those packets.
     pub trigger: Trigger,
     /// The features that cure it where one of them is off on the VXLAN device, the one that costs least first.
     pub cures: &'static [Feature],
-    /// The built-in policy acts only where that can happen, because the kernel most likely has the bug.
+    /// The built-in policy acts only on devices that the trigger can reach, because most kernels have the bug.
     pub only_if_exposed: bool,
-    /// The first upstream versions with the fix, for people; `None` if no version has it.
+    /// The first upstream versions with the fix, as text. `None` if no version has the fix.
     pub fixed_in: Option<&'static str>,
 }
 
 impl BugId {
-    /// What this bug is.
     pub const fn describe(self) -> Bug {
         match self {
             NatZeroCsum => Bug {
@@ -54,7 +53,8 @@ impl BugId {
         }
     }
 
-    /// Whether packets with this outer checksum can meet the bug. Where it is not known, they can.
+    /// True if the bug can corrupt packets with this outer checksum. An unknown checksum counts as one that it can
+    /// corrupt.
     pub fn meets(self, outer_checksum: OuterChecksum) -> bool {
         match outer_checksum {
             OuterChecksum::Zero | OuterChecksum::Present => {
@@ -65,21 +65,19 @@ impl BugId {
     }
 }
 
-/// What a row says of the kernels it covers.
+/// The status of the kernels in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowStatus {
-    /// They have the bug.
     Affected,
-    /// They have the fix.
+    /// The kernels have the fix.
     Fixed,
-    /// They are older than the code that has the bug.
+    /// The kernels are older than the code with the bug.
     Predates,
-    /// It is not known, and the text says what is missing.
+    /// Not known. The text of the row says what is missing.
     Unknown,
 }
 
 impl RowStatus {
-    /// As a status.
     pub const fn status(self) -> Status {
         match self {
             Self::Affected => Status::Affected,
@@ -88,7 +86,7 @@ impl RowStatus {
         }
     }
 
-    /// Why, where the status is `not-affected`.
+    /// The reason for `not-affected`. `None` for other values.
     pub const fn why(self) -> Option<Why> {
         match self {
             Self::Fixed => Some(Why::Fixed),
@@ -98,37 +96,34 @@ impl RowStatus {
     }
 }
 
-/// Which of the builder's numbers (`Kernel::build`) a row covers.
+/// The range of build numbers (`Kernel::build`) of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// All, and kernels whose number is not known.
+    /// All numbers, and kernels whose number is not known.
     Any,
     /// From the first (included) to the second (not included).
     In(&'static [u32], &'static [u32]),
-    /// The same, and at most two numbers: `193.10.el8` is a build of the main line, not of a z-stream.
+    /// As `In`, but only builds of at most two numbers: `193.10.el8` is a build of the main line, not of a z-stream.
     MainLineIn(&'static [u32], &'static [u32]),
 }
 
-/// One fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Names the row in tests.
     pub id: &'static str,
-    /// About which bug.
     pub bug: BugId,
-    /// Whose kernels; `Upstream` rows hold for every family that has no row of its own that fits.
+    /// The builder of the kernels. `Upstream` rows also hold for kernels of other builders without a matching row of
+    /// their own.
     pub family: KernelFamily,
     /// From the first upstream version (included) to the second (not included).
     pub base: (Version, Version),
-    /// The builder's numbers.
     pub build: Build,
-    /// What is known.
     pub says: RowStatus,
-    /// How it is known.
+    /// How the fact was learnt.
     pub mark: Basis,
     /// One sentence.
     pub text: &'static str,
-    /// Where to read it.
+    /// The source of the fact.
     pub url: Option<&'static str>,
 }
 
@@ -148,9 +143,11 @@ impl Row {
             }
     }
 
-    /// What the row is worth for this kernel: a fact about an upstream release is only inferred for a build of it by others.
+    /// How certain the row is for this kernel. A fact about an upstream release is only inferred for a build of that
+    /// release by somebody else.
     ///
-    /// A measurement holds under any local suffix, which is a label, but not for another builder's patches.
+    /// A measurement is also valid for a kernel with another local suffix, which is only a label, but not with the
+    /// patches of another builder.
     pub fn basis_for(&self, kernel: &Kernel) -> Basis {
         match self.mark {
             Basis::SourceRead | Basis::ChangelogRead
@@ -164,9 +161,9 @@ impl Row {
     }
 }
 
-/// The rows that speak about a kernel: the first decides, the rest say the same with less weight.
+/// The rows for a kernel. The first decides; the others support it with less weight.
 ///
-/// Never empty. A row of the kernel's own family silences upstream's rows.
+/// Never empty. If the family of the kernel has a matching row, upstream's rows are left out.
 pub fn rows(bug: BugId, kernel: &Kernel) -> impl Iterator<Item = &'static Row> {
     let fitting = move || {
         TABLE
@@ -236,10 +233,11 @@ const BOTTLEROCKET: Option<&str> =
     Some("https://github.com/bottlerocket-os/bottlerocket/commit/f46ddba7");
 const SUSE: Option<&str> = Some("https://github.com/openSUSE/kernel-source/commit/06b18470");
 
-/// Every row. Distributions come before upstream, and within a family the narrower and the stronger row comes first.
+/// Every row. Distributions come before upstream. Within a family, narrower rows and rows with a stronger basis come
+/// first.
 #[rustfmt::skip] // a fact stays together: who, which, what, how known, text, link
 pub static TABLE: &[Row] = &[
-    // Red Hat 8: a row for each line of the changelogs, and below 202.el8 only two z-streams have the backport
+    // Red Hat 8: one row for each line of the changelogs. Below 202.el8 only two z-streams have the backport.
     Row { id: "el8-measured", bug: NatZeroCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Affected, mark: Measured,
           text: "on RHEL 8.1's 4.18.0-147.5.1 every connection over a noudpcsum VXLAN device began with a packet that arrived corrupt",
           url: None },
@@ -396,7 +394,7 @@ pub static TABLE: &[Row] = &[
           text: "this Ubuntu flavour has ABI numbers of its own, and which of them was the first with the fix is not known",
           url: None },
 
-    // Debian: the version stands in uname -v
+    // Debian: uname -v has the version
     Row { id: "debian-4.19-fixed", bug: NatZeroCsum, family: Debian, base: (Version::new(4, 19, 123), branch(4, 20)), build: Any, says: Fixed, mark: Inferred,
           text: "this Debian kernel is made from 4.19.123 or newer, which has the fix",
           url: STABLE },
@@ -421,7 +419,7 @@ pub static TABLE: &[Row] = &[
           text: "SUSE keeps the base of a service pack whatever is backported, and whether this one ever got the fix is not known",
           url: None },
 
-    // Amazon, whose 5.4 between the two builds is compared by its base, as upstream's
+    // Amazon. Its 5.4 kernels between the two builds are compared by their base, as upstream's are.
     Row { id: "amazon-4.14-181", bug: NatZeroCsum, family: Amazon, base: (Version::new(4, 14, 181), branch(4, 15)), build: Any, says: Fixed, mark: Inferred,
           text: "Amazon Linux is made from 4.14.181 or newer, which has the fix, since 4.14.181-140.257.amzn2",
           url: STABLE },
@@ -440,7 +438,7 @@ pub static TABLE: &[Row] = &[
           text: "nobody has shown whether the upstream version of a Container-Optimized OS kernel tells if it has the fix",
           url: None },
 
-    // Upstream: what was measured, and single releases whose source was read
+    // Upstream: measurements, and single releases whose source was read
     Row { id: "6.18.44-measured", bug: NatZeroCsum, family: Upstream, base: only(6, 18, 44), build: Any, says: Fixed, mark: Measured,
           text: "on 6.18.44 no packet of a noudpcsum VXLAN device arrived corrupt under the NAT rules that break RHEL 8.1",
           url: None },
@@ -551,7 +549,7 @@ pub static TABLE: &[Row] = &[
           text: "the release does not start with a kernel version",
           url: None },
 
-    // The bug that is not fixed: only where local checksum offload (LCO) is missing is a kernel free of it
+    // The bug without a fix. Only a kernel without local checksum offload (LCO) does not have it.
     Row { id: "lco-el8-measured", bug: NatLcoCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Affected, mark: Measured,
           text: "on RHEL 8.1's 4.18.0-147.5.1 every connection over a udpcsum VXLAN device began with a packet that arrived corrupt",
           url: PROPOSAL },
@@ -672,7 +670,7 @@ mod tests {
                 let late = row.family != Unreadable && upstream.contains(&row.bug);
                 assert!(!late, "{id} comes after upstream's rows");
             }
-            // what nobody has shown cannot have been read, and what was read can be read again
+            // `Unknown` cannot have been read, and what was read has a link to read again
             assert!(row.says != Unknown || row.mark == Inferred, "{id}");
             let read = matches!(row.mark, SourceRead | ChangelogRead | Reported);
             assert!(row.url.is_some() || !read, "{id} names no source");

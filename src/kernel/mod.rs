@@ -1,6 +1,6 @@
-//! The kernel bugs, and what is known about a kernel.
+//! The kernel bugs, and the strings that identify a kernel.
 //!
-//! Owns the vocabulary shared by the table (`bugs`), the release parser (`release`) and the verdict (`verdict`). Pure.
+//! Owns the types that the table (`bugs`), the release parser (`release`) and the verdict (`verdict`) share. Pure.
 
 pub mod bugs;
 pub mod nodes;
@@ -13,20 +13,20 @@ use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
-/// The strings that identify the running (or a named) kernel. Nothing here is parsed yet.
+/// The strings that identify a kernel: the running one, or one named on the command line. Not parsed yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelFacts {
     /// `uname -r`, such as `4.18.0-147.5.1.el8_1.x86_64`.
     pub release: String,
-    /// `uname -v`, such as `#1 SMP Debian 4.19.132-1 (2020-07-24)`; empty if not known.
+    /// `uname -v`, such as `#1 SMP Debian 4.19.132-1 (2020-07-24)`. Empty if not known.
     pub version: String,
-    /// `/proc/version_signature`, which only Ubuntu has, such as `Ubuntu 5.4.0-104.118-generic 5.4.166`.
+    /// `/proc/version_signature`, such as `Ubuntu 5.4.0-104.118-generic 5.4.166`. Only Ubuntu has it.
     pub version_signature: Option<String>,
     /// `/etc/os-release`.
     pub os: OsRelease,
 }
 
-/// The keys of os-release(5) that matter here; empty where the file or the key is missing.
+/// The keys of os-release(5) that matter here. Empty if the file or the key is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OsRelease {
@@ -40,9 +40,10 @@ codes! {
     /// A kernel bug that corrupts the outer UDP checksum of VXLAN packets.
     #[derive(PartialOrd, Ord, Deserialize)]
     pub enum BugId {
-        /// NAT updates an outer checksum of zero, which means "none": fixed by ea64d8d6c675 in 5.7 and backports.
+        /// NAT updates an outer checksum of zero, which means "no checksum". Fixed by ea64d8d6c675 in 5.7 and in
+        /// backports.
         NatZeroCsum = "nat-zero-csum",
-        /// NAT updates an outer checksum that local checksum offload filled in as if it were unfinished: not fixed.
+        /// Local checksum offload fills in the outer checksum, and NAT updates it as if it were unfinished. Not fixed.
         NatLcoCsum = "nat-lco-csum",
         /// A second segmentation takes an outer checksum that local checksum offload finished for an unfinished one: not fixed.
         GsoLcoCsum = "gso-lco-csum",
@@ -60,13 +61,12 @@ codes! {
 }
 
 codes! {
-    /// Whether a kernel has a bug, or a device suffers from one.
+    /// Whether a kernel has a bug, or whether a bug affects a device.
     pub enum Status {
-        /// It does.
         Affected = "affected",
-        /// It does not: fixed, or older than the bug.
+        /// Fixed, or older than the bug.
         NotAffected = "not-affected",
-        /// Nobody has shown it either way.
+        /// There is no evidence for either.
         Unknown = "unknown",
     }
 }
@@ -74,27 +74,27 @@ codes! {
 codes! {
     /// Why a kernel is not affected.
     pub enum Why {
-        /// A release carries the fix.
+        /// The release has the fix.
         Fixed = "fixed",
-        /// The kernel is older than the code that has the bug.
+        /// The kernel is older than the code with the bug.
         PredatesBug = "predates-bug",
     }
 }
 
 codes! {
-    /// What a piece of evidence is worth: how the fact was learnt.
+    /// How a fact was learnt: the strength of a piece of evidence.
     pub enum Basis {
-        /// Packets were sent and looked at.
+        /// Packets were sent and checked.
         Measured = "measured",
-        /// The source of that kernel was read.
+        /// The source code of that kernel was read.
         SourceRead = "source-read",
         /// The changelog or announcement of that kernel was read.
         ChangelogRead = "changelog-read",
-        /// Follows from facts that were read, not itself seen.
+        /// Follows from facts that were read. Not seen itself.
         Inferred = "inferred",
-        /// Somebody's claim that was read, not checked.
+        /// Somebody claims it. The claim was read, not checked.
         Reported = "reported",
-        /// The administrator says so, in a `[[kernel]]` entry.
+        /// The administrator states it in a `[[kernel]]` entry.
         Declared = "declared",
     }
 }
@@ -102,7 +102,7 @@ codes! {
 codes! {
     /// Where a piece of evidence comes from.
     pub enum EvidenceSource {
-        /// Packets that this kernel sent, on this boot.
+        /// Packets that this kernel sent on this boot.
         Probe = "probe",
         /// A `[[kernel]]` entry of the policy.
         Policy = "policy",
@@ -111,32 +111,30 @@ codes! {
     }
 }
 
-/// One reason for a kernel's status.
+/// One reason for the status of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
-    /// Who says so.
     pub source: EvidenceSource,
-    /// How it was learnt.
+    /// How the fact was learnt.
     pub mark: Basis,
     /// One sentence.
     pub text: String,
-    /// Where to read it.
+    /// The source of the fact.
     pub url: Option<String>,
 }
 
-/// What is known about one bug in one kernel.
+/// The verdict on one bug in one kernel, with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BugVerdict {
-    /// Which bug.
     pub id: BugId,
-    /// Whether the kernel has it.
+    /// Whether the kernel has the bug.
     pub status: Status,
-    /// Set when the status is `not-affected` and the reason is known.
+    /// Present if the status is `not-affected` and the reason is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
-    /// The strongest first; never empty.
+    /// Sorted by strength, the strongest first. Never empty.
     pub evidence: Vec<Evidence>,
 }
 
@@ -147,12 +145,11 @@ pub struct BugVerdict {
 pub struct PerBug<T>(#[cfg_attr(test, schemars(with = "Vec<T>"))] [T; BugId::ALL.len()]);
 
 impl<T> PerBug<T> {
-    /// Makes each value from its bug.
     pub fn new(make: impl FnMut(BugId) -> T) -> Self {
         Self(BugId::ALL.map(make))
     }
 
-    /// Every value, in the order of [`BugId::ALL`].
+    /// In the order of [`BugId::ALL`].
     pub fn iter(&self) -> std::slice::Iter<'_, T> {
         self.0.iter()
     }
@@ -161,7 +158,7 @@ impl<T> PerBug<T> {
 impl<T> Index<BugId> for PerBug<T> {
     type Output = T;
 
-    // The order of `BugId::ALL` is the order of the enum, which a test proves.
+    // The order of `BugId::ALL` is the order of the enum, as a test checks.
     fn index(&self, bug: BugId) -> &T {
         &self.0[bug as usize]
     }
@@ -182,31 +179,30 @@ impl<'a, T> IntoIterator for &'a PerBug<T> {
     }
 }
 
-/// What is known about every bug in one kernel.
+/// The verdict on every bug in one kernel.
 pub type KernelVerdict = PerBug<BugVerdict>;
 
-/// What packets showed about one bug on this boot.
+/// The packets of one bug on this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// They left with a wrong outer checksum.
+    /// They had a wrong outer checksum.
     pub affected: bool,
-    /// They left with a right one while the feature was off; `None` if that was not tried.
+    /// They had a correct outer checksum while the feature was off. `None` if that was not tried.
     pub cured: Option<bool>,
 }
 
-/// What was measured; `None` where packets showed nothing.
+/// `None` if the measurement was inconclusive.
 pub type Measurements = PerBug<Option<Measured>>;
 
-/// A `[[kernel]]` entry of the policy: what this site knows better than the built-in table.
+/// A `[[kernel]]` entry of the policy: knowledge of this site that replaces the built-in table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelOverride {
     /// A glob (`*`, `?`, `[a-z]`) over the whole of `uname -r`.
     pub release: crate::glob::Glob,
-    /// Which bug.
     pub bug: BugId,
     /// `affected` or `not-affected` (written `fixed`).
     pub status: Status,
-    /// Where it stands, such as `/etc/vxcsum/policy.toml:12`.
+    /// The place of the entry, such as `/etc/vxcsum/policy.toml:12`.
     pub origin: String,
 }
 

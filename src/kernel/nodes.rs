@@ -1,6 +1,6 @@
-//! Kernels of many machines: the answer of `kubectl get nodes -o json`, or a list of `uname -r`.
+//! The kernels of many machines, from the output of `kubectl get nodes -o json` or from a list of `uname -r`.
 //!
-//! Owns how both are understood, and the summary by kernel. Pure.
+//! Owns the decoding of both, and the summary by kernel. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{KernelFacts, KernelVerdict, OsRelease};
 
-/// What the text said.
+/// The nodes in a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes {
     /// In the order of the text.
     pub nodes: Vec<ClusterNode>,
-    /// Nodes with another operating system than Linux.
+    /// The number of nodes with another operating system than Linux.
     pub other_systems: usize,
 }
 
-/// One machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterNode {
-    /// Its name; empty in a list of kernels.
+    /// Empty in a list of kernels.
     pub name: String,
-    /// `uname -r`; empty if the node has not reported it.
+    /// `uname -r`. Empty if the node has not reported it.
     pub release: String,
-    /// `PRETTY_NAME` of os-release(5); empty if it is not known.
+    /// `PRETTY_NAME` of os-release(5). Empty if not known.
     pub os_image: String,
 }
 
@@ -63,10 +62,10 @@ struct NodeInfo {
 }
 
 impl Nodes {
-    /// Reads the text of either form. An empty line, and one that begins with `#`, is passed over in a list.
+    /// Reads a text of either form. In a list, empty lines and lines with `#` at their start are ignored.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// A text for users that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim_start_matches('\u{feff}');
         let found = if text.trim_start().starts_with('{') {
@@ -83,7 +82,7 @@ impl Nodes {
     fn from_json(text: &str) -> Result<Self, String> {
         let items = match serde_json::from_str::<List>(text) {
             Ok(list) => list.items,
-            // `kubectl get node NAME -o json` is one node and no list.
+            // `kubectl get node NAME -o json` prints one node instead of a list.
             Err(no_list) => match serde_json::from_str::<Item>(text) {
                 Ok(item) if item.kind.as_deref() == Some("Node") => vec![item],
                 _ => {
@@ -137,8 +136,7 @@ impl Nodes {
     }
 }
 
-/// The `ID` of os-release(5) of the distribution whose `PRETTY_NAME` this is; empty if it is none of those on which a verdict
-/// depends.
+/// The `ID` of os-release(5) that belongs to this `PRETTY_NAME`. Empty for a distribution on which no verdict depends.
 fn os_id(os_image: &str) -> &'static str {
     const IDS: [(&str, &str); 16] = [
         ("Red Hat Enterprise Linux", "rhel"),
@@ -166,15 +164,14 @@ fn os_id(os_image: &str) -> &'static str {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Group {
-    /// `uname -r`; empty where the nodes have not reported it.
+    /// `uname -r`. Empty if the nodes have not reported it.
     pub release: String,
-    /// The distribution, as the node calls it.
+    /// The distribution in the node's own words.
     pub os_image: String,
-    /// How many nodes.
     pub nodes: usize,
-    /// Their names; empty where only kernels were listed.
+    /// Empty if the text was a list of kernels.
     pub names: Vec<String>,
-    /// The verdict on each bug.
+    /// The verdict on each bug, by its code.
     pub bugs: KernelVerdict,
 }
 
@@ -251,7 +248,7 @@ mod tests {
                 vec![node("b", "6.8.0", "")],
                 0,
             ),
-            // A node that has not joined yet is a node, and its kernel is not known.
+            // A node that has not joined yet counts as a node with an unknown kernel.
             (
                 r#"{"items":[{"metadata":{"name":"c"}}]}"#,
                 vec![node("c", "", "")],

@@ -1,13 +1,14 @@
 //! os-release(5): text to `OsRelease`.
 //!
-//! Owns the parser. Pure; where the file lies and who reads it is not decided here.
+//! Owns the parser. Pure; `kernel::read_io` reads the file.
 
 use super::OsRelease;
 
-/// Takes `ID` and `VERSION_ID` out of the text of an os-release file.
+/// Takes `ID` and `VERSION_ID` from the text of an os-release file.
 ///
-/// A line that is not an assignment in shell syntax is passed over, as <https://www.freedesktop.org/software/systemd/man/latest/os-release.html>
-/// asks for; the last assignment wins; a missing key stays empty.
+/// Lines that are not assignments in shell syntax are ignored, as
+/// <https://www.freedesktop.org/software/systemd/man/latest/os-release.html> demands. The last assignment counts. A
+/// missing key stays empty.
 pub fn parse_os_release(text: &str) -> OsRelease {
     let mut os = OsRelease::default();
     for line in text.trim_start_matches('\u{feff}').lines() {
@@ -26,7 +27,7 @@ pub fn parse_os_release(text: &str) -> OsRelease {
     os
 }
 
-/// The value as a shell reads it, up to a comment; `None` if a quote stays open or more words follow.
+/// The value as a shell reads it, up to a comment. `None` if a quote stays open or more words follow.
 fn unquote(value: &str) -> Option<String> {
     let mut out = String::new();
     let mut chars = value.chars();
@@ -87,7 +88,7 @@ mod tests {
             ("ID=c'o's\"x\"\n", "cosx", ""),
             (r#"ID="a\"b\\c\$d\`e\f""#, r#"a"b\c$d`e\f"#, ""),
             (r"ID=a\ b", "a b", ""),
-            // not assignments, so what stood before stays
+            // not assignments, so the earlier values stay
             ("ID=a\nID=\"open\n", "a", ""),
             ("ID=a\nID='open\n", "a", ""),
             ("ID=a\nID=b c\n", "a", ""),

@@ -1,6 +1,6 @@
-//! The files that say which kernel and which distribution this is.
+//! Reads the files that identify the kernel and the distribution.
 //!
-//! Owns reading them below a root directory, bounded. They are understood in `kernel`.
+//! Owns reading them below a root directory, with a limit on their size. `kernel` decodes them.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -21,11 +21,11 @@ use super::KernelFacts;
 use super::os_release::parse_os_release;
 use crate::fault::describe_io;
 
-/// No such file is longer; a longer one is not one.
+/// Bytes. A longer file is an error.
 const LIMIT: u64 = 64 * 1024;
 
-/// The running kernel. A file that cannot be read is as good as none: the verdict says what it was decided on. `note` gets
-/// a sentence for each file that is there and cannot be read.
+/// The strings of the running kernel. A file that cannot be read counts as missing. `note` gets a sentence for each
+/// file that exists and cannot be read.
 pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
     let uname = uname();
     let mut read = |path: &str| {
@@ -52,12 +52,12 @@ pub fn kernel_facts(root: &Path, mut note: impl FnMut(String)) -> KernelFacts {
     }
 }
 
-/// A small text file; bytes that are not UTF-8 are replaced.
+/// Reads a small text file. Bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
-/// Whatever opening and reading says, not a regular file, or longer than 64 KiB.
+/// The error of opening or reading. The file is not a regular file, or is longer than 64 KiB.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    // A pipe in somebody's image must not block.
+    // Opening a pipe must not block.
     let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits();
     let file = OpenOptions::new()
         .read(true)
@@ -71,7 +71,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         ));
     }
     let mut bytes = Vec::new();
-    // Reading a directory says that it is one.
+    // Reading a directory fails with `EISDIR`, which names the problem.
     file.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {
         let text = format!("longer than {} KiB", LIMIT / 1024);
@@ -80,8 +80,9 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A file that `/proc` has for each thread, such as `net/snmp`. Kernels before 3.17, RHEL 7's among them, have them only for
-/// the process: there a thread in a namespace of its own cannot be told from the others.
+/// The path of a file that `/proc` has for each thread, such as `net/snmp`. Kernels before 3.17, also that of RHEL 7,
+/// have such files only for the process. There, a thread in a namespace of its own reads the files of the main thread's
+/// namespace.
 pub fn proc_own(file: &str) -> PathBuf {
     static DIR: OnceLock<&str> = OnceLock::new();
     let dir = DIR.get_or_init(|| match std::fs::symlink_metadata("/proc/thread-self") {
@@ -91,7 +92,7 @@ pub fn proc_own(file: &str) -> PathBuf {
     Path::new(dir).join(file)
 }
 
-/// What this boot is called; empty where /proc does not say. It does not change while a process lives.
+/// The id of this boot. Empty if /proc does not have it. Constant while a process lives.
 pub fn boot_id() -> String {
     static READ: OnceLock<String> = OnceLock::new();
     let read = || {

@@ -1,39 +1,36 @@
-//! What the strings of a kernel say: its upstream version, who built it, and that builder's own number.
+//! The strings of a kernel: its upstream version, its builder, and the builder's own number.
 //!
-//! Owns the parsing of `uname -r`, of the version in `uname -v` (Debian) and of `/proc/version_signature` (Ubuntu), and the
-//! order of versions. Knows nothing of bugs. Pure, and no string makes it panic.
+//! Owns the parsing of `uname -r`, of the version in `uname -v` (Debian) and of `/proc/version_signature` (Ubuntu), and
+//! the order of versions. Does not know the bugs. Pure. No string causes a panic.
 
 use super::KernelFacts;
 
-/// An upstream version, ordered as upstream releases follow each other within a branch.
+/// An upstream version, ordered by release within a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// The 5 of 5.4.41.
     pub major: u32,
     /// The 4 of 5.4.41.
     pub minor: u32,
-    /// The 41 of 5.4.41; 0 if there is none.
+    /// The 41 of 5.4.41. 0 if it is missing.
     pub patch: u32,
-    /// Released, or how far on the way there.
+    /// A release, or a release candidate.
     pub stage: Stage,
 }
 
-/// How far a mainline version is.
+/// The stage of a mainline version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// `-rcN`.
+    /// `-rcN`
     Rc {
-        /// The N.
         number: u32,
-        /// Built from a tree with commits on top of `-rcN`, so it has some of what `-rc(N+1)` has.
+        /// The tree has commits after `-rcN`, so it has a part of the changes of `-rc(N+1)`.
         past: bool,
     },
-    /// Released.
     Release,
 }
 
 impl Version {
-    /// A release.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self {
             major,
@@ -43,7 +40,7 @@ impl Version {
         }
     }
 
-    /// A mainline release candidate; `-rc0` is the start of a branch, before all of its releases.
+    /// A mainline release candidate. `-rc0` is the start of a branch, before all its releases.
     pub const fn rc(major: u32, minor: u32, number: u32) -> Self {
         Self {
             stage: Stage::Rc {
@@ -54,7 +51,7 @@ impl Version {
         }
     }
 
-    /// A tree with commits on top of a release candidate.
+    /// A tree with commits after a release candidate.
     pub const fn rc_past(major: u32, minor: u32, number: u32) -> Self {
         Self {
             stage: Stage::Rc { number, past: true },
@@ -62,11 +59,11 @@ impl Version {
         }
     }
 
-    /// Splits `5.4.0-42-generic` into 5.4.0 and `-42-generic`; `None` if it does not start with a version.
+    /// Splits `5.4.0-42-generic` into 5.4.0 and `-42-generic`. `None` if the text does not start with a version.
     fn parse(text: &str) -> Option<(Self, &str)> {
         let (major, rest) = number(text.trim_ascii())?;
         let (minor, rest) = number(rest.strip_prefix('.')?)?;
-        // 5.4.x is nobody's kernel: taking it for 5.4.0 would answer a question that was not asked
+        // 5.4.x is not a kernel: reading it as 5.4.0 would answer another question
         let (patch, local) = match rest.strip_prefix('.') {
             Some(rest) => number(rest)?,
             None => (0, rest),
@@ -89,7 +86,7 @@ impl Version {
     }
 }
 
-/// A leading decimal number and what follows it; `None` without one, or if it does not fit.
+/// A leading decimal number, and the rest. `None` if there is no number or it does not fit.
 fn number(text: &str) -> Option<(u32, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -119,68 +116,67 @@ fn stage(local: &str) -> Option<Stage> {
     Some(Stage::Rc { number, past })
 }
 
-/// Whose kernel it is, as far as that decides what its numbers mean.
+/// The builder of a kernel, as far as the meaning of its numbers depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelFamily {
-    /// Red Hat's 3.10.0 and its rebuilds.
+    /// 3.10.0 of Red Hat, and its rebuilds.
     El7,
-    /// Red Hat's 4.18.0 and its rebuilds, `CentOS` Stream 8 among them.
+    /// 4.18.0 of Red Hat, and its rebuilds, such as `CentOS` Stream 8.
     El8,
-    /// Red Hat's 5.14.0 and its rebuilds.
+    /// 5.14.0 of Red Hat, and its rebuilds.
     El9,
-    /// Red Hat's 6.12.0 and its rebuilds.
+    /// 6.12.0 of Red Hat, and its rebuilds.
     El10,
-    /// Built for el7 or newer, but with none of Red Hat's main bases.
+    /// Built for el7 or newer, but on none of the base versions of Red Hat.
     ElOther,
-    /// Virtuozzo on Red Hat's 3.10.0.
+    /// Virtuozzo, on 3.10.0 of Red Hat.
     Vz7,
-    /// Virtuozzo on Red Hat's 4.18.0.
+    /// Virtuozzo, on 4.18.0 of Red Hat.
     Vz8,
     /// Oracle's Unbreakable Enterprise Kernel.
     Uek,
     /// Amazon Linux and Bottlerocket.
     Amazon,
-    /// Ubuntu's main kernel: `build` is the ABI number.
+    /// The main kernels of Ubuntu. `build` is the ABI number.
     Ubuntu,
-    /// Any other Ubuntu flavour (aws, azure, ...), which counts its ABI numbers on its own; the upstream version is not known.
+    /// Another flavour of Ubuntu (aws, azure, ...) with ABI numbers of its own. The upstream version is not known.
     UbuntuFlavour,
-    /// The same where `/proc/version_signature` gives the upstream version.
+    /// As [`Self::UbuntuFlavour`], with the upstream version from `/proc/version_signature`.
     UbuntuFlavourSigned,
     /// Debian, with the version from `uname -v`.
     Debian,
-    /// Debian, whose `uname -r` names an ABI and not the version.
+    /// Debian without a version: `uname -r` names an ABI, not the version.
     DebianUnversioned,
-    /// SUSE and openSUSE.
     Suse,
     /// Google's Container-Optimized OS.
     Cos,
-    /// Upstream, or a builder whose numbers are not read here.
+    /// Upstream, or a builder whose numbers are not decoded.
     Upstream,
     /// The release does not start with a version.
     Unreadable,
 }
 
-/// A kernel as its strings identify it.
+/// A kernel, as its strings identify it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// Whose it is.
     pub family: KernelFamily,
-    /// The upstream version it is made from, the best that the strings tell.
+    /// The upstream version on which the kernel is based, as exactly as the strings say.
     pub base: Version,
-    /// The builder's number: 193.10.1 of `4.18.0-193.10.1.el8_2.x86_64`, 108 of `4.15.0-108-generic`; empty if not known.
+    /// The builder's number: 193.10.1 of `4.18.0-193.10.1.el8_2.x86_64`, 108 of `4.15.0-108-generic`. Empty if not
+    /// known.
     ///
-    /// These compare as rpm compares them: number by number, and `193.10.el8` is older than `193.10.1.el8_2` because
-    /// letters are older than any number (<https://github.com/rpm-software-management/rpm/blob/rpm-4.19.0-release/rpmio/rpmvercmp.c>).
+    /// Compared as rpm does, number by number. `193.10.el8` is older than `193.10.1.el8_2`, because letters are older
+    /// than any number (<https://github.com/rpm-software-management/rpm/blob/rpm-4.19.0-release/rpmio/rpmvercmp.c>).
     pub build: Vec<u32>,
-    /// Nothing but the upstream version stands in the release.
+    /// The release has only the upstream version.
     pub plain: bool,
 }
 
 impl Kernel {
-    /// Reads the strings. The release speaks first, `uname -v` and `/proc/version_signature` second.
+    /// Reads the strings. The release counts first, `uname -v` and `/proc/version_signature` second.
     ///
-    /// os-release speaks last, and only where the others name nobody and the base is one that the named distribution freezes:
-    /// inside a container it describes the image, not the kernel.
+    /// os-release counts last, and only if the other strings name no builder and the base is one that the distribution
+    /// freezes. Inside a container, os-release describes the image, not the kernel.
     pub fn identify(facts: &KernelFacts) -> Self {
         let Some((base, local)) = Version::parse(&facts.release) else {
             return Self {
@@ -229,7 +225,7 @@ impl Kernel {
             let (major, rest) = number(&part[tag.len()..])?;
             Some((tag, major, rest))
         })?;
-        // a number that does not fit leaves no number at all, rather than a smaller one
+        // a number that does not fit leaves the build empty, rather than smaller
         let build = parts()
             .take_while(|part| part.bytes().all(|b| b.is_ascii_digit()))
             .map(str::parse)
@@ -238,7 +234,7 @@ impl Kernel {
         let own = rest.is_empty() || rest.starts_with(['_', '-', '+']);
         let family = match (tag, major) {
             ("amzn", _) => KernelFamily::Amazon,
-            // ELRepo packs upstream's releases; before el7 no base is frozen at one that has VXLAN
+            // ELRepo packages upstream's releases. Before el7, no distribution froze a base with VXLAN.
             _ if local.contains("elrepo") || self.base < Version::new(3, 10, 0) => {
                 KernelFamily::Upstream
             }
@@ -253,7 +249,8 @@ impl Kernel {
         Some(self.with(family, build))
     }
 
-    /// `-150300.59.93-default`; the other flavours only on a base that SUSE froze, since Ubuntu too has an azure.
+    /// `-150300.59.93-default`. Other flavours count only on a base that SUSE froze, because Ubuntu has an azure
+    /// flavour too.
     fn as_suse(&self, local: &str, os_id: &str) -> Option<Self> {
         let flavour = local.rsplit('-').next().unwrap_or_default();
         let frozen = self.is(5, 3, 18) || self.is(4, 12, 14);
@@ -266,7 +263,7 @@ impl Kernel {
         suse.then(|| self.with(KernelFamily::Suse, Vec::new()))
     }
 
-    /// `-108-generic`; a leading zero (`-050400-generic`) marks a build of the mainline archive.
+    /// `-108-generic`. A leading zero (`-050400-generic`) marks a build of the mainline archive.
     fn as_ubuntu(&self, local: &str, facts: &KernelFacts) -> Option<Self> {
         let signed = facts
             .version_signature
@@ -307,7 +304,7 @@ impl Kernel {
         })
     }
 
-    /// The third field of `5.4.0-1020.20-aws 5.4.44`, if the line is about this very kernel.
+    /// The third field of `5.4.0-1020.20-aws 5.4.44`, if the line is about this kernel.
     fn signed_base(&self, text: &str, abi: u32, flavour: &str) -> Option<Version> {
         let mut fields = text.split_ascii_whitespace();
         let (named, local) = Version::parse(fields.next()?)?;
@@ -318,7 +315,7 @@ impl Kernel {
         (same && rest.is_empty() && base.same_branch(self.base)).then_some(base)
     }
 
-    /// `#1 SMP Debian 4.19.132-1 (2020-07-24)`; without it, `-10-amd64` says Debian but not which version.
+    /// `#1 SMP Debian 4.19.132-1 (2020-07-24)`. Without that text, `-10-amd64` names Debian but no version.
     fn as_debian(&self, local: &str, facts: &KernelFacts) -> Option<Self> {
         let arches = [
             "amd64",
@@ -353,7 +350,7 @@ impl Kernel {
         })
     }
 
-    /// A release that names nobody, on a base that the distribution of os-release freezes.
+    /// Uses os-release for a release that names no builder, on a base that the distribution freezes.
     fn hinted(self, os_id: &str) -> Self {
         let local = !self.plain;
         let family = match os_id {
@@ -379,7 +376,8 @@ impl Kernel {
     }
 }
 
-/// Ubuntu's flavours with kernels of their own count from here, its main kernels stay far below.
+/// Ubuntu's flavours with kernels of their own count their ABI from here. The numbers of the main kernels stay far
+/// below.
 const FLAVOUR_ABI: u32 = 1000;
 
 fn is_rc_only(local: &str) -> bool {

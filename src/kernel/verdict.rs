@@ -1,4 +1,4 @@
-//! The verdict: what was measured, what the administrator declares and what the table knows, weighed for one kernel.
+//! The verdict: measurements, declarations of the administrator and the table, combined for one kernel.
 //!
 //! Owns the order of evidence. Pure.
 
@@ -10,8 +10,8 @@ use super::{
 
 use super::{Measured, Measurements};
 
-/// Judges a kernel by its strings and by what packets showed on this boot. What was measured wins, then the last
-/// `[[kernel]]` entry that matches, then the table; the evidence of the weaker stays listed.
+/// Judges a kernel by its strings and by the measurements of this boot. A measurement decides first, then the last
+/// matching `[[kernel]]` entry, then the table. Weaker evidence stays in the list.
 pub fn judge(
     facts: &KernelFacts,
     overrides: &[KernelOverride],
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(verdict[BugId::NatZeroCsum].status, Status::Unknown);
     }
 
-    /// A stored run of 6.18.44, where `nat-lco-csum` was seen and `nat-zero-csum` was not.
+    /// The stored run on 6.18.44 shows `nat-lco-csum` and not `nat-zero-csum`.
     #[test]
     fn what_was_measured_wins_over_all_else() {
         let run = include_bytes!("../../tests/cases/probe-6.18.44.json");

@@ -72,7 +72,7 @@ pub struct Underlay {
     #[serde(skip)]
     pub ifindex: u32,
     pub name: IfName,
-    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`. `None` if the device does not report a driver.
+    /// `ETHTOOL_GDRVINFO`, such as `virtio_net`. Null if the device does not report a driver.
     pub driver: Option<String>,
     /// Packets leave the device with finished checksums; see `link::underlay`.
     #[serde(skip)]

@@ -1,21 +1,20 @@
-//! Values of which only some bits are known: marks and register bytes.
+//! Partly known values: marks and register bytes.
 //!
 //! Owns the abstract domain of the analysis. Pure.
 
-/// A 32-bit mark. `value` has no bit that `known` has not.
+/// A 32-bit mark. All bits of `value` outside `known` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
-    /// Which bits are known.
+    /// The mask of known bits.
     pub known: u32,
-    /// What they are.
+    /// The values of the known bits.
     pub value: u32,
 }
 
 impl Mark {
-    /// Nothing is known.
     pub const ANY: Self = Self { known: 0, value: 0 };
 
-    /// Zero but for these bits, which are not known.
+    /// Zero, except that the bits in `bits` are unknown.
     pub const fn only(bits: u32) -> Self {
         Self {
             known: !bits,
@@ -33,12 +32,12 @@ impl Mark {
         }
     }
 
-    /// Bits that may be one.
+    /// The bits that may be one.
     pub fn possible(self) -> u32 {
         self.value | !self.known
     }
 
-    /// The mark, given that mark & mask == value; `None` if it cannot be.
+    /// The mark under the condition mark & mask == value. `None` if the condition is impossible.
     pub fn assume(self, value: u32, mask: u32) -> Option<Self> {
         if value & !mask != 0 || (self.value ^ value) & self.known & mask != 0 {
             return None;
@@ -49,7 +48,8 @@ impl Mark {
         })
     }
 
-    /// The mark, given that mark & mask != value; `None` if it cannot be. One open bit can be told, of more nothing is.
+    /// The mark under the condition mark & mask != value. `None` if the condition is impossible. The condition
+    /// determines at most one unknown bit.
     pub fn assume_not(self, value: u32, mask: u32) -> Option<Self> {
         if self.assume(value, mask).is_none() {
             return Some(self);
@@ -65,7 +65,7 @@ impl Mark {
         }
     }
 
-    /// What holds for both.
+    /// The bits known in both marks.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
         let known = self.known & other.known & !(self.value ^ other.value);
@@ -75,31 +75,29 @@ impl Mark {
         }
     }
 
-    /// Every mark that `other` may be, this may be.
+    /// True if `self` can be every mark that `other` can be.
     pub fn covers(self, other: Self) -> bool {
         self.known & !other.known == 0 && (self.value ^ other.value) & self.known == 0
     }
 }
 
-/// One byte of a register.
+/// A partly known byte of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Byte {
-    /// Which bits are known.
+    /// The mask of known bits.
     pub known: u8,
-    /// What they are; 0 where not known.
+    /// The values of the known bits. Unknown bits are 0.
     pub value: u8,
 }
 
 impl Byte {
-    /// Nothing is known.
     pub const ANY: Self = Self { known: 0, value: 0 };
 
-    /// A known byte.
     pub const fn exact(value: u8) -> Self {
         Self { known: 255, value }
     }
 
-    /// What holds for both.
+    /// The bits known in both bytes.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
         let known = self.known & other.known & !(self.value ^ other.value);
@@ -120,24 +118,21 @@ impl Byte {
     }
 }
 
-/// Whether something holds.
+/// A truth value of the analysis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tri {
-    /// It does.
     Yes,
-    /// It does not.
     No,
-    /// It may or may not.
+    /// Not known.
     Maybe,
 }
 
 impl Tri {
-    /// From something known.
     pub fn known(holds: bool) -> Self {
         if holds { Self::Yes } else { Self::No }
     }
 
-    /// The opposite, if `invert`.
+    /// The opposite if `invert` is set.
     #[must_use]
     pub fn flip(self, invert: bool) -> Self {
         match (self, invert) {
@@ -147,7 +142,6 @@ impl Tri {
         }
     }
 
-    /// Both hold.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -158,7 +152,7 @@ impl Tri {
     }
 }
 
-/// Whether these bytes, of which some may not be known, equal those.
+/// Compares partly known bytes with constant bytes.
 pub fn equal(bytes: &[Byte], to: &[u8]) -> Tri {
     let mut out = Tri::Yes;
     for (b, &t) in bytes.iter().zip(to) {
@@ -176,7 +170,7 @@ pub fn equal(bytes: &[Byte], to: &[u8]) -> Tri {
     }
 }
 
-/// Whether these bytes are between `low` and `high` (both included, compared as memcmp(3) does).
+/// Whether these bytes are between `low` and `high`, both included, in the order of memcmp(3).
 pub fn between(bytes: &[Byte], low: &[u8], high: &[u8]) -> Tri {
     let least = bytes.iter().map(|b| b.value);
     let most = bytes.iter().map(|b| b.value | !b.known);
@@ -194,7 +188,7 @@ pub fn between(bytes: &[Byte], low: &[u8], high: &[u8]) -> Tri {
 mod tests {
     use super::*;
 
-    /// The mark's bits from high to low: 0, 1 or ?.
+    /// Bits from high to low: 0, 1 or ?.
     fn mark(text: &str) -> Mark {
         text.bytes().fold(Mark::only(0), |m, b| Mark {
             known: m.known << 1 | u32::from(b != b'?'),
@@ -211,7 +205,7 @@ mod tests {
             ("????", 0, 4, Some("?0??"), Some("?1??")),
             ("????", 6, 6, Some("?11?"), Some("????")),
             ("?1??", 6, 6, Some("?11?"), Some("?10?")),
-            // A value outside the mask never holds.
+            // A value outside the mask is impossible.
             ("????", 1, 4, None, Some("????")),
         ] {
             let m = mark(before);

@@ -1,6 +1,6 @@
-//! The changes of `nf_tables` rules, as the kernel announces them.
+//! Events about changes of `nf_tables` rules.
 //!
-//! Owns the socket of the multicast group. What changed is not looked at: an event is a hint to read the rules anew.
+//! Owns the socket of the multicast group. Does not read what changed: an event is a hint to read the rules again.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -20,7 +20,7 @@ use crate::netlink::filter::{Instruction, LD_H_ABS, NLMSG_TYPE, RET, jump_unless
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink.h#L15>
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// A socket that hears of every commit of rules, and of nothing else.
+/// A socket that receives one event for each commit of rules.
 pub struct NftEvents {
     socket: Multicast,
 }
@@ -29,12 +29,13 @@ impl NftEvents {
     /// # Errors
     /// The errno of the socket: `EPROTONOSUPPORT` in a kernel without netfilter.
     pub fn open() -> Result<Self, Errno> {
-        // A commit announces each rule of it and then its generation: the kernel drops all but that.
+        // The kernel announces each rule of a commit, and then the new generation. The filter drops everything but the
+        // generation.
         let socket = Multicast::open(NlFamily::Netfilter, NFNLGRP_NFTABLES, &new_generations())?;
         Ok(Self { socket })
     }
 
-    /// Takes out all there is; true if there was something, or something was lost.
+    /// Reads all waiting events. True if there was an event or events were lost.
     pub fn drain(&mut self) -> bool {
         let mut heard = false;
         let mut buffer = [0; 4096];
@@ -54,7 +55,7 @@ impl AsFd for NftEvents {
     }
 }
 
-/// A filter that accepts the announcement of a new generation of `nf_tables` rules, and refuses everything else.
+/// Accepts the event for a new generation of `nf_tables` rules and drops everything else.
 fn new_generations() -> [Instruction; 4] {
     [
         stmt(LD_H_ABS, NLMSG_TYPE),

@@ -1,8 +1,9 @@
 //! Whether NAT in this network namespace can rewrite the outer packets of a VXLAN device.
 //!
-//! Owns the question and the answer. The inner packet goes through POSTROUTING with any mark that it can have; the outer packet
-//! keeps what mark is left and, being sent by this machine, goes through OUTPUT and POSTROUTING. Only a first packet of a
-//! connection meets nat chains, so a later inner packet carries what other chains set. Pure: `nat::read_io` reads the rules.
+//! Owns the question and the answer. The inner packet passes POSTROUTING with any mark that it can have. The outer
+//! packet keeps the resulting mark and, because this machine sends it, passes OUTPUT and POSTROUTING. Only the first
+//! packet of a connection passes nat chains, so later inner packets have only the marks that other chains set. Pure:
+//! `nat::read_io` reads the rules.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/ip_tunnel_core.c#L50> (`iptunnel_xmit`: the mark stays within one
 //! namespace, connection tracking does not)
@@ -35,45 +36,45 @@ const IFA_F_SECONDARY: u32 = 0x01;
 /// `IFA_F_OPTIMISTIC`, `IFA_F_DADFAILED`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`.
 const IFA_F_NOT_PREFERRED: u32 = 0x04 | 0x08 | 0x20 | 0x40;
 
-/// What of a VXLAN device decides which rules its outer packets meet.
+/// The properties of a VXLAN device that determine which rules its outer packets match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterFlow {
-    /// The VXLAN device, through which inner packets leave.
+    /// The VXLAN device. Inner packets leave through it.
     pub device: IfName,
-    /// Its ifindex.
     pub ifindex: u32,
-    /// It is a port of a bridge or another master (`IFLA_MASTER`), through which inner packets can leave instead.
+    /// The device is a port of a bridge or another master (`IFLA_MASTER`), and inner packets can leave through that
+    /// instead.
     pub enslaved: bool,
-    /// The device through which outer packets leave; `None` if only routing knows, or if it is in another namespace.
+    /// The device through which outer packets leave. `None` if only routing determines it, or if it is in another
+    /// namespace.
     pub underlay: Option<IfName>,
-    /// Its ifindex.
     pub underlay_ifindex: Option<u32>,
-    /// Its driver, as `ETHTOOL_GDRVINFO` says.
+    /// `ETHTOOL_GDRVINFO` of the underlay.
     pub underlay_driver: Option<String>,
-    /// Packets leave it with finished checksums, so that NAT beyond this kernel cannot corrupt them.
+    /// Packets leave the underlay with finished checksums, so NAT outside this kernel cannot corrupt them.
     pub underlay_finishes: bool,
-    /// Its addresses, in the kernel's order.
+    /// The addresses of the underlay, in the order of the kernel.
     pub underlay_addresses: Vec<OwnAddress>,
-    /// Why some outer packets may leave through another device than the underlay; none if all go that way.
+    /// Why some outer packets may leave through another device than the underlay. `None` if all leave through the
+    /// underlay.
     pub elsewhere: Option<OtherEgress>,
-    /// The source of outer packets, if the device has one.
+    /// The source of outer packets, if the device has a fixed one.
     pub local: Option<IpAddr>,
-    /// What routing chooses for the packets to the remotes; none if it was not asked, or if it is not certain.
+    /// The routing of the packets to the remotes. `None` if routing was not asked, or if the answer is not certain.
     pub routed: Option<Routed>,
-    /// Where outer packets go, as the device's forwarding entries and its group or remote say; empty if they can go anywhere.
+    /// The destinations of outer packets, from the forwarding entries, the group and the remote. Empty if they can go
+    /// anywhere.
     pub remotes: Vec<IpAddr>,
-    /// Their destination port; none if it is chosen per packet.
+    /// The destination port. `None` if the sender chooses it for each packet.
     pub dst_port: Option<u16>,
-    /// The VNI, which only messages use.
+    /// The VNI. Only messages use it.
     pub vni: Option<u32>,
 }
 
-/// What routing chooses for packets that leave through the underlay.
+/// The routing of packets that leave through the underlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routed {
-    /// Their sources.
     pub sources: BTreeSet<IpAddr>,
-    /// Their next hops.
     pub nexthops: Vec<IpAddr>,
 }
 
@@ -82,14 +83,15 @@ pub struct Routed {
 pub enum OtherEgress {
     /// A forwarding entry or a route names the device with this ifindex.
     Device(u32),
-    /// A routing rule sends some of them to another table, by their mark, ports or TOS.
+    /// A routing rule sends some packets to another table, by their mark, ports or TOS.
     Diverted,
-    /// Routing did not say.
+    /// Routing gave no answer.
     NotKnown,
 }
 
 impl OuterFlow {
-    /// The device that all outer packets leave through, if there is one: with destinations that are not known there is not.
+    /// The device through which all outer packets leave. `None` if they can leave through several, for example because
+    /// the destinations are not known.
     pub fn certain_egress(&self) -> Option<(IfName, Option<u32>)> {
         let sure = self.elsewhere.is_none() && !self.remotes.is_empty();
         Some((self.underlay?, self.underlay_ifindex)).filter(|_| sure)
@@ -104,47 +106,47 @@ impl OuterFlow {
     }
 }
 
-/// Whether NAT can rewrite the outer packets. Its text is made by `Display`, safe to print.
+/// Whether NAT can rewrite the outer packets. `Display` writes it as text that is safe to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// It can.
     Exposed(Box<Exposed>),
-    /// Every path was shown harmless. A rule that can meet the packets and keeps their address and port, if there is one.
+    /// No path leads to a rewrite. Holds a rule that the packets can match and that keeps their address and port, if
+    /// there is one.
     NotExposed(Option<CitedRule>),
-    /// Not decided, which counts as exposed.
+    /// Not decided. Counts as exposed.
     Unknown(Doubt),
 }
 
 /// How NAT can rewrite the outer packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exposed {
-    /// The rule that does.
+    /// The rule that rewrites them.
     pub rule: CitedRule,
     /// The outer packets are IPv6.
     pub v6: bool,
     /// What the rule changes.
     pub change: NatChange,
-    /// The bits of the inner packet's mark by which the outer packet meets it.
+    /// The mark bits of the inner packet that let the outer packet match the rule.
     pub marks: u32,
-    /// The rule that translates inner packets before a rule takes that mark away, if nothing else keeps it.
+    /// A rule that translates inner packets before another rule clears these mark bits. `None` if the bits stay set
+    /// without it.
     pub kept_by: Option<CitedRule>,
-    /// Whether it is cured by leaving the outer packets untracked, or why not.
+    /// Rules without tracking that protect the packets, or why such rules are not enough.
     pub notrack: Result<Untracked, NoCure>,
 }
 
-/// The outer packets of a device, as a rule has to describe them that leaves them untracked.
+/// The outer packets of a device, as a notrack rule must describe them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Untracked {
-    /// The packets are IPv6; `None` if both families occur.
+    /// True for IPv6. `None` if both families occur.
     pub v6: Option<bool>,
-    /// Their source, if the device has one.
+    /// The source address, if the device has a fixed one.
     pub local: Option<IpAddr>,
-    /// Their destination port.
     pub port: u16,
 }
 
 impl Untracked {
-    /// The rule in the language of nft(8). Packets to this machine itself stay tracked.
+    /// The rule in the syntax of nft(8). Packets to this machine itself stay tracked.
     pub fn rule(&self) -> String {
         let packets = match (self.local, self.v6) {
             (Some(a), _) if a.is_ipv6() => format!("ip6 saddr {a} "),
@@ -156,7 +158,7 @@ impl Untracked {
         format!("oifname != \"lo\" {packets}udp dport {} notrack", self.port)
     }
 
-    /// The commands that put rules for these packets in place. They can be run again.
+    /// The commands that add rules for these packets. Running them again is safe.
     pub fn commands(all: &[Self]) -> Vec<String> {
         let mut commands = vec![
             "nft add table inet vxlan-notrack".to_owned(),
@@ -170,20 +172,21 @@ impl Untracked {
     }
 }
 
-/// Why it does not suffice to leave the outer packets untracked.
+/// Why it is not enough to leave the outer packets untracked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoCure {
-    /// The device has no fixed destination port, by which a rule can tell its packets.
+    /// The device has no fixed destination port, so a rule cannot recognise its packets.
     NoPort,
-    /// Nobody asked.
+    /// The caller did not ask.
     NotAsked,
-    /// Rules copy packets (TEE, `dup`). In tests with such rules packets were lost that are fine with the offload off.
+    /// Rules copy packets (TEE, `dup`). In tests with such rules, untracked packets were lost that arrive with the
+    /// offload off.
     Copied,
-    /// They can be rewritten all the same; the analysis in words.
+    /// Untracked packets can still be rewritten. Holds the analysis as text.
     StillExposed(String),
     /// No rule here rewrites these packets then, and whether they are rewritten is not known all the same; the analysis in words.
     NotKnown(Untracked, String),
-    /// A rule, or the policy of a chain, would drop untracked packets and does not drop tracked ones.
+    /// A rule, or the policy of a chain, would drop untracked packets but not tracked packets.
     Dropped(String),
 }
 
@@ -201,15 +204,14 @@ impl fmt::Display for NoCure {
     }
 }
 
-/// A rule by reference, with what names it to people.
+/// A reference to a rule, with its texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CitedRule {
-    /// Where it is in the rules that were analyzed.
+    /// The place in the analysed rules.
     #[serde(skip)]
     pub at: RuleRef,
-    /// Its chain.
     pub chain: Box<[u8]>,
-    /// Its table, such as `ip nat (xtables)` for iptables-legacy.
+    /// The table, such as `ip nat (xtables)` for iptables-legacy.
     pub table: String,
     /// The rule as iptables-save(8) or nft(8) prints it, safe to print.
     pub text: String,
@@ -228,22 +230,21 @@ impl CitedRule {
     }
 }
 
-/// What a rule changes in an outer packet.
+/// The change that a rule makes to an outer packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NatChange {
-    /// The destination.
     Destination,
-    /// The address, by another of its network.
+    /// The address, mapped to another network (NETMAP).
     Network,
     /// The source port: `--random-fully`.
     RandomPortFully,
     /// The source port: `--random`.
     RandomPort,
-    /// The source port, to given ones.
+    /// The source port, to a port in the rule.
     GivenPort,
-    /// The source address from one to another.
+    /// The source address, from the first to the second.
     Source(IpAddr, IpAddr),
-    /// Perhaps the source address.
+    /// The source address, perhaps.
     MaybeSource(SourceDoubt),
 }
 
@@ -252,15 +253,15 @@ pub enum NatChange {
 pub enum SourceDoubt {
     /// The device has no fixed local address.
     NoLocal,
-    /// The rule's address is not known.
+    /// The address in the rule is not known.
     Hidden,
-    /// Routing chooses the way out.
+    /// Routing chooses the outgoing device.
     Routed,
-    /// The underlay's address is not known.
+    /// The address of the underlay is not known.
     AddressNotKnown,
     /// The underlay has several addresses.
     Several,
-    /// The underlay's address is deprecated or tentative.
+    /// The address of the underlay is deprecated or tentative.
     NotPreferred,
 }
 
@@ -303,23 +304,23 @@ codes! {
     }
 }
 
-/// Why it is not known whether NAT can rewrite the outer packets.
+/// Why the exposure is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {
-    /// The rules were not read, for no decision depends on them.
+    /// The rules were not read, because no decision depends on them.
     NotRead,
-    /// The device certainly sends to nobody yet.
+    /// The device certainly has no peers yet.
     NoPeers,
-    /// There are more paths than are followed.
+    /// There are more paths than the analysis follows.
     BudgetExceeded,
-    /// The packets can meet this rule, of which this is not understood.
+    /// The packets can match this rule, and the analysis does not understand this part of it.
     NotUnderstood(CitedRule, String),
-    /// A part of the rules could not be read.
+    /// Part of the rules could not be read.
     #[serde(skip)]
     Unread(Unread),
-    /// Some of the packets may leave through another device than the underlay.
+    /// Some packets may leave through another device than the underlay.
     OtherEgress(OtherEgress),
-    /// The underlay, of this name and driver, can hand packets on to NAT that cannot be seen from here.
+    /// Packets can leave the underlay (name, driver) unfinished, and NAT outside this kernel may rewrite them.
     Underlay(Option<(IfName, Option<String>)>),
 }
 
@@ -371,12 +372,12 @@ impl fmt::Display for Doubt {
 }
 
 impl Exposure {
-    /// No decision asks, so that the rules were not read.
+    /// For devices on which no decision depends. The rules are not read for them.
     pub const fn not_asked() -> Self {
         Self::Unknown(Doubt::NotRead)
     }
 
-    /// Exposed, by no rule: to see what would be decided.
+    /// Exposed, without a rule: shows what the decision would be.
     pub fn assumed() -> Self {
         Self::Exposed(Box::new(Exposed {
             rule: CitedRule::default(),
@@ -388,7 +389,7 @@ impl Exposure {
         }))
     }
 
-    /// How NAT can rewrite the outer packets, if it is known to.
+    /// How NAT can rewrite the outer packets. `None` unless the answer is `Exposed`.
     pub fn exposed(&self) -> Option<&Exposed> {
         match self {
             Self::Exposed(found) => Some(found),
@@ -396,7 +397,6 @@ impl Exposure {
         }
     }
 
-    /// The stable code.
     pub fn code(&self) -> ExposureCode {
         match self {
             Self::Exposed(_) => ExposureCode::Exposed,
@@ -405,7 +405,7 @@ impl Exposure {
         }
     }
 
-    /// The rule that it is about.
+    /// The text of the rule in the answer.
     pub fn rule(&self) -> Option<&str> {
         match self {
             Self::Exposed(found) => Some(&found.rule.text),
@@ -423,14 +423,14 @@ impl Exposure {
     }
 }
 
-/// As the stable code.
+/// Writes the stable code.
 impl Serialize for Exposure {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.code().serialize(serializer)
     }
 }
 
-/// Why, for people.
+/// The reason, for users.
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -467,13 +467,12 @@ impl fmt::Display for Exposed {
     }
 }
 
-/// What an analysis comes to, and what it rests on.
+/// The result of an analysis, and the facts behind it.
 pub(super) struct Examined {
-    /// The answer.
     pub exposure: Exposure,
-    /// What the packets can meet and was not read.
+    /// Parts of the rules that the packets can reach and that were not read.
     pub needs: BTreeSet<Need>,
-    /// Bits that rules ask for and none of those that were read sets.
+    /// Mark bits that rules test and that no rule read so far sets.
     pub foreign: u32,
 }
 
@@ -482,7 +481,7 @@ pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
     examine(rules, device, Assume::Anything).exposure
 }
 
-/// Decides for one device by rules of which some may not have been read.
+/// Decides for one device, with rules that may be read in part.
 pub(super) fn examine(rules: &NatRules, device: &OuterFlow, unread: Assume) -> Examined {
     let mut met = Met::default();
     let mut exposure = run(rules, device, unread, &mut met);
@@ -503,7 +502,7 @@ fn run(rules: &NatRules, device: &OuterFlow, unread: Assume, met: &mut Met) -> E
     }
 }
 
-/// Whether it suffices to leave the outer packets untracked. Only all of the rules can tell.
+/// Whether it is enough to leave the outer packets untracked. Needs all rules.
 fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> {
     if rules.is_partial() {
         return Err(NoCure::NotAsked);
@@ -560,18 +559,18 @@ fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> 
 
 type Drops = BTreeSet<(usize, u32, Option<usize>)>;
 
-/// What packets met.
+/// What packets met on their paths.
 #[derive(Default)]
 struct Met {
-    /// To begin with: the outer packets are not tracked.
+    /// Start with untracked outer packets.
     untracked: bool,
-    /// Where the outer packets can be dropped; `None` if nobody asks.
+    /// Where outer packets can be dropped. `None` if the caller does not ask.
     drops: Option<Drops>,
-    /// Where inner packets are translated, and the mark bits that they can have there.
+    /// Rules that translate inner packets, and the mark bits that the packets can have there.
     kept: Vec<(RuleRef, u32)>,
-    /// Mark bits that inner packets can have which no rule translates.
+    /// Mark bits that inner packets can have without being translated.
     kept_anyway: u32,
-    /// With whether the outer packet is IPv6.
+    /// The first value is true for IPv6 outer packets.
     findings: Vec<(bool, RuleRef, Finding)>,
     needs: BTreeSet<Need>,
     foreign: u32,
@@ -619,7 +618,8 @@ fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
     }
 }
 
-/// The rule that lets inner packets keep these mark bits, if it is another than the one that rewrites the outer packets.
+/// A rule that lets inner packets keep these mark bits, if it is another rule than the one that rewrites the outer
+/// packets.
 fn kept_by(met: &Met, rewrites: RuleRef, marks: u32) -> Option<RuleRef> {
     let mut keeps = met.kept.iter().filter(|(_, bits)| bits & marks == marks);
     let itself = keeps.clone().any(|(at, _)| *at == rewrites);
@@ -627,7 +627,7 @@ fn kept_by(met: &Met, rewrites: RuleRef, marks: u32) -> Option<RuleRef> {
     keeps.next().filter(|_| wanted).map(|(at, _)| *at)
 }
 
-/// Whether the underlay can hand packets on unfinished.
+/// The doubt about an underlay whose packets can be unfinished.
 fn underlay_doubt(device: &OuterFlow) -> Option<Doubt> {
     if device.underlay.is_some() && device.underlay_finishes {
         return None;
@@ -650,15 +650,16 @@ fn meet(
         }
         _ => certain,
     };
-    // A bit that a rule asks for and no rule sets may come from a socket or from eBPF. One that a rule sets is taken to be set
-    // by rules alone.
+    // A bit that rules test and no rule sets may come from a socket or from eBPF. For a bit that a rule sets, the
+    // analysis assumes that only rules set it.
     let [v4, v6] = certain;
     let foreign = (v4.tested | v6.tested) & !(v4.anywhere | v6.anywhere);
     met.foreign = foreign;
     let mut marks = Vec::new();
     for v6 in [false, true] {
         let can = settable[usize::from(v6)];
-        // A later inner packet meets no nat chain: its mark is what other chains set. If it answers one that did, it keeps that one's.
+        // A later inner packet passes no nat chain, so other chains determine its mark. If it is a reply to a first
+        // packet, it can have the mark of that packet.
         let later = if rules.marks_are_answered {
             can.anywhere
         } else {
@@ -693,7 +694,8 @@ fn meet(
         }
         let remotes = device.remotes.iter().copied();
         let destinations: Vec<IpAddr> = remotes.filter(|a| a.is_ipv6() == v6).collect();
-        // All go elsewhere. With a source of this family that cannot be, so that nothing is known.
+        // All packets leave through other devices. With a source of this family that is impossible, so nothing is
+        // known.
         if destinations.is_empty() && !device.remotes.is_empty() && device.local.is_none() {
             continue;
         }
@@ -728,7 +730,7 @@ fn meet(
     Ok(())
 }
 
-/// What a NAT statement changes in an outer packet; `None` if nothing.
+/// The change that a NAT statement makes to an outer packet. `None` if it makes no change.
 fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<NatChange> {
     let nat = &t.nat;
     let maybe = |doubt| Some(NatChange::MaybeSource(doubt));
@@ -767,8 +769,8 @@ fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<NatChange> {
     }
 }
 
-/// What `MASQUERADE` makes of a source: the first primary address of global scope, or the first such in whose subnet the next
-/// hop is; without any, an address of another device.
+/// The source that `MASQUERADE` chooses: the first primary address of global scope, or the first of those with the next
+/// hop in its subnet. Without such an address, an address of another device.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/devinet.c> (`inet_select_addr`)
 fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
@@ -807,12 +809,12 @@ fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
     }
 }
 
-/// The same for IPv6, which chooses among the addresses of every device: one of this device that is valid and not deprecated
-/// comes before those of others. Of several the choice is not followed.
+/// As [`masquerade_ipv4`], for IPv6. IPv6 chooses among the addresses of all devices, and prefers an address of the
+/// outgoing device that is valid and not deprecated. With several such addresses, the result is not known.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
 fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
-    // A link-local address is not chosen for a destination that is not.
+    // A link-local address is chosen only for link-local destinations.
     let link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
     let own = device.underlay_addresses.iter();
     let mut own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
@@ -827,7 +829,7 @@ fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
     }
 }
 
-/// Every rule as the tools print it, table by table.
+/// Every rule as the tools print it, sorted by table.
 pub fn quoted(rules: &NatRules) -> Vec<String> {
     let mut out = Vec::new();
     for table in &rules.tables {

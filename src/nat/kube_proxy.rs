@@ -1,6 +1,6 @@
-//! What kube-proxy's rules do with the mark of a packet that they masquerade.
+//! What the rules of kube-proxy do with the mark of masqueraded packets.
 //!
-//! Owns how its rules are recognized, and the command that takes an old one away. Pure.
+//! Owns the detection of these rules, and the command that removes a rule of an old version. Pure.
 
 use super::machine::RuleRef;
 use super::quote;
@@ -14,22 +14,22 @@ use crate::text::escape;
 const NAT_MAP_ADDRESSES: u32 = 1;
 /// `NFT_META_MARK`.
 const META_MARK: u32 = 3;
-/// The chain in which kube-proxy masquerades: with iptables, and with nft.
+/// The chain in which kube-proxy masquerades, with iptables and with nft.
 const CHAINS: [&[u8]; 2] = [b"KUBE-POSTROUTING", b"masquerading"];
 
 codes! {
-    /// What kube-proxy's rules do with the mark of a packet that they masquerade.
+    /// What the rules of kube-proxy do with the mark of masqueraded packets.
     pub enum KubeProxy {
-        /// There are no rules of kube-proxy, or none could be read.
+        /// No rules of kube-proxy exist, or none could be read.
         Absent = "absent",
-        /// They take it away first, as since 1.16.13, 1.17.9 and 1.18.6.
+        /// They clear the mark first, as since 1.16.13, 1.17.9 and 1.18.6.
         ClearsMark = "clears-mark",
-        /// They leave it, and the outer packet has it too.
+        /// They keep the mark, so the outer packet has it too.
         KeepsMark = "keeps-mark",
     }
 }
 
-/// What kube-proxy's rules do, in every table where there are any: leftovers of an old version count.
+/// Looks at every table with rules of kube-proxy, so rules that an old version left behind count.
 pub fn kube_proxy(rules: &NatRules) -> KubeProxy {
     let mut found = KubeProxy::Absent;
     for (_, chain) in chains(rules) {
@@ -44,7 +44,8 @@ pub fn kube_proxy(rules: &NatRules) -> KubeProxy {
     found
 }
 
-/// Rules that an old kube-proxy left behind: they masquerade with the mark kept, in a chain in which a newer one clears it.
+/// Rules that an old kube-proxy left behind: they masquerade and keep the mark, in a chain in which a newer version
+/// clears it.
 pub fn leftovers(rules: &NatRules) -> Vec<RuleRef> {
     let mut out = Vec::new();
     for ((table, number), chain) in chains(rules) {
@@ -61,7 +62,7 @@ pub fn leftovers(rules: &NatRules) -> Vec<RuleRef> {
     out
 }
 
-/// The leftovers as people read them, each with the command that takes it away, if there is one.
+/// The leftovers as text, each with the command that removes it, if there is one.
 pub fn leftovers_quoted(rules: &NatRules) -> Vec<(String, Option<String>)> {
     let quoted = |at: RuleRef| {
         let table = &rules.tables[at.table];
@@ -74,7 +75,7 @@ pub fn leftovers_quoted(rules: &NatRules) -> Vec<(String, Option<String>)> {
     leftovers(rules).into_iter().map(quoted).collect()
 }
 
-/// Whether kube-proxy makes a chain of this name.
+/// True if kube-proxy creates chains with this name.
 pub fn owns(chain: &[u8]) -> bool {
     chain.starts_with(b"KUBE-")
 }
@@ -88,7 +89,7 @@ fn chains(rules: &NatRules) -> impl Iterator<Item = ((usize, u32), &Chain)> {
     })
 }
 
-/// The rules of a chain that masquerade by nothing but the mark, and whether it is cleared before.
+/// The rules of a chain that masquerade and test only the mark, and whether a rule before clears the mark.
 fn masquerades(chain: &Chain) -> Vec<(usize, bool)> {
     let mut cleared = false;
     let mut out = Vec::new();
@@ -110,7 +111,8 @@ fn masquerades(chain: &Chain) -> Vec<(usize, bool)> {
     out
 }
 
-/// No condition but on the mark: one for pods that call themselves (`KUBE-LOOP-BACK`) is about other packets.
+/// True if the rule tests nothing but the mark. A rule for pods that call themselves (`KUBE-LOOP-BACK`) is about other
+/// packets.
 fn only_mark_decides(rule: &Rule) -> bool {
     rule.exprs.iter().all(|e| match e {
         Expr::Match(m) => matches!(m, Match::Mark { .. } | Match::Comment(_)),
@@ -120,7 +122,7 @@ fn only_mark_decides(rule: &Rule) -> bool {
     })
 }
 
-/// The command that takes a rule of iptables away, safe to paste; `None` unless every part of the rule stands in it.
+/// The command that deletes an iptables rule, safe to paste. `None` if a part of the rule cannot be written.
 pub fn deletion(rules: &NatRules, at: RuleRef) -> Option<String> {
     let table = rules.tables.get(at.table)?;
     let chain = table.chains.get(at.chain as usize)?;
@@ -135,7 +137,7 @@ pub fn deletion(rules: &NatRules, at: RuleRef) -> Option<String> {
     let (mut bare, mut whole) = (Vec::new(), Vec::new());
     for e in &rule.exprs {
         if let Expr::Match(Match::Comment(text)) = e {
-            // Such a match is written as it is.
+            // The comment must be written exactly.
             let text = format!("comment --comment {}", quoted_for_shell(text)?);
             whole.push(Expr::Match(Match::Other(text.into())));
         } else if written_in_full(e, rules) {
@@ -157,19 +159,19 @@ pub fn deletion(rules: &NatRules, at: RuleRef) -> Option<String> {
     Some(format!("{tool} -t {table} -D {chain}{}", written(whole)?))
 }
 
-/// What no shell changes between spaces; `!` stands alone.
+/// Characters that no shell changes. `!` is safe only as a word of its own.
 fn plain_for_shell(c: char) -> bool {
     c.is_ascii_alphanumeric() || " !+,-./:=_".contains(c)
 }
 
-/// A comment in single quotes; `None` if it has something that is printed in another way.
+/// A comment in single quotes. `None` if iptables prints a character of it in another form.
 fn quoted_for_shell(text: &[u8]) -> Option<String> {
     let text = str::from_utf8(text).ok()?;
     let printable = |c: char| matches!(c, ' '..='~') && !"'\\".contains(c);
     text.chars().all(printable).then(|| format!("'{text}'"))
 }
 
-/// Whether the words of iptables for an expression leave nothing out.
+/// True if the iptables syntax of an expression leaves nothing out.
 fn written_in_full(e: &Expr, rules: &NatRules) -> bool {
     match e {
         Expr::Match(m) => match m {

@@ -1,11 +1,12 @@
-//! Runs the rules on a packet of which only some is known, and collects what may happen to it.
+//! Runs the rules on a partly known packet, and collects what may happen to it.
 //!
-//! Owns the abstract interpretation: every path that a packet may take is taken, a test of the mark splits it, and where paths
-//! meet again they are merged. Whatever is not understood may do anything, so a result errs towards "can be rewritten". Pure.
+//! Owns the abstract interpretation. It follows every path that a packet may take, splits a path at a test of the mark,
+//! and merges paths that meet again. A rule that is not understood may do anything, so the result errs towards "can be
+//! rewritten". Pure.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_tables_core.c#L248> (`nft_do_chain`)
-//! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L919> (`nf_nat_inet_fn`: the first nat chain that
-//! rewrites ends the others)
+//! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L919> (`nf_nat_inet_fn`: after the first
+//! nat chain that rewrites, the others are skipped)
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -21,62 +22,62 @@ use super::rules::{
 use super::state::{PathState, add};
 use super::uapi::NFPROTO_NETDEV;
 
-/// A rule by reference, within one reading of the rules.
+/// A reference to a rule. Valid for one reading of the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleRef {
     /// Index of the table.
     pub table: usize,
-    /// Index of the chain in it.
+    /// Index of the chain in the table.
     pub chain: u32,
-    /// Index of the rule in it.
+    /// Index of the rule in the chain.
     pub rule: usize,
 }
 
-/// A NAT statement with what is known of its parts.
+/// A NAT statement, as far as its operands are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// The statement; no addresses if they are not known.
+    /// Has no addresses if they are not known.
     pub nat: Nat,
-    /// It has addresses that are not known.
+    /// The statement has addresses that are not known.
     pub hidden: bool,
 }
 
 /// Something that a packet may meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// A NAT statement, reached with these mark bits asked for.
+    /// A NAT statement, and the mark bits that tests on the path needed.
     Nat(Translation, u32),
-    /// Something in a nat chain that is not understood.
+    /// A part of a nat chain that is not understood.
     Opaque(String),
 }
 
-/// The rules are too many or too tangled.
+/// The rules are too many or too complex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetExceeded;
 
-/// How often a rule may be looked at for one packet.
+/// How many rules the interpreter visits for one packet.
 const MAX_STEPS: u64 = 20_000_000;
-/// The kernel allows 16 jumps in `nf_tables`; xtables allows more, bounded by its own check for loops.
+/// The kernel allows 16 jumps in `nf_tables`. xtables allows more and detects loops itself.
 const MAX_DEPTH: u32 = 128;
-/// Steps at one hook and priority, of which all orders are tried.
+/// How many steps at one hook and priority are tried in all orders.
 const MAX_PEERS: usize = 8;
 
-/// Where packets go from a chain.
+/// The packets that leave a chain.
 #[derive(Debug, Default)]
 struct ChainOutcome {
     fell_through: Vec<PathState>,
     accepted: Vec<PathState>,
 }
 
-/// A base chain at a hook; the order is that in which they run.
+/// A base chain at a hook, ordered as the kernel runs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct BaseChain {
-    /// The priority at which the kernel calls it: all nat chains run at the place of NAT, whatever their own.
+    /// The priority at which the kernel calls the chain. All nat chains run at the priority of NAT.
     ///
     /// <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_nat_core.c#L1138> (`nf_nat_register_fn`)
     place: i32,
     nat: bool,
-    /// Its own, which orders nat chains among themselves.
+    /// The chain's own priority, which orders nat chains among themselves.
     priority: i32,
     table: usize,
     chain: u32,
@@ -89,18 +90,18 @@ pub struct Machine<'a> {
     base: Base,
     memo: HashMap<(usize, u32, PathState), Rc<ChainOutcome>>,
     steps: u64,
-    /// What was met, once per at.
+    /// What the packet met, once for each rule.
     pub findings: Vec<(RuleRef, Finding)>,
-    /// What was met that was not read.
+    /// Parts of the rules that the packet reached and that were not read.
     pub needs: BTreeSet<Need>,
-    /// Where packets were translated, and the mark bits that they can have there.
+    /// Rules that translate packets, and the mark bits that the packets can have there.
     pub kept: Vec<(RuleRef, u32)>,
-    /// Rules that can drop the packet, and base chains whose policy can, which have no rule; `None` if nobody asks.
+    /// Rules that can drop the packet. Base chains whose policy drops it have no rule index. `None` if the caller does
+    /// not ask.
     pub drops: Option<BTreeSet<(usize, u32, Option<usize>)>>,
 }
 
 impl<'a> Machine<'a> {
-    /// A machine that has not run.
     pub fn new(rules: &'a NatRules, packet: &'a Packet<'a>) -> Self {
         Self {
             rules,
@@ -120,7 +121,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Everything at one hook, in the order of priorities; returns the states in which the packet leaves it.
+    /// Runs all chains of a hook in the order of priorities. Returns the states in which the packet leaves the hook.
     pub fn hook(
         &mut self,
         hook: Hook,
@@ -138,7 +139,8 @@ impl<'a> Machine<'a> {
         }
         let chains = self.chains(hook);
         for peers in chains.chunk_by(|a, b| a.place == b.place) {
-            // NAT calls its chains from one place, one after another: they are a single step among filter chains.
+            // The kernel calls all nat chains from one place, one after another, so they are one step among the filter
+            // chains.
             let filters = peers.partition_point(|chain| !chain.nat);
             let (filters, nat) = peers.split_at(filters);
             let steps: Vec<&[BaseChain]> = filters
@@ -158,7 +160,7 @@ impl<'a> Machine<'a> {
         Ok(live)
     }
 
-    /// The base chains that the packet meets at a hook and that can change something, in the order in which they run.
+    /// The base chains that the packet passes at a hook and that can change something, in the order of the kernel.
     fn chains(&self, hook: Hook) -> Vec<BaseChain> {
         let family = if self.packet.v6 {
             TableFamily::Ip6
@@ -197,9 +199,9 @@ impl<'a> Machine<'a> {
         chains
     }
 
-    /// Steps of equal priority run in the order in which their chains were made, which is not known: all orders are tried, as
-    /// paths through the sets of steps already taken. Of too many steps it is assumed that each can be taken any number of
-    /// times, and one of them at the end.
+    /// Chains of equal priority run in the order of their creation, which is not known. All orders are tried, as paths
+    /// through the sets of steps already taken. With too many steps, the analysis assumes that each step can run any
+    /// number of times, and one of them last.
     fn in_any_order<T>(
         &mut self,
         steps: &[T],
@@ -219,7 +221,7 @@ impl<'a> Machine<'a> {
                     todo.extend(take(self, step, s)?);
                 }
             }
-            // Whichever is the last has been taken.
+            // Each step can be the last.
             let mut left = Vec::new();
             for step in steps {
                 for &s in &reached {
@@ -348,7 +350,7 @@ impl<'a> Machine<'a> {
                 }
             }
             Verdict::Queue(_) => {
-                // A program can have the hook run again (NF_REPEAT), which for a nat chain is more than is followed here.
+                // A program can make the hook run again (NF_REPEAT). The analysis does not follow that for nat chains.
                 if self.base.nat {
                     self.record(at, Finding::Opaque("queue".into()));
                 }
@@ -374,7 +376,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// One rule in one state: what does not match goes to `next`, as does what runs off its end.
+    /// Runs one rule in one state. States that do not match, or that reach the end of the rule, go to `next`.
     fn rule(
         &mut self,
         at: RuleRef,
@@ -441,7 +443,7 @@ impl<'a> Machine<'a> {
                 Step::Stop
             }
             Expr::Untrack => {
-                // Later than connection tracking it does nothing.
+                // After connection tracking it has no effect.
                 walk.s.untracked |= self.base.priority < -200;
                 Step::Go
             }
@@ -511,7 +513,7 @@ impl<'a> Machine<'a> {
     fn compare(&self, from: Reg, op: Op, data: &[u8], walk: &mut RuleWalk<'_>) -> Step {
         Step::Test(match (walk.regs.origin(from), op, word(data)) {
             (Origin::Mark(and, xor), Op::Eq | Op::Ne, Some(d)) => {
-                // A bit that the mask clears is what xor says.
+                // A bit that the mask clears gets the value of xor.
                 let possible = (d ^ xor) & !and == 0;
                 let (value, mask) = if possible {
                     ((d ^ xor) & and, and)
@@ -526,7 +528,7 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// The set, and that it is needed if its elements have not been read.
+    /// The set and its elements. Notes a need if the elements have not been read.
     fn known_set(&mut self, table: usize, set: Option<u32>) -> Option<(&'a Set, &'a [Element])> {
         let n = set?;
         let set = self.rules.tables[table].sets.get(n as usize)?;
@@ -604,20 +606,20 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// A rule on its way through its expressions.
+/// The state of a rule between its expressions.
 struct RuleWalk<'w> {
     at: RuleRef,
     s: PathState,
     regs: Registers,
-    /// The states that the next rule meets.
+    /// States that continue with the next rule.
     next: &'w mut Vec<PathState>,
-    /// The states that leave the chain.
+    /// States that leave the chain.
     out: &'w mut ChainOutcome,
     depth: u32,
 }
 
 impl RuleWalk<'_> {
-    /// Splits on a test of the mark: what fails it goes to `next`.
+    /// Splits on a test of the mark. States that fail the test go to `next`.
     fn split(&mut self, value: u32, mask: u32, invert: bool) -> Step {
         if test(&mut self.s, value, mask, invert, self.next) {
             Step::Go
@@ -627,18 +629,19 @@ impl RuleWalk<'_> {
     }
 }
 
-/// What an expression does to the rule that it is part of.
+/// The effect of an expression on its rule.
 enum Step {
     Go,
-    /// The states have been put where they belong.
+    /// No state is left for the next expression.
     Stop,
     Test(Tri),
 }
 
-/// Splits on a test of the mark: what fails it goes to `next`; true if something is left, and `s` is what is left.
+/// Splits on a test of the mark. A state that fails the test goes to `next`. True if a state passes the test: then `s`
+/// is that state.
 fn test(s: &mut PathState, value: u32, mask: u32, invert: bool, next: &mut Vec<PathState>) -> bool {
     let before = *s;
-    // The bits that the packet came with are what a path relies on.
+    // A path relies only on bits that the packet had at its start.
     let on = |mark: Mark| PathState {
         mark,
         relied: before.relied | mark.value & mask & !before.set_here,
@@ -667,13 +670,13 @@ fn translation(nat: &NatRegs, regs: &Registers) -> Translation {
             kind: nat.kind,
             flags: nat.flags,
             addresses,
-            // The numbers do not matter: a given port is a new port.
+            // The numbers do not matter: any port in a rule is a new port.
             ports: nat.port.map(|_| (0, 0)),
         },
     }
 }
 
-/// Whether a base chain, or a chain that it can reach, can change a mark, the tracking or an address.
+/// True if a base chain, or a chain that it can reach, can change a mark, the tracking or an address.
 fn matters(rules: &NatRules, table: usize, chain: u32) -> bool {
     let mut found = false;
     reach(
@@ -700,7 +703,7 @@ fn matters(rules: &NatRules, table: usize, chain: u32) -> bool {
     found
 }
 
-/// Every expression that a chain can reach, each chain once.
+/// Calls a function for every expression that a chain can reach, once for each chain.
 pub(super) fn reach(
     rules: &NatRules,
     table: usize,

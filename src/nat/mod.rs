@@ -1,7 +1,7 @@
 //! The NAT rules of this network namespace, and whether they can rewrite the outer packets of a VXLAN device.
 //!
-//! Owns reading the rules of `nf_tables` and xtables, their model, and the analysis. What is not understood may do anything, so an
-//! answer errs towards "exposed".
+//! Owns reading the rules of `nf_tables` and xtables, their model, and the analysis. A rule that is not understood may
+//! do anything, so the answer errs towards "exposed".
 
 pub mod bits;
 pub mod events_io;

@@ -1,6 +1,6 @@
-//! What is known of a packet at a hook, and whether a condition of a rule holds for it.
+//! A partly known packet at a hook, and whether a condition of a rule holds for it.
 //!
-//! Owns the conditions that do not look at the mark; those that do are the machine's. Pure.
+//! Owns the conditions that do not test the mark. The machine tests the mark. Pure.
 
 use core::net::IpAddr;
 
@@ -18,41 +18,37 @@ const RTN_LOCAL: u32 = 2;
 const NEW: u16 = 8;
 /// `NF_CT_STATE_UNTRACKED_BIT`.
 const UNTRACKED: u32 = 1 << 6;
-/// The states of tracked packets and `INVALID`; the bits above differ between the matches `state` and `conntrack`.
+/// The states of tracked packets and `INVALID`. The higher bits differ between the matches `state` and `conntrack`.
 const TRACKED_OR_INVALID: u16 = 0xf;
 
-/// A packet, as far as it is known.
+/// A partly known packet. `None` means not known.
 #[derive(Clone, Debug)]
 pub struct Packet<'a> {
-    /// IPv6.
     pub v6: bool,
-    /// The outgoing device's name.
+    /// The name of the outgoing device.
     pub oif: Option<&'a [u8]>,
-    /// Its ifindex.
     pub oif_index: Option<u32>,
-    /// The source address.
     pub source: Option<IpAddr>,
-    /// Where it can go.
     pub destinations: Destinations,
-    /// It is an outer packet: UDP, from an address of this machine to another machine, first of its connection.
+    /// The packet is an outer packet: UDP, from this machine to another machine, the first packet of its connection.
     pub outer: bool,
     /// The destination port of an outer packet.
     pub port: Option<u16>,
-    /// Bits that the mark of a connection can have.
+    /// Bits that the mark of the connection can have.
     pub ct_bits: u32,
 }
 
-/// Where a packet can go. There can be thousands, and thousands of rules that ask.
+/// The possible destinations of a packet. There can be thousands, and thousands of rules that test them.
 #[derive(Clone, Debug)]
 pub struct Destinations {
-    /// Every address, sorted; empty if not known.
+    /// All addresses, sorted. Empty if not known.
     all: Vec<IpAddr>,
-    /// What the bytes of all have in common, from the first on.
+    /// The bytes that all addresses have in common, from the first byte on.
     common: [Byte; 16],
 }
 
 impl Destinations {
-    /// These, of one family; with none of them any.
+    /// Takes addresses of one family. An empty list means any address.
     pub fn of(mut all: Vec<IpAddr>) -> Self {
         all.sort_unstable();
         all.dedup();
@@ -66,7 +62,7 @@ impl Destinations {
         Self { all, common }
     }
 
-    /// Whether it is one of so many of them.
+    /// The truth value for a condition that holds for `n` of the addresses.
     fn among(&self, n: usize) -> Tri {
         match n {
             _ if self.all.is_empty() => Tri::Maybe,
@@ -104,7 +100,7 @@ impl Destinations {
 }
 
 impl Packet<'_> {
-    /// One of which nothing is known.
+    /// A packet about which nothing is known.
     pub fn any() -> Self {
         Self {
             v6: false,
@@ -122,7 +118,7 @@ impl Packet<'_> {
         self.outer.then_some(IPPROTO_UDP)
     }
 
-    /// The bytes that `nf_tables` would load, and what is known of them. Marks are not here.
+    /// The bytes that `nf_tables` would load, as far as they are known. Does not load marks.
     pub fn load(&self, source: Source, tracked: bool, out: &mut [Byte]) {
         out.fill(Byte::ANY);
         let mut put = |at: usize, bytes: &[u8]| {
@@ -153,7 +149,7 @@ impl Packet<'_> {
                 put(0, &u32::from(NEW).to_ne_bytes());
             }
             Source::Ct(NFT_CT_STATE) if self.outer => put(0, &UNTRACKED.to_ne_bytes()),
-            // IPS_DST_NAT: a destination that a rule changed is reported where it was changed.
+            // IPS_DST_NAT: a rule that changes a destination is reported at that rule.
             Source::Ct(NFT_CT_STATUS) if self.outer && tracked => {
                 for (slot, bit) in out.iter_mut().zip(32u32.to_ne_bytes()) {
                     slot.known = bit;
@@ -192,7 +188,7 @@ impl Packet<'_> {
         }
     }
 
-    /// Whether a loaded value is known to be something other than this.
+    /// True if a loaded value certainly differs from `data`.
     pub fn never(&self, source: Source, data: &[u8]) -> bool {
         self.outer && source == Source::DestinationType && data == RTN_LOCAL.to_ne_bytes()
     }
@@ -200,7 +196,7 @@ impl Packet<'_> {
     fn header(&self) -> [Byte; 40] {
         let mut out = [Byte::ANY; 40];
         let (at_protocol, at_source) = if self.v6 { (6, 8) } else { (9, 12) };
-        // An IPv6 extension header would hide the protocol; an outer packet has none.
+        // An IPv6 extension header would hide the protocol. An outer packet has no extension header.
         if let Some(p) = self.protocol() {
             out[at_protocol] = Byte::exact(p);
         }
@@ -221,19 +217,19 @@ impl Packet<'_> {
         out
     }
 
-    /// Whether its device may be one of these; a chain without devices is at any.
+    /// True if the packet may leave through one of these devices. A chain without devices is at every device.
     pub fn may_leave_through(&self, devices: &[Box<[u8]>]) -> bool {
         devices.is_empty() || devices.iter().any(|d| self.leaves_through(d) != Tri::No)
     }
 
-    /// Whether the name of its device begins so.
+    /// Whether the name of the outgoing device begins with `prefix`.
     fn leaves_through(&self, prefix: &[u8]) -> Tri {
         self.oif.map_or(Tri::Maybe, |name| {
             Tri::known(name.iter().chain(&[0]).take(prefix.len()).eq(prefix))
         })
     }
 
-    /// Whether an iptables condition holds. [`Match::Mark`] is not asked here.
+    /// Whether an iptables condition holds. The machine handles [`Match::Mark`].
     pub fn holds(&self, m: &Match, rules: &NatRules, tracked: bool) -> Tri {
         match m {
             Match::Comment(_) => Tri::Yes,
@@ -304,7 +300,7 @@ impl Packet<'_> {
                 };
                 let far = match destination {
                     0 => Tri::Yes,
-                    // The other machine is not this machine; what else it is, is open.
+                    // The destination is another machine, so it is not local. Other address types are not known.
                     mask if *mask == 1 << RTN_LOCAL => Tri::No.flip(*invert_destination),
                     _ => Tri::Maybe,
                 };
@@ -361,7 +357,8 @@ impl Packet<'_> {
     }
 
     fn is_member(&self, member: &Member, kinds: &str, sides: &[Side]) -> Tri {
-        // kube-proxy's loopback set: pods of this node, each with itself. What leaves through a tunnel is not for such a pod.
+        // kube-proxy's loopback set has the pods of this node, each with itself. Packets through a tunnel do not go to
+        // such a pod.
         if !self.outer
             && member.ip.is_some()
             && member.ip == member.ip2
@@ -420,7 +417,7 @@ fn masked(a: IpAddr, mask: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The elements that a key may be, and whether it is surely one of them.
+/// The elements that can match a key, and whether one of them certainly matches.
 pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s Element>, Tri) {
     let mut found = Vec::new();
     let mut out = Tri::No;
@@ -435,7 +432,7 @@ pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s
     let plain = |e: &&Element| e.key_end.is_none() && !e.key.is_empty();
     for e in elements {
         match &e.key_end {
-            // The catch-all takes what no other element does.
+            // The catch-all matches if no other element does.
             None if e.key.is_empty() && !e.interval_end => add(e, Tri::Maybe),
             None => {}
             Some(end) => add(e, in_fields(set, key, &e.key, end)),
@@ -466,7 +463,7 @@ pub fn find<'s>(set: &'s Set, elements: &'s [Element], key: &[Byte]) -> (Vec<&'s
     (found, out)
 }
 
-/// The key before this one.
+/// The largest key below this key. `None` for the smallest key.
 fn before(key: &[u8]) -> Option<Vec<u8>> {
     let mut out = key.to_vec();
     for b in out.iter_mut().rev() {
@@ -479,7 +476,7 @@ fn before(key: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// A concatenated range holds field by field; a field takes whole registers of four bytes.
+/// A concatenated range is tested field by field. A field takes whole registers of four bytes.
 fn in_fields(set: &Set, key: &[Byte], low: &[u8], high: &[u8]) -> Tri {
     if set.fields.is_empty() {
         return between(key, low, high);

@@ -1,7 +1,7 @@
-//! Decides by rules of which only some were read, and says which to read next.
+//! Decides with rules that were read in part, and says which part to read next.
 //!
-//! A chain that was not read counts as one that may do anything, so what is harmless with it is harmless whatever is in it. What
-//! is exposed has to be so with the chains that were read alone, on a way through nothing else. Pure.
+//! A chain that was not read may do anything: if the packets are not exposed with such chains, they are not exposed
+//! with any content of them. Packets are exposed if the chains that were read are enough to rewrite them. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +10,18 @@ use super::machine::reach;
 use super::rules::{Data, Expr, Hook, MapTo, NatRules, Need, Verdict};
 use super::settable::Assume;
 
-/// Of one chain so many of the chains that it calls are looked at for one that sets a bit of the mark.
+/// How many of the chains that a chain calls are searched for one that sets a bit of the mark.
 const CALLED: usize = 2;
 
-/// What an answer that is still open depends on.
+/// The parts of the rules on which an open answer depends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenAnswer {
-    /// What the packets meet next, or where a bit that they are asked for may be set; nothing if only all rules can tell.
+    /// Chains and sets to read next: the packets reach them, or they may set a bit that rules test. Empty if only all
+    /// rules give the answer.
     pub needs: BTreeSet<Need>,
 }
 
-/// The answer, if it is the same whatever is in the rules that were not read.
+/// The answer, if it does not depend on the rules that were not read.
 pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, OpenAnswer> {
     let most = examine(rules, device, Assume::Anything);
     let by_rules = matches!(
@@ -43,7 +44,8 @@ pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, OpenAnsw
     Err(OpenAnswer { needs })
 }
 
-/// What has to be read in any case: all that packets after the first of a connection meet, and where first ones begin.
+/// The parts to read in any case: everything that later packets of a connection pass, and the start of the path of
+/// first packets.
 pub fn first(rules: &NatRules) -> BTreeSet<Need> {
     let mut needs = BTreeSet::new();
     for (t, table) in rules.tables.iter().enumerate() {
@@ -81,7 +83,7 @@ pub fn first(rules: &NatRules) -> BTreeSet<Need> {
     needs
 }
 
-/// Some chains that were not read and are called by others that were.
+/// Some unread chains that are called by chains that were read.
 fn called(rules: &NatRules) -> BTreeSet<Need> {
     let mut needs = BTreeSet::new();
     for (t, table) in rules.tables.iter().enumerate() {
@@ -126,8 +128,8 @@ fn called(rules: &NatRules) -> BTreeSet<Need> {
     needs
 }
 
-/// Whether what is in this set may be changed by rules that were not read: those can change any set but a map of verdicts and
-/// one that is part of a rule.
+/// True if an unread rule may change the content of this set. Rules can change any set except a map of verdicts and an
+/// anonymous set.
 pub fn can_change(rules: &NatRules, table: usize, set: u32) -> bool {
     let Some(table) = rules.tables.get(table) else {
         return false;
@@ -135,7 +137,7 @@ pub fn can_change(rules: &NatRules, table: usize, set: u32) -> bool {
     if table.sets.get(set as usize).is_none_or(|s| s.anonymous) {
         return false;
     }
-    // The kernel lets no packet change a map of verdicts (`nft_dynset_init`), be it empty or not.
+    // The kernel refuses to change a map of verdicts from a packet (`nft_dynset_init`), whether it is empty or not.
     let gives_verdicts =
         |e: &Expr| matches!(e, Expr::Lookup { set: Some(n), to: MapTo::Verdict, .. } if *n == set);
     let rules = table.chains.iter().flat_map(|c| &c.rules);

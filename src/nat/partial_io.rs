@@ -1,8 +1,8 @@
-//! Reads of the rules what an answer depends on.
+//! Reads the part of the rules on which an answer depends.
 //!
-//! Owns what was read so far, and when that still holds. A cluster has tens of thousands of chains, of which the packets of a
-//! device meet a few. What an answer depends on is read chain by chain and set by set, as long as no other process changes
-//! rules meanwhile; where that settles nothing, everything is read.
+//! Owns the rules read so far, and whether they are still valid. A cluster has tens of thousands of chains, and the
+//! packets of a device pass only a few of them. Chains and sets are read one by one while no other process changes
+//! rules. If the answer stays open, everything is read.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,12 +16,12 @@ use super::read_io::{self, Dumps, ReadError};
 use super::rules::{NatRules, Need};
 use super::xt;
 
-/// So often more is read before everything is.
+/// How often more is read before everything is read.
 const ROUNDS: usize = 24;
-/// To read so many chains one by one takes as long as to read everything.
+/// Reading this many chains one by one takes as long as reading everything.
 const MOST_NEEDS: usize = 4096;
 
-/// What rules are known by that change only with an announcement.
+/// The version of rules that change only with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesVersion {
     generation: u32,
@@ -29,7 +29,7 @@ pub struct RulesVersion {
 }
 
 impl RulesVersion {
-    /// None if there are others, or they cannot be asked for.
+    /// `None` if other rules exist, or if the version cannot be read.
     pub fn now() -> Option<Self> {
         if read_io::has_legacy() {
             return None;
@@ -44,18 +44,18 @@ impl RulesVersion {
 /// The rules of this thread's network namespace, as far as they were needed.
 pub struct RulesInUse {
     rules: NatRules,
-    /// The tables of `nf_tables` come first, and there are so many.
+    /// The number of `nf_tables` tables. They come first.
     nf_tables: usize,
-    /// None once everything was read.
+    /// `None` once everything was read.
     partial: Option<(Dumps, Ruleset)>,
-    /// Of the tables of iptables-legacy, which come after those, what their chains are decoded from.
+    /// The undecoded chains of the iptables-legacy tables, which come after the `nf_tables` tables.
     legacy: Vec<xt::Entries>,
-    /// Of `nf_tables`, if it could be read.
+    /// The generation of `nf_tables`. `None` if it could not be read.
     generation: Option<u32>,
 }
 
 impl RulesInUse {
-    /// Everything.
+    /// Reads all rules.
     pub fn all() -> Self {
         let generation = Dumps::open().ok().and_then(|mut d| d.generation().ok());
         Self {
@@ -67,7 +67,7 @@ impl RulesInUse {
         }
     }
 
-    /// The base chains, and what is needed in any case.
+    /// Reads the base chains, and the parts that are needed in any case.
     pub fn some(root: &Path) -> Self {
         Self::try_some(root).unwrap_or_else(|_| Self::all())
     }
@@ -105,12 +105,11 @@ impl RulesInUse {
         Err(ReadError::Changing)
     }
 
-    /// What was read.
     pub fn rules(&self) -> &NatRules {
         &self.rules
     }
 
-    /// Whether what was read is what there is. What changes unannounced never is.
+    /// True if the rules have not changed since. False if a part of them changes without an event.
     pub fn still_hold(&self) -> bool {
         !self.rules.changes_unannounced()
             && self.rules.unread.is_empty()
@@ -118,7 +117,7 @@ impl RulesInUse {
             && self.version() == RulesVersion::now()
     }
 
-    /// What they are known by.
+    /// The version of the rules. `None` as for [`RulesVersion::now`].
     pub fn version(&self) -> Option<RulesVersion> {
         Some(RulesVersion {
             generation: self.generation?,
@@ -126,7 +125,7 @@ impl RulesInUse {
         })
     }
 
-    /// Decides for these devices, and reads for it what is missing.
+    /// Decides for these devices. Reads more rules if the answers need them.
     pub fn decide(&mut self, devices: &[OuterFlow]) -> Vec<Exposure> {
         for _ in 0..ROUNDS {
             if self.partial.is_none() || self.rules.asks_ipsets() {
@@ -162,7 +161,7 @@ impl RulesInUse {
             .collect()
     }
 
-    /// Reads these too. An error asks for everything instead, above all if the rules have changed.
+    /// Reads these parts too. After an error, for example because the rules changed, the caller reads everything.
     fn read_more(&mut self, needs: &BTreeSet<Need>) -> Result<(), ReadError> {
         let Some((dumps, set)) = &mut self.partial else {
             return Ok(());
@@ -194,7 +193,7 @@ impl RulesInUse {
     }
 }
 
-/// The rules of a chain, once more if they name sets that were not known.
+/// Reads the rules of a chain, and reads them again if they name sets that were not known.
 fn read_chain(
     dumps: &mut Dumps,
     rules: &mut Ruleset,

@@ -1,7 +1,8 @@
-//! Reads the rules of this thread's network namespace: `nf_tables` by netlink, iptables-legacy by getsockopt, ipsets by netlink.
+//! Reads the rules of this thread's network namespace: `nf_tables` by netlink, iptables-legacy by getsockopt, ipsets by
+//! netlink.
 //!
-//! Owns the questions and the retries. Judges nothing. Of iptables-legacy it asks only for tables that are there already: asking
-//! for another would create it. A part that cannot be read is data in the result.
+//! Owns the requests and the retries. Decides nothing. Reads only iptables-legacy tables that exist, because the
+//! request for another table would create it. A part that cannot be read is data in the result.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -30,14 +31,13 @@ use crate::netlink::{DumpError, Message, Writer};
 /// Attempts when the rules change during a read.
 const ATTEMPTS: u32 = 5;
 
-/// Why one part of the rules could not be read.
+/// Why a part of the rules could not be read.
 #[derive(Debug)]
 pub enum ReadError {
-    /// A call failed.
     Io(io::Error),
-    /// The kernel's answer made no sense.
+    /// The answer of the kernel is malformed.
     Malformed(Malformed),
-    /// It changed during every attempt.
+    /// The rules changed during every attempt.
     Changing,
 }
 
@@ -74,7 +74,7 @@ impl ReadError {
     }
 }
 
-/// Reads everything; what cannot be read is named in the result.
+/// Reads everything. The result names the parts that could not be read.
 pub fn read() -> NatRules {
     let mut rules = NatRules {
         marks_are_answered: marks_are_answered(),
@@ -92,8 +92,8 @@ pub fn read() -> NatRules {
     rules
 }
 
-/// Whether one of the sysctls says so. These files show the values of this process's network namespace; one that is there and
-/// cannot be read counts as set.
+/// True if one of the sysctls is set. The files show the values of this process's network namespace. A file that exists
+/// and cannot be read counts as set.
 pub(super) fn marks_are_answered() -> bool {
     [
         "ipv4/tcp_fwmark_accept",
@@ -109,11 +109,11 @@ pub(super) fn marks_are_answered() -> bool {
     )
 }
 
-/// What TEE and nft's `dup` are made of: these need the ones that make the copy.
+/// Modules that TEE and nft's `dup` need to copy packets.
 const COPY: [&str; 2] = ["nf_dup_ipv4", "nf_dup_ipv6"];
 
-/// Whether no rule can copy packets, for the kernel has nothing that does: it is not loaded, and the files of the kernel say that
-/// it is not built in. A unit may see only the second of them.
+/// True if the kernel has nothing that copies packets: no such module is loaded, and the files of the kernel show that
+/// none is built in. A unit may see only the second kind of file.
 pub(super) fn no_copies(root: &Path) -> bool {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
@@ -135,7 +135,7 @@ pub(super) fn no_copies(root: &Path) -> bool {
         .is_some_and(|built_in| shows_no_copies(&loaded, &built_in))
 }
 
-/// By the text of /proc/modules, and of `modules.builtin` or the kernel's configuration.
+/// Decides with the text of /proc/modules, and of `modules.builtin` or the kernel's configuration.
 fn shows_no_copies(loaded: &str, built_in: &str) -> bool {
     let is_loaded = |name: &str| loaded.lines().any(|l| l.split(' ').next() == Some(name));
     let is_built_in = |name: &str| {
@@ -160,7 +160,8 @@ const LEGACY: [(TableFamily, &str); 2] = [
     (TableFamily::Ip6, "ip6_tables_names"),
 ];
 
-/// The tables of iptables-legacy, with all chains or with those that are hooked in and what to decode the others from.
+/// The tables of iptables-legacy: all chains decoded if `whole`, else only the base chains, with the entries to decode
+/// the others later.
 pub(super) fn read_legacy(rules: &mut NatRules, whole: bool) -> Vec<xt::Entries> {
     let mut out = Vec::new();
     for (family, names) in LEGACY {
@@ -192,13 +193,13 @@ pub(super) fn read_legacy(rules: &mut NatRules, whole: bool) -> Vec<xt::Entries>
     out
 }
 
-/// Whether there is a table of iptables-legacy, or it cannot be told.
+/// True if a table of iptables-legacy exists, or if that is not known.
 pub(super) fn has_legacy() -> bool {
     let mut all = LEGACY.iter();
     all.any(|(_, file)| legacy_names(file).map_or(true, |names| !names.is_empty()))
 }
 
-/// None asks for another attempt.
+/// Repeats a read up to [`ATTEMPTS`] times. `None` means: retry.
 fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
     for _ in 0..ATTEMPTS {
         if let Some(done) = read()? {
@@ -208,10 +209,10 @@ fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T,
     Err(ReadError::Changing)
 }
 
-/// Dumps that belong together: if one is interrupted, all begin again.
+/// Dumps that belong together: if one is interrupted, all are repeated.
 pub(super) struct Dumps {
     netlink: Netlink,
-    /// One of them was interrupted.
+    /// One dump was interrupted.
     pub interrupted: bool,
 }
 
@@ -224,7 +225,7 @@ impl Dumps {
         })
     }
 
-    /// One of them; every message goes to `each`.
+    /// Runs one dump and gives every message to `each`.
     pub fn dump(
         &mut self,
         write: impl Fn(&mut Writer, u32),
@@ -244,7 +245,7 @@ impl Dumps {
         }
     }
 
-    /// One thing that is there or not.
+    /// Reads one object that may be missing.
     pub fn one(
         &mut self,
         write: impl Fn(&mut Writer, u32),
@@ -259,7 +260,7 @@ impl Dumps {
         }
     }
 
-    /// The generation of the rules.
+    /// The generation of the `nf_tables` rules.
     pub fn generation(&mut self) -> Result<u32, ReadError> {
         const ASK: &str = "ask for the generation of the rules";
         let write = |w: &mut Writer, seq| nft::request(w, seq, Get::Generation);
@@ -273,14 +274,14 @@ impl Dumps {
     }
 }
 
-/// All tables of `nf_tables` but dormant ones; none of them if the kernel has none.
+/// All tables of `nf_tables` except dormant ones. Empty if the kernel has no nf_tables.
 fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
     let mut dumps = match Dumps::open().map_err(ReadError::Io) {
         Err(e) if e.is(Errno::PROTONOSUPPORT) => return Ok(Some(Vec::new())),
         other => other?,
     };
     let before = match dumps.generation() {
-        // Nobody answers for this subsystem.
+        // The kernel has no such subsystem.
         Err(e) if e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => return Ok(Some(Vec::new())),
         other => other?,
     };
@@ -297,7 +298,7 @@ fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
     Ok(same.then_some(tables))
 }
 
-/// The elements of a set.
+/// Reads the elements of a set.
 pub(super) fn elements(
     dumps: &mut Dumps,
     rules: &mut Ruleset,
@@ -310,7 +311,7 @@ pub(super) fn elements(
         |m| rules.add_elements(wanted, m),
     );
     match done {
-        // Gone since: the analysis treats it as not known.
+        // The set was deleted since. The analysis treats it as not known.
         Err(ReadError::Io(_)) => {
             rules.forget_elements(wanted);
             Ok(())
@@ -319,7 +320,7 @@ pub(super) fn elements(
     }
 }
 
-/// The legacy tables that this namespace has.
+/// The names of the legacy tables in this namespace.
 fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
     match std::fs::read(proc_own("net").join(file)) {
         Ok(text) => Ok(text
@@ -327,13 +328,13 @@ fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
             .filter(|n| !n.is_empty())
             .map(<[u8]>::to_vec)
             .collect()),
-        // No such module, so no such table.
+        // Without the module there is no table.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e.into()),
     }
 }
 
-/// One legacy table; `None` if it changed meanwhile.
+/// Reads one legacy table. `None` if it changed during the read.
 fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, ReadError> {
     const GET_INFO: i32 = 64;
     const GET_ENTRIES: i32 = 65;
@@ -352,7 +353,7 @@ fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries
     let mut entries = xt::entries_request(name, &info);
     let read = get_option(socket.as_fd(), level, GET_ENTRIES, &mut entries);
     match read.map_err(|e| ReadError::Io(e.into())) {
-        // The size is no longer what it was.
+        // The size changed since the first request.
         Err(e) if e.is(Errno::AGAIN) || e.is(Errno::INVAL) => return Ok(None),
         other => other?,
     }

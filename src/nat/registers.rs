@@ -1,4 +1,4 @@
-//! The registers of `nf_tables` while a rule runs, and what is known of them.
+//! The registers of `nf_tables` during a rule, as far as they are known.
 //!
 //! Owns the expressions that only fill or compare registers. Pure.
 
@@ -40,7 +40,7 @@ impl Registers {
         &self.bytes[Self::span(reg, len)]
     }
 
-    /// Where a value goes; whatever was known of the registers it touches is forgotten.
+    /// Makes room for a value and returns its bytes. Everything known about these registers is discarded.
     pub(super) fn set(&mut self, reg: Reg, len: usize, origin: Origin) -> &mut [Byte] {
         let span = Self::span(reg, len.next_multiple_of(4));
         self.bytes[span.clone()].fill(Byte::ANY);
@@ -61,7 +61,7 @@ impl Registers {
             .unwrap_or(Origin::Unknown)
     }
 
-    /// What was loaded from the mark is now a copy of the old one.
+    /// The mark changed: a copy of the mark in a register is a copy of the old mark from now on.
     pub(super) fn forget_mark(&mut self) {
         for o in &mut self.origin {
             if matches!(o, Origin::Mark(..)) {
@@ -70,7 +70,7 @@ impl Registers {
         }
     }
 
-    /// The mark that four bytes are, if the mark now is this.
+    /// The mark in four bytes of registers, if the mark of the packet is `now`.
     pub(super) fn as_mark(&self, reg: Reg, now: Mark) -> Mark {
         if let Origin::Mark(and, xor) = self.origin(reg) {
             return now.and_xor(and, xor);
@@ -149,7 +149,7 @@ pub(super) fn load(
     }
 }
 
-/// What an expression that only fills registers does.
+/// Runs an expression that only fills registers.
 pub(super) fn fill(regs: &mut Registers, packet: &Packet<'_>, s: PathState, e: &Expr) {
     match e {
         Expr::Load { to, source, len } => load(regs, packet, s, *to, *source, *len),

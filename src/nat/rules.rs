@@ -1,7 +1,7 @@
-//! The packet-filter rules of one network namespace, as far as they decide about NAT and marks.
+//! The packet-filter rules of one network namespace, as far as NAT and marks depend on them.
 //!
-//! Owns the model that `nat::nft`, `nat::xt` and `nat::read_io` fill and the analysis reads. Names are bytes as the kernel
-//! has them: the code that prints them escapes them. Pure.
+//! Owns the model. `nat::nft`, `nat::xt` and `nat::read_io` fill it, and the analysis reads it. Names are bytes of the
+//! kernel; code that prints them escapes them. Pure.
 
 use core::net::IpAddr;
 
@@ -10,28 +10,28 @@ use super::uapi::{
     XT_CONNMARK_RESTORE, XT_CONNMARK_SAVE, XT_CONNMARK_SET,
 };
 
-/// Everything that was read, and what could not be.
+/// The rules that were read, and the parts that could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatRules {
-    /// Tables of both back ends.
+    /// Tables of `nf_tables` and of xtables.
     pub tables: Vec<Table>,
     /// The contents of the ipsets, if a rule names one.
     pub ipsets: Vec<IpSet>,
-    /// Whether the ipsets above are all there are.
+    /// `ipsets` has all ipsets.
     pub ipsets_known: bool,
-    /// An answer, or what a socket that accepted a connection sends, keeps the mark of the packet that it goes back to:
+    /// Replies, and packets of a socket that accepted a connection, get the mark of the packet that they answer:
     /// `fwmark_reflect`, `tcp_fwmark_accept`.
     ///
     /// <https://docs.kernel.org/networking/ip-sysctl.html>
     pub marks_are_answered: bool,
-    /// Shown without the rules: none copies packets (TEE, or nft's `dup`).
+    /// No rule copies packets (TEE, or nft's `dup`). Known without reading the rules.
     pub no_copies: bool,
-    /// Parts that could not be read: while there is one, nothing is shown harmless.
+    /// Parts that could not be read. If there is one, no device is not-exposed.
     pub unread: Vec<Unread>,
 }
 
 impl NatRules {
-    /// Marks the ipsets that a rule changes. To be called once everything is read.
+    /// Marks the ipsets that a rule changes. Call it when everything is read.
     pub fn mark_updated_ipsets(&mut self) {
         let mut updated: Vec<u16> = Vec::new();
         for e in self
@@ -50,7 +50,7 @@ impl NatRules {
         }
     }
 
-    /// Whether rules were left open, or sets that rules ask. A set that no rule asks is never read, and changes nothing.
+    /// True if rules, or sets that rules use, were not read. A set that no rule uses is never read, and does not matter.
     pub fn is_partial(&self) -> bool {
         let open = |t: &Table| {
             let unread = |set: &Option<u32>| {
@@ -68,13 +68,13 @@ impl NatRules {
         self.tables.iter().any(open)
     }
 
-    /// Whether something of it changes with no announcement: iptables-legacy, tables that a process owns, and ipsets do.
+    /// True if a part of the rules changes without an event: iptables-legacy, tables that a process owns, and ipsets.
     pub fn changes_unannounced(&self) -> bool {
         let unannounced = |t: &Table| t.backend == RuleStore::Legacy || t.goes_unannounced;
         self.tables.iter().any(unannounced) || self.asks_ipsets()
     }
 
-    /// Whether a rule asks an ipset.
+    /// True if a rule tests an ipset.
     pub fn asks_ipsets(&self) -> bool {
         let chains = self.tables.iter().flat_map(|t| &t.chains);
         let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
@@ -85,13 +85,13 @@ impl NatRules {
 /// A part of the rules that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// Which part, such as `nf_tables`.
+    /// The part, such as `nf_tables`.
     pub what: String,
     /// Why, such as `EPERM: needs CAP_NET_ADMIN`.
     pub why: String,
 }
 
-/// Who holds a table.
+/// The kernel interface of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RuleStore {
     /// The tables of `iptables-legacy`.
@@ -100,21 +100,19 @@ pub enum RuleStore {
     NfTables,
 }
 
-/// Which packets a table sees.
+/// The packets that pass a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TableFamily {
-    /// IPv4.
     Ip,
-    /// IPv6.
     Ip6,
-    /// Both.
+    /// IPv4 and IPv6.
     Inet,
     /// arp, bridge, netdev (`NFPROTO_*`): no NAT, but they can set marks.
     Other(u8),
 }
 
 impl TableFamily {
-    /// From `NFPROTO_*`.
+    /// Takes `NFPROTO_*`.
     pub fn from_nfproto(n: u8) -> Self {
         match n {
             NFPROTO_IPV4 => Self::Ip,
@@ -124,7 +122,7 @@ impl TableFamily {
         }
     }
 
-    /// The word that nft(8) uses.
+    /// The word in nft(8).
     pub fn word(self) -> &'static str {
         match self {
             Self::Ip => "ip",
@@ -138,18 +136,14 @@ impl TableFamily {
     }
 }
 
-/// One table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Who holds it.
     pub backend: RuleStore,
-    /// Which packets it sees.
     pub family: TableFamily,
-    /// Its name.
     pub name: Box<[u8]>,
-    /// Its chains; jumps name them by their index here.
+    /// Jumps name chains by their index here.
     pub chains: Vec<Chain>,
-    /// Its sets and maps; lookups name them by their index here.
+    /// Sets and maps. Lookups name them by their index here.
     pub sets: Vec<Set>,
     /// It is gone once the process that owns it closes its socket. There is no message of that, and no new generation.
     ///
@@ -157,24 +151,21 @@ pub struct Table {
     pub goes_unannounced: bool,
 }
 
-/// One chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name.
     pub name: Box<[u8]>,
-    /// Where the stack calls it; `None` if only other chains do.
+    /// The hook that calls the chain. `None` if only other chains call it.
     pub base: Option<Base>,
-    /// The devices of a chain of the family netdev, as [`Match::Interface`] has them; empty for any.
+    /// The devices of a chain in the family netdev, as in [`Match::Interface`]. Empty for any device.
     pub devices: Box<[Box<[u8]>]>,
-    /// Its rules in order.
     pub rules: Vec<Rule>,
 }
 
-/// What stands for the rules of a chain that was not read: it may do anything.
+/// Stands for the rules of a chain that was not read and may do anything.
 const NOT_READ: &str = "a chain that was not read";
 
 impl Chain {
-    /// Leaves its rules open.
+    /// Marks the rules of the chain as not read.
     pub fn leave_unread(&mut self) {
         self.rules = vec![Rule {
             exprs: [Expr::Opaque(NOT_READ.into())].into(),
@@ -187,18 +178,16 @@ impl Chain {
         self.rules.clear();
     }
 
-    /// Whether its rules were left open.
+    /// True if the rules of the chain were not read.
     pub fn is_unread(&self) -> bool {
         matches!(&self.rules[..], [Rule { exprs, .. }] if matches!(&exprs[..], [Expr::Opaque(name)] if **name == *NOT_READ))
     }
 }
 
-/// A part of the rules that an analysis came upon and that was not read.
+/// A part of the rules that an analysis reached and that was not read. Index of the table, index in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Need {
-    /// The rules of a chain.
     Chain(usize, u32),
-    /// The elements of a set.
     Set(usize, u32),
 }
 
@@ -215,14 +204,14 @@ pub enum Hook {
     Output,
     /// `NF_INET_POST_ROUTING`.
     Postrouting,
-    /// `NF_NETDEV_EGRESS`: after the IP stack, on the way into a device.
+    /// `NF_NETDEV_EGRESS`: after the IP stack, on the path into a device.
     Egress,
     /// Ingress, and hooks of other families.
     Other,
 }
 
 impl Hook {
-    /// From `NF_INET_*`.
+    /// Takes `NF_INET_*`.
     pub fn from_number(n: u32) -> Self {
         [
             Self::Prerouting,
@@ -237,37 +226,33 @@ impl Hook {
     }
 }
 
-/// How a base chain is hooked in.
+/// The hook of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
-    /// Where.
     pub hook: Hook,
-    /// Lower runs earlier.
+    /// Lower values run earlier.
     pub priority: i32,
-    /// Of type nat: consulted for the first packet of a connection only, and the only type that can rewrite.
+    /// The chain has the type nat. Only such chains rewrite, and only the first packet of a connection passes them.
     pub nat: bool,
-    /// What falls through is dropped.
+    /// The policy is drop.
     pub drops: bool,
 }
 
-/// One rule: expressions from left to right, each of which can end it.
+/// One rule: expressions from left to right. Each can end the rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The expressions.
     pub exprs: Box<[Expr]>,
-    /// The comment that nft keeps beside a rule; iptables has [`Match::Comment`].
+    /// The comment that nft stores with a rule. iptables has [`Match::Comment`].
     pub comment: Option<Box<[u8]>>,
 }
 
 /// A byte offset into the 64 bytes of `nf_tables` registers.
 pub type Reg = u8;
 
-/// One step of a rule.
+/// One expression of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
-    /// An iptables match.
     Match(Match),
-    /// What happens to the packet.
     Verdict(Verdict),
     /// mark = (mark & !mask) ^ value: the iptables target MARK.
     Mark {
@@ -280,116 +265,99 @@ pub enum Expr {
     Connmark(Connmark),
     /// An iptables target that rewrites.
     Nat(Nat),
-    /// nft's `snat`, `dnat`, `masquerade`, `redirect`, whose address and ports are in registers.
+    /// nft's `snat`, `dnat`, `masquerade` and `redirect`, with address and ports in registers.
     NatRegs(NatRegs),
-    /// The packet is not tracked, so no nat chain sees it.
+    /// The packet is not tracked, so it passes no nat chain.
     Untrack,
     /// nft's `ct mark set`.
     SetConnmark {
-        /// Where from.
         from: Reg,
     },
-    /// nft's `add`, `update` or `delete` of an element: may end the rule, and fills no register.
+    /// nft's `add`, `update` or `delete` of an element. It may end the rule, and it fills no register.
     UpdateSet {
         /// Index of the set in the table; `None` if it was not read.
         set: Option<u32>,
     },
     /// The iptables target SET, which changes ipsets.
     UpdateIpsets {
-        /// Which.
         updates: Box<[IpsetUpdate]>,
-        /// What else iptables-save(8) prints of it.
+        /// The other options that iptables-save(8) prints.
         options: Box<str>,
     },
-    /// TEE, or nft's `dup`: always goes on, and a copy with the same mark goes its own way, which no nat chain sees.
+    /// TEE, or nft's `dup`. It never ends the rule. The copy has the same mark and passes no nat chain.
     Copy(Box<str>),
     /// nft's `fwd`: the packet leaves through another device.
     Forward(Box<str>),
-    /// Always goes on and changes nothing that matters: counter, log.
+    /// Never ends the rule, and changes nothing that the analysis needs: counter, log.
     Neutral(Box<str>),
-    /// May end the rule and changes neither mark nor addresses, but may fill registers: limit, numgen, socket.
+    /// May end the rule. Changes neither mark nor addresses, but may fill registers: limit, numgen, socket.
     Maybe(Box<str>),
-    /// Writes into the packet where a checksum covers it, which is address translation by hand.
+    /// Writes into a part of the packet that a checksum covers: address translation without NAT.
     Write(Box<str>),
-    /// Not known here: may do anything.
+    /// Not known here. It may do anything.
     Opaque(Box<str>),
-    /// Registers from the packet.
+    /// Loads a part of the packet into registers.
     Load {
-        /// Where to.
         to: Reg,
-        /// What.
         source: Source,
-        /// How many bytes.
+        /// In bytes.
         len: u8,
     },
-    /// Registers from a constant.
+    /// Loads a constant into registers.
     Immediate {
-        /// Where to.
         to: Reg,
-        /// What.
         data: Box<[u8]>,
     },
     /// to = (from & mask) ^ xor.
     Bitwise {
-        /// Where from.
         from: Reg,
-        /// Where to.
         to: Reg,
         /// As long as `xor`.
         mask: Box<[u8]>,
         /// As long as `mask`.
         xor: Box<[u8]>,
     },
-    /// Ends the rule unless it holds; bytes compare as memcmp(3) does.
+    /// Ends the rule unless the comparison holds. Compares bytes as memcmp(3) does.
     Compare {
-        /// The left side.
         from: Reg,
-        /// How.
         op: Op,
-        /// The right side.
         data: Box<[u8]>,
     },
-    /// Ends the rule unless the register is within (or, inverted, outside).
+    /// Ends the rule unless the register is inside the range, or outside with `invert`.
     Range {
-        /// What is looked at.
         from: Reg,
-        /// Outside instead of within.
         invert: bool,
         /// The first value in range.
         low: Box<[u8]>,
         /// The last value in range.
         high: Box<[u8]>,
     },
-    /// Ends the rule unless the register is in the set; a map also gives a value or a verdict.
+    /// Ends the rule unless the register is in the set. A map also gives a value or a verdict.
     Lookup {
-        /// Where the key is.
         from: Reg,
         /// Index of the set in the table; `None` if it was not read.
         set: Option<u32>,
-        /// Where the value of a map goes.
         to: MapTo,
-        /// Not in the set instead.
+        /// Ends the rule if the register is in the set.
         invert: bool,
     },
     /// `meta mark set`.
     SetMark {
-        /// Where from.
         from: Reg,
     },
 }
 
-/// What a lookup does with what it finds.
+/// The destination of the value that a lookup finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapTo {
-    /// It is a set.
+    /// None: the set is not a map.
     Nothing,
-    /// Into registers.
     Reg(Reg),
     /// The value is a verdict.
     Verdict,
 }
 
-/// What a packet brings that `nf_tables` can load.
+/// A part of a packet that `nf_tables` can load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `meta` with this key (`NFT_META_*`).
@@ -400,76 +368,68 @@ pub enum Source {
     Network(u16),
     /// Bytes of the transport header at this offset.
     Transport(u16),
-    /// The type of the source address, as `fib saddr type`.
+    /// The type of the source address: `fib saddr type`.
     SourceType,
-    /// The type of the destination address, as `fib daddr type`.
+    /// The type of the destination address: `fib daddr type`.
     DestinationType,
-    /// Anything else, such as `fib saddr . iif oif`.
+    /// Another expression, such as `fib saddr . iif oif`.
     Other(&'static str),
 }
 
 /// `NFT_CMP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Equal.
     Eq,
-    /// Not equal.
     Ne,
-    /// Less.
     Lt,
-    /// Less or equal.
     Le,
-    /// Greater.
     Gt,
-    /// Greater or equal.
     Ge,
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Leaves this base chain; the next one sees the packet.
+    /// Leaves this base chain. The next base chain gets the packet.
     Accept,
-    /// Dropped or stolen: no longer our packet.
+    /// Dropped or stolen: the packet does not continue.
     Drop,
-    /// A program gets it and gives it back with any mark, or it goes on at once if no program listens (`bypass`). The next
-    /// base chain sees it. Without a number it is the iptables target QUEUE.
+    /// A program gets the packet and returns it with any mark. If no program listens, `bypass` lets it continue at
+    /// once. The next base chain gets the packet. Without a number it is the iptables target QUEUE.
     Queue(Option<Queue>),
-    /// Back to the calling chain, or the policy.
+    /// Continues in the calling chain, or with the policy.
     Return,
-    /// On to the next rule.
+    /// Continues with the next rule.
     Continue,
-    /// Call this chain.
+    /// Calls this chain.
     Jump(u32),
-    /// Go to this chain without coming back to this one.
+    /// Continues in this chain, without a return to the current chain.
     Goto(u32),
 }
 
 /// The queues of a [`Verdict::Queue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Queue {
-    /// The first of them.
     pub first: u16,
-    /// The last of them.
     pub last: u16,
     /// The packet is accepted if no program listens.
     pub bypass: bool,
-    /// The CPU chooses the queue.
+    /// The CPU determines the queue.
     pub fanout: bool,
 }
 
-/// One change that the iptables target SET makes.
+/// One change by the iptables target SET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpsetUpdate {
     /// `--add-set`, `--del-set` or `--map-set`.
     pub option: &'static str,
-    /// The set's number in the kernel.
+    /// The number of the set in the kernel.
     pub index: u16,
-    /// Which side each of its dimensions looks at.
+    /// The side of the packet for each dimension of the set.
     pub sides: Box<[Side]>,
 }
 
-/// What moves between the mark of a packet and that of its connection.
+/// A change between the mark of a packet and the mark of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connmark {
     /// connection's mark = (connection's mark & !ctmask) ^ value.
@@ -510,7 +470,7 @@ impl Connmark {
     }
 }
 
-/// What a NAT statement does.
+/// The kind of a NAT statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatKind {
     /// To an address of the outgoing device.
@@ -537,20 +497,18 @@ pub const NAT_RANDOM_FULLY: u32 = 16;
 /// A NAT statement with constants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nat {
-    /// What it does.
     pub kind: NatKind,
     /// `NF_NAT_RANGE_*`.
     pub flags: u32,
-    /// First and last address, if it gives any.
+    /// First and last address, if the statement has addresses.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// First and last port, if it gives any.
+    /// First and last port, if the statement has ports.
     pub ports: Option<(u16, u16)>,
 }
 
 /// A NAT statement with registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatRegs {
-    /// What it does.
     pub kind: NatKind,
     /// `NF_NAT_RANGE_*`.
     pub flags: u32,
@@ -562,12 +520,10 @@ pub struct NatRegs {
     pub port: Option<(Reg, Reg)>,
 }
 
-/// Which side of a packet.
+/// A side of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Where it comes from.
     Source,
-    /// Where it goes to.
     Destination,
 }
 
@@ -576,11 +532,9 @@ pub enum Side {
 pub enum Match {
     /// `-s`, `-d`.
     Address {
-        /// Which one.
         side: Side,
-        /// The network.
         address: IpAddr,
-        /// Its mask, of the same family.
+        /// The network mask, of the same family.
         mask: IpAddr,
         /// `!`.
         invert: bool,
@@ -589,7 +543,7 @@ pub enum Match {
     Interface {
         /// `-i` is the source.
         side: Side,
-        /// What the name must begin with.
+        /// The name must begin with these bytes.
         prefix: Box<[u8]>,
         /// `!`.
         invert: bool,
@@ -601,15 +555,14 @@ pub enum Match {
         /// `!`.
         invert: bool,
     },
-    /// `-f`, `--tos` and other parts of the header that are not looked at.
+    /// Tests `-f`, `--tos` or other parts of the header that the model does not have.
     Header(&'static str),
     /// `-m comment`.
     Comment(Box<[u8]>),
     /// `-m mark`.
     Mark {
-        /// What the masked mark must be.
+        /// The required value of the masked mark.
         value: u32,
-        /// The mask.
         mask: u32,
         /// `!`.
         invert: bool,
@@ -629,12 +582,11 @@ pub enum Match {
     },
     /// `-m conntrack --ctstate` or `-m state`: `XT_CONNTRACK_STATE_*` bits.
     State {
-        /// The states.
         states: u16,
         /// `!`.
         invert: bool,
     },
-    /// `-m tcp`, `-m udp`, or another with ports.
+    /// `-m tcp`, `-m udp`, or another match with ports.
     Ports {
         /// `IPPROTO_*`.
         protocol: u8,
@@ -646,12 +598,12 @@ pub enum Match {
         invert_source: bool,
         /// `! --dport`.
         invert_destination: bool,
-        /// There is more that is not looked at, such as TCP flags.
+        /// There are further tests, such as TCP flags, that the model does not have.
         more: bool,
     },
     /// `-m multiport`.
     Multiport {
-        /// Which ports; none is either.
+        /// `None` for either side.
         side: Option<Side>,
         /// Inclusive ranges.
         ranges: Box<[(u16, u16)]>,
@@ -660,33 +612,33 @@ pub enum Match {
     },
     /// `-m set`.
     Set {
-        /// The set's number in the kernel.
+        /// The number of the set in the kernel.
         index: u16,
-        /// Which side each of its dimensions looks at.
+        /// The side of the packet for each dimension of the set.
         sides: Box<[Side]>,
         /// `!`.
         invert: bool,
-        /// There is more that is not looked at, such as counters.
+        /// There are further tests, such as counters, that the model does not have.
         more: bool,
     },
-    /// Any other, as it is written: it may hold or not.
+    /// Another match, in its own syntax. It may hold or not.
     Other(Box<str>),
 }
 
 /// A set or map of `nf_tables`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Its name.
     pub name: Box<[u8]>,
     /// Keys are ranges.
     pub interval: bool,
-    /// Made for one rule: printed in place.
+    /// Belongs to one rule, and is printed inside it.
     pub anonymous: bool,
-    /// A packet can change it, or its elements time out or have conditions of their own: what was read is not what it will be.
+    /// A packet can change the set, or its elements time out or have conditions of their own: the content read so far
+    /// can change.
     pub dynamic: bool,
-    /// Bytes of a key.
+    /// The length of a key in bytes.
     pub key_len: u32,
-    /// The bytes of each part of a concatenated key, if the kernel says.
+    /// The length in bytes of each part of a concatenated key. Empty if the kernel does not say.
     pub fields: Box<[u32]>,
     /// `None` if they were not read.
     pub elements: Option<Vec<Element>>,
@@ -695,54 +647,51 @@ pub struct Set {
 /// An element of a set of `nf_tables`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
-    /// The key, or the first of a range; empty for the catch-all.
+    /// The key, or the first key of a range. Empty for the catch-all.
     pub key: Box<[u8]>,
-    /// The last key of a range, where a set of ranges has it in one element.
+    /// The last key of a range, if the element has both ends.
     pub key_end: Option<Box<[u8]>>,
-    /// `NFT_SET_ELEM_INTERVAL_END`: the first key that is no longer in the range before it.
+    /// `NFT_SET_ELEM_INTERVAL_END`: the first key after the range before it.
     pub interval_end: bool,
-    /// It can time out, or has a limit or another condition of its own: a packet with this key may not match it.
+    /// The element can time out, or has a limit or another condition: a packet with this key may not match it.
     pub uncertain: bool,
-    /// What a map gives.
+    /// The value in a map.
     pub data: Data,
 }
 
-/// What a map gives.
+/// The value in a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// It is a set, or an object that changes nothing here.
+    /// None: the set is not a map, or the map has objects that do not matter here.
     Nothing,
-    /// Register bytes.
+    /// The bytes for registers.
     Value(Box<[u8]>),
-    /// A verdict.
     Verdict(Verdict),
 }
 
-/// An ipset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpSet {
-    /// Its number in the kernel, which rules hold.
+    /// The number in the kernel, which rules refer to.
     pub index: u16,
-    /// Its name.
     pub name: Box<[u8]>,
-    /// Its type, such as `hash:ip,port`.
+    /// The type, such as `hash:ip,port`.
     pub kind: String,
-    /// A rule adds or deletes members, or members time out: what was read is not what it will be.
+    /// A rule adds or deletes members, or members time out: the content read so far can change.
     pub dynamic: bool,
-    /// `netmask`: addresses are compared by so many bits.
+    /// `netmask`: the prefix length with which addresses are compared.
     pub netmask: Option<u8>,
-    /// Its members, in the order of the type's dimensions.
+    /// The members, in the order of the dimensions of the type.
     pub members: Vec<Member>,
 }
 
-/// A member of an ipset; what a type does not have is none.
+/// A member of an ipset. Dimensions that the type does not have are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
-    /// First address and last, of the first address dimension.
+    /// First and last address of the first address dimension.
     pub ip: Option<(IpAddr, IpAddr)>,
-    /// The same of the second.
+    /// First and last address of the second address dimension.
     pub ip2: Option<(IpAddr, IpAddr)>,
-    /// First port and last, in host byte order.
+    /// First and last port, in host byte order.
     pub port: Option<(u16, u16)>,
     /// `IPPROTO_*`.
     pub protocol: Option<u8>,

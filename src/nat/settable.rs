@@ -1,6 +1,6 @@
-//! Which bits of marks the rules of this namespace can set, and which they ask for.
+//! The mark bits that the rules of this namespace can set, and the bits that they test.
 //!
-//! Owns what is assumed of a packet's mark before its way begins. Pure.
+//! Owns the assumptions about the mark of a packet before the first rule. Pure.
 
 use super::bits::Mark;
 use super::machine::reach;
@@ -11,31 +11,29 @@ use super::rules::{
 };
 use super::state::PathState;
 
-/// Which bits of a mark rules can set.
+/// The bits of a mark that rules can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settable {
     /// In a packet, by any rule.
     pub anywhere: u32,
-    /// In a packet, by rules that every packet meets, not only the first of a connection.
+    /// In a packet, by chains that every packet passes, not only the first of a connection.
     pub by_filter_chains: u32,
-    /// In a connection.
+    /// In the mark of a connection.
     pub connection: u32,
-    /// And which bits of a packet's mark rules ask for.
+    /// The bits of a packet's mark that rules test.
     pub tested: u32,
 }
 
-/// What is assumed of chains that were not read.
+/// The assumption about chains that were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assume {
-    /// They can do anything.
     Anything,
-    /// They do nothing.
     Nothing,
 }
 
-/// What rules can set in the marks of packets of one family.
+/// The bits that rules can set in packets of one family.
 pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
-    // What is saved of a packet's mark can be restored in another, which can be saved again.
+    // A mark saved from one packet can be restored into another packet and saved again.
     let mut connection = 0;
     loop {
         let found = with_connection(rules, v6, unread, connection);
@@ -56,7 +54,7 @@ fn is_known(chain: &Chain, unread: Assume) -> bool {
     unread == Assume::Anything || !chain.is_unread()
 }
 
-/// The same, if the mark of a connection can have these bits.
+/// As [`settable`], if the mark of a connection can have these bits.
 fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) -> Settable {
     let packet = Packet {
         v6,
@@ -95,14 +93,14 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
     }
     Settable {
         anywhere,
-        // A copy of a first packet has what nat chains set, and meets none itself that could take it away.
+        // A copy of a first packet has the bits that nat chains set, and passes no nat chain that could clear them.
         by_filter_chains: if copied { anywhere } else { by_filter_chains },
         connection,
         tested,
     }
 }
 
-/// The tables that packets of a family can meet, with their index.
+/// The tables that packets of a family can pass, with their index.
 fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
     let other = if v6 {
         TableFamily::Ip
@@ -113,15 +111,15 @@ fn tables(rules: &NatRules, v6: bool) -> impl Iterator<Item = (usize, &Table)> {
     all.filter(move |(_, t)| t.family != other)
 }
 
-/// The bits that a rule can set in the mark of a connection, if a packet's mark has at most the bits `held`, of which rules set
-/// `by_rules`.
+/// The bits that a rule can set in the mark of a connection, if the mark of a packet has only bits in `held`. Rules set
+/// the bits in `by_rules`.
 fn saves(table: &Table, unread: Assume, exprs: &[Expr], held: u32, by_rules: u32) -> u32 {
     let packet = Packet::any();
     let mut regs = Registers::new();
     let mut s = PathState::new(Mark::only(held));
     let mut out = 0;
-    // A whole value of which rules set a part is that of one program, which sets it elsewhere or not at all: a bit that rules
-    // set is taken to be set by rules alone.
+    // A program sets such a value as a whole, and rules set only part of it. The analysis assumes that a bit set by
+    // rules is set only by rules.
     let mixed = |value: u32| value & by_rules != 0 && value & !by_rules != 0;
     for e in exprs {
         if queues(table, unread, e) {
@@ -170,8 +168,8 @@ fn saves(table: &Table, unread: Assume, exprs: &[Expr], held: u32, by_rules: u32
     out
 }
 
-/// Whether it gives packets to a program, which can set any mark of theirs and of their connections. So may a map that was not
-/// read.
+/// True if the expression gives packets to a program, which can set any mark of the packets and their connections. A
+/// map that was not read may do so too.
 fn queues(table: &Table, unread: Assume, e: &Expr) -> bool {
     let queued = |v: &Verdict| matches!(v, Verdict::Queue(_));
     match e {
@@ -192,12 +190,13 @@ fn queues(table: &Table, unread: Assume, e: &Expr) -> bool {
     }
 }
 
-/// The bits that a rule can set in a mark that is zero, and those that it asks for.
+/// The bits that a rule can set in a mark of zero, and the bits that it tests.
 fn sets_and_asks(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
     let mut regs = Registers::new();
     let zero = PathState::new(Mark::only(0));
     let (mut out, mut asks) = (0, 0);
-    // A test for zero asks for what it then excludes; one of the whole mark for zero asks for nothing in particular.
+    // A test for zero tests the bits that it then excludes. A test of the whole mark for zero tests no bit in
+    // particular.
     let tested = |value, mask| match (value, mask) {
         (0, u32::MAX) => 0,
         (0, mask) => mask,

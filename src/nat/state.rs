@@ -1,26 +1,24 @@
-//! What is known of a packet on one path through the rules.
+//! The state of a packet on one path through the rules.
 //!
 //! Owns the merging of paths. Pure.
 
 use super::bits::Mark;
 
-/// A packet's state on one path.
+/// The state of a packet on one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathState {
-    /// Its mark.
     pub mark: Mark,
-    /// Bits that tests on this path asked for and that the packet had before it.
+    /// The bits that tests on this path needed and that the packet had at its start.
     pub relied: u32,
-    /// Bits that rules on this path set.
+    /// The bits that rules on this path set.
     pub set_here: u32,
     /// `notrack`.
     pub untracked: bool,
-    /// A nat chain of this hook has decided.
+    /// A nat chain of this hook has translated the packet.
     pub translated: bool,
 }
 
 impl PathState {
-    /// A packet with this mark at the beginning.
     pub fn new(mark: Mark) -> Self {
         Self {
             mark,
@@ -44,10 +42,10 @@ impl PathState {
     }
 }
 
-/// More states than this at one place become one that covers them.
+/// If one place has more states than this, one state that covers them replaces them.
 const MOST_STATES: usize = 32;
 
-/// Adds a state unless another covers it.
+/// Adds a state unless another state covers it.
 pub fn add(states: &mut Vec<PathState>, s: PathState) {
     if states.iter().any(|t| t.covers(&s)) {
         return;

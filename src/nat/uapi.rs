@@ -1,7 +1,7 @@
 //! The kernel's names for the numbers in netfilter messages and rules.
 //!
-//! Owns the constants of the headers below, for the decoders and for the writer of rules. Each has the name that the
-//! header gives it, so few are explained here. Pure.
+//! Owns the constants of the headers below, for the decoders and for the writer of rules. The names are those of the
+//! headers, so few have a comment. Pure.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_tables.h>
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/x_tables.h>
@@ -25,7 +25,7 @@ pub const NF_NETDEV_EGRESS: u32 = 1;
 pub const NF_DROP: u32 = 0;
 pub const NF_ACCEPT: u32 = 1;
 pub const NF_QUEUE: u32 = 3;
-/// Above these bits of a verdict is the number of a queue.
+/// The bits of the verdict itself. The bits above hold the number of a queue.
 pub const NF_VERDICT_MASK: u32 = 0xff;
 
 // linux/netfilter_ipv4.h: priorities of hooks.
@@ -284,7 +284,7 @@ pub const NFQ_FLAG_BYPASS: u16 = 1;
 pub const NFQ_FLAG_CPU_FANOUT: u16 = 2;
 
 // linux/netfilter/ipset/ip_set.h
-/// The version that tells each set's number (Linux 4.20).
+/// The version in which sets have numbers (Linux 4.20).
 pub const IPSET_PROTOCOL: u8 = 7;
 pub const IPSET_CMD_LIST: u16 = 7;
 pub const IPSET_INVALID_ID: u16 = u16::MAX;
@@ -304,7 +304,7 @@ pub const IPSET_ATTR_TIMEOUT: u16 = 6;
 pub const IPSET_ATTR_PROTO: u16 = 7;
 pub const IPSET_ATTR_CADT_FLAGS: u16 = 8;
 pub const IPSET_ATTR_BITMASK: u16 = 12;
-/// In the data of a set only; a member has its second address here.
+/// Only in the data of a set. In a member this number is the second address.
 pub const IPSET_ATTR_NETMASK: u16 = 20;
 pub const IPSET_ATTR_IP2: u16 = 20;
 pub const IPSET_ATTR_CIDR2: u16 = 21;

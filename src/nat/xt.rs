@@ -1,8 +1,8 @@
-//! The binary rules of xtables: `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` of iptables-legacy, and the matches and targets that
-//! iptables-nft puts into `nf_tables` rules.
+//! The binary rules of xtables: `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` of iptables-legacy, and the matches and
+//! targets that iptables-nft puts into `nf_tables` rules.
 //!
-//! Owns these layouts, which depend on the machine's byte order and (in padding) its word size. May not do I/O; never panics,
-//! whatever the bytes are.
+//! Owns these layouts, which depend on the machine's byte order and, in padding, on its word size. Does no I/O and
+//! never panics, whatever the bytes are.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter_ipv4/ip_tables.h#L74>
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter_ipv6/ip6_tables.h#L81>
@@ -19,29 +19,29 @@ use super::rules::{
 use super::uapi::*;
 use crate::fault::Malformed;
 
-/// `sizeof(struct ipt_getinfo)`, and of ip6t.
+/// `sizeof(struct ipt_getinfo)`, the same for ip6t.
 pub const INFO_LEN: usize = 84;
-/// `sizeof(struct ipt_get_entries)`: what comes before the entries.
+/// `sizeof(struct ipt_get_entries)`: the header before the entries.
 pub const ENTRIES_HEADER: usize = 40;
 /// `XT_TABLE_MAXNAMELEN`.
 pub const TABLE_NAME: usize = 32;
 
-/// `struct ipt_getinfo`, the parts needed here.
+/// The fields of `struct ipt_getinfo` that are needed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Bit n: the table hangs at `NF_INET_*` n.
+    /// Bit n is set if the table is at the hook `NF_INET_*` n.
     pub valid_hooks: u32,
-    /// Offset of each hook's first entry.
+    /// The offset of the first entry of each hook.
     pub hook_entry: [u32; 5],
-    /// Offset of each hook's policy.
+    /// The offset of the policy of each hook.
     pub underflow: [u32; 5],
-    /// How many entries follow.
+    /// The number of entries.
     pub entries: u32,
-    /// How many bytes they have.
+    /// The length of all entries in bytes.
     pub size: u32,
 }
 
-/// Reads what `IPT_SO_GET_INFO` gave.
+/// Reads the answer to `IPT_SO_GET_INFO`.
 pub fn decode_info(bytes: &[u8]) -> Result<Info, Malformed> {
     let word = |n: usize| u32_at(bytes, TABLE_NAME + 4 * n).ok_or(Malformed("table information"));
     Ok(Info {
@@ -53,7 +53,7 @@ pub fn decode_info(bytes: &[u8]) -> Result<Info, Malformed> {
     })
 }
 
-/// The request for `IPT_SO_GET_ENTRIES`, with room for the answer.
+/// The request for `IPT_SO_GET_ENTRIES`, with space for the answer.
 pub fn entries_request(name: &[u8], info: &Info) -> Vec<u8> {
     let mut out = vec![0; ENTRIES_HEADER + info.size as usize];
     let n = name.len().min(TABLE_NAME - 1);
@@ -88,7 +88,7 @@ fn text(b: &[u8]) -> &[u8] {
     &b[..b.iter().position(|&c| c == 0).unwrap_or(b.len())]
 }
 
-/// The offsets in `struct ipt_entry` and `struct ip6t_entry`, where they differ.
+/// The offsets that differ between `struct ipt_entry` and `struct ip6t_entry`.
 struct Layout {
     addr: usize,
     ifaces: usize,
@@ -116,7 +116,7 @@ const V6: Layout = Layout {
     header: 168,
 };
 
-/// Where each legacy table is hooked in: base chains of `nat` rewrite at the priorities of `NF_IP_PRI_NAT_*`.
+/// The priority of each legacy table at each hook. Base chains of `nat` rewrite at the priorities `NF_IP_PRI_NAT_*`.
 fn priority(table: &[u8], hook: Hook) -> i32 {
     match (table, hook) {
         (b"raw", _) => NF_IP_PRI_RAW,
@@ -128,10 +128,11 @@ fn priority(table: &[u8], hook: Hook) -> i32 {
     }
 }
 
-/// The entries of a table as the kernel gave them: a cluster has tens of thousands of chains, of which few are ever decoded.
+/// The entries of a table as the kernel sends them. A cluster has tens of thousands of chains, and few are ever
+/// decoded.
 pub struct Entries {
     family: TableFamily,
-    /// The kernel's answer, in which the entries begin after [`ENTRIES_HEADER`] bytes.
+    /// The answer of the kernel. The entries begin after [`ENTRIES_HEADER`] bytes.
     answer: Vec<u8>,
     /// In the order of their chains.
     all: Vec<XtEntry>,
@@ -176,8 +177,8 @@ fn layout(family: TableFamily) -> &'static Layout {
     if family == TableFamily::Ip6 { &V6 } else { &V4 }
 }
 
-/// Finds the chains of one table, whose entries begin after [`ENTRIES_HEADER`] bytes of the kernel's answer. Those that are hooked
-/// in are decoded, the others are left open.
+/// Finds the chains of a table. The entries begin after [`ENTRIES_HEADER`] bytes of the answer. Base chains are
+/// decoded, and other chains are marked as not read.
 pub fn open_table(
     family: TableFamily,
     name: &[u8],
@@ -186,7 +187,7 @@ pub fn open_table(
 ) -> Result<(Table, Entries), Malformed> {
     let l = layout(family);
     let blob = answer.get(ENTRIES_HEADER..).ok_or(BAD)?;
-    // Entries by offset, and which chain each belongs to: a chain begins at a hook's entry or after an ERROR target.
+    // Entries by offset, and the chain of each entry. A chain begins at the entry of a hook or after an ERROR target.
     let mut chains: Vec<Chain> = Vec::new();
     let mut starts: HashMap<usize, u32> = HashMap::new();
     let mut entries: Vec<XtEntry> = Vec::new();
@@ -280,7 +281,7 @@ pub fn open_table(
     Ok((table, entries))
 }
 
-/// Where one entry is in the blob.
+/// The place of one entry in the answer.
 struct XtEntry {
     at: usize,
     target: usize,
@@ -289,7 +290,7 @@ struct XtEntry {
     tail: bool,
 }
 
-/// The expressions of one entry; `None` if a length is wrong.
+/// The expressions of one entry. `None` if a length is wrong.
 fn decode_entry(
     family: TableFamily,
     l: &Layout,
@@ -350,7 +351,7 @@ fn extension(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     ))
 }
 
-/// What `struct ipt_ip` and `struct ip6t_ip6` ask of a packet.
+/// The tests in `struct ipt_ip` and `struct ip6t_ip6`.
 fn header(family: TableFamily, l: &Layout, entry: &[u8]) -> Option<Vec<Expr>> {
     let v6 = family == TableFamily::Ip6;
     let flags = *entry.get(l.flags)?;
@@ -411,13 +412,13 @@ fn header(family: TableFamily, l: &Layout, entry: &[u8]) -> Option<Vec<Expr>> {
     Some(out.into_iter().map(Expr::Match).collect())
 }
 
-/// A match by name and revision: whatever is not known here may hold or not.
+/// Decodes a match by name and revision. An unknown match may hold or not.
 pub fn decode_match(name: &[u8], revision: u8, data: &[u8]) -> Match {
     known_match(name, revision, data)
         .unwrap_or_else(|| Match::Other(format!("{} [...]", String::from_utf8_lossy(name)).into()))
 }
 
-/// `-m statistic` may always hold; this is how it is written.
+/// The syntax of `-m statistic`, which may always hold.
 fn statistic(d: &[u8]) -> Option<String> {
     let not = if u16_at(d, 2)? & XT_STATISTIC_INVERT != 0 {
         " !"
@@ -495,7 +496,7 @@ fn addrtype(revision: u8, d: &[u8]) -> Option<Match> {
     })
 }
 
-/// `struct xt_conntrack_mtinfo1` to `3`, if it asks for the state and nothing else.
+/// `struct xt_conntrack_mtinfo1` to `3`, if it tests only the state.
 fn conntrack(revision: u8, d: &[u8]) -> Option<Match> {
     let (flags, inverted, states) = (146, 148, 150);
     // The alias is the form of -m state.
@@ -512,7 +513,7 @@ fn conntrack(revision: u8, d: &[u8]) -> Option<Match> {
     })
 }
 
-/// `struct xt_tcp` and `struct xt_udp` begin alike.
+/// The common beginning of `struct xt_tcp` and `struct xt_udp`.
 fn port_match(protocol: u8, d: &[u8], inverted: u8, more: bool) -> Option<Match> {
     Some(Match::Ports {
         protocol,
@@ -524,7 +525,7 @@ fn port_match(protocol: u8, d: &[u8], inverted: u8, more: bool) -> Option<Match>
     })
 }
 
-/// `struct xt_multiport_v1`: flags, count, ports, which of them begin a range, invert.
+/// `struct xt_multiport_v1`: flags, count, ports, the starts of ranges, invert.
 fn multiport(d: &[u8]) -> Option<Match> {
     let (ports, begins) = (2, 2 + 2 * XT_MULTI_PORTS);
     let side = match *d.first()? {
@@ -553,7 +554,7 @@ fn multiport(d: &[u8]) -> Option<Match> {
     })
 }
 
-/// Bit n of the flags says that dimension n looks at the source; bit 0 is `IPSET_INV_MATCH`.
+/// Bit n of the flags means that dimension n tests the source. Bit 0 is `IPSET_INV_MATCH`.
 fn set_sides(dim: u8, flags: u8) -> Box<[Side]> {
     let side = |n| match flags >> n & 1 {
         1 => Side::Source,
@@ -562,7 +563,7 @@ fn set_sides(dim: u8, flags: u8) -> Box<[Side]> {
     (1..=dim.min(6)).map(side).collect()
 }
 
-/// The target SET of revision 1 to 3; `None` if it also sets the mark, which only revision 3 can.
+/// The target SET of revision 1 to 3. `None` if it also sets the mark, which only revision 3 can.
 fn set_target(revision: u8, d: &[u8]) -> Option<Expr> {
     let mut updates = Vec::new();
     let mut options = String::new();
@@ -604,7 +605,7 @@ fn set_target(revision: u8, d: &[u8]) -> Option<Expr> {
     })
 }
 
-/// The target TEE, as iptables writes it: gateway and output device.
+/// The target TEE in iptables syntax: gateway and output device.
 fn tee(d: &[u8], v6: bool) -> Option<Box<str>> {
     let gateway = if v6 { v6_at(d, 0) } else { v4_at(d, 0) }?;
     let mut out = format!("TEE --gateway {gateway}");
@@ -628,7 +629,7 @@ fn nfqueue(revision: u8, d: &[u8]) -> Option<Verdict> {
     })))
 }
 
-/// Whether a set match also looks at counters or `nomatch`: that is, has operators or flags that change its result.
+/// True if a set match also tests counters or `nomatch`: it has operators or flags that change its result.
 fn set_options(revision: u8, d: &[u8]) -> Option<bool> {
     // v3 has {set 4, pad 4, twice {operator 1, pad 7, value 8}, flags 4}; v4 has the operator after the value.
     let (ops, flags) = if revision == 3 {
@@ -636,7 +637,7 @@ fn set_options(revision: u8, d: &[u8]) -> Option<bool> {
     } else {
         ([16, 32], 40)
     };
-    // These two do not change the result.
+    // These two flags do not change the result.
     let skip = IPSET_FLAG_SKIP_COUNTER_UPDATE | IPSET_FLAG_SKIP_SUBCOUNTER_UPDATE;
     let mut more = u32_at(d, flags)? & !skip != 0;
     for op in ops {
@@ -645,7 +646,7 @@ fn set_options(revision: u8, d: &[u8]) -> Option<bool> {
     Some(more)
 }
 
-/// A target by name and revision. The standard target (an empty name) is not handled here.
+/// Decodes a target by name and revision. Does not handle the standard target (an empty name).
 pub fn decode_target(name: &[u8], revision: u8, data: &[u8], family: TableFamily) -> Expr {
     known_target(name, revision, data, family)
         .unwrap_or_else(|| Expr::Opaque(String::from_utf8_lossy(name).into()))
@@ -674,12 +675,12 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: TableFamily) -> Opt
                 (*d.get(13)?, *d.get(14)?)
             };
             Expr::Connmark(match mode {
-                // What a shift makes of the masks is not followed.
+                // The analysis does not follow shifts of the masks.
                 _ if shift != 0 => Connmark::of(mode, u32::MAX, u32::MAX, u32::MAX)?,
                 _ => Connmark::of(mode, value, from, mask)?,
             })
         }
-        // It also accepts, before any hook that is looked at here.
+        // It also accepts, but before all hooks of the analysis.
         (b"TPROXY", 0 | 1) => Expr::Mark {
             value: u32_at(d, 4)?,
             mask: u32_at(d, 0)?,
@@ -696,7 +697,7 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: TableFamily) -> Opt
         (b"CT", 0..=2) => Expr::Neutral("CT".into()),
         (b"SET", 1..=3) => set_target(revision, d)?,
         (b"NFQUEUE", 0..=3) => Expr::Verdict(nfqueue(revision, d)?),
-        // A revision that is not known queues all the same.
+        // An unknown revision queues too.
         (b"NFQUEUE" | b"QUEUE", _) => Expr::Verdict(Verdict::Queue(None)),
         (b"TEE", 1) => Expr::Copy(tee(d, v6)?),
         (b"REJECT" | b"TARPIT", _) => Expr::Verdict(Verdict::Drop),
@@ -710,7 +711,7 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: TableFamily) -> Opt
     })
 }
 
-/// `struct nf_nat_ipv4_multi_range_compat`, of which the kernel accepts one range.
+/// `struct nf_nat_ipv4_multi_range_compat`. The kernel accepts one range in it.
 fn nat_compat(kind: NatKind, d: &[u8]) -> Option<Nat> {
     if u32_at(d, 0)? != 1 {
         return None;

@@ -29,7 +29,7 @@ pub struct RuleOutcome {
     pub matched: bool,
     /// True if the rule is the last that matches.
     pub decided: bool,
-    /// The first key that does not match, and why. `None` if all keys match.
+    /// The first key that does not match, and why. Null if all keys match.
     pub because: Option<String>,
 }
 

@@ -1,6 +1,6 @@
-//! What is wrong with policy files: where, what is accepted, and the offending text underlined.
+//! Errors in policy files: the place, the accepted values, and the text underlined.
 //!
-//! Owns positions, excerpts and rendering of policy errors. Pure. May not judge what is an error.
+//! Owns positions, excerpts and rendering of policy errors. Pure. Does not decide what is an error.
 
 use std::fmt;
 use std::ops::Range;
@@ -27,15 +27,14 @@ pub enum ProblemKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyError {
-    /// The file, as it was named.
+    /// The file, as the command line or the search named it.
     pub file: String,
-    /// From 1; `None` if the problem is the file itself.
+    /// Counts from 1. Null if the problem concerns the whole file.
     pub line: Option<usize>,
-    /// From 1, in characters.
+    /// Counts characters from 1.
     pub column: Option<usize>,
-    /// What is wrong.
     pub message: String,
-    /// What is accepted, or what to do.
+    /// The accepted values, or what to do.
     pub help: Option<String>,
     #[serde(skip)]
     kind: ProblemKind,
@@ -52,7 +51,7 @@ struct Excerpt {
 }
 
 impl PolicyError {
-    /// A problem of a whole file, such as one that cannot be read.
+    /// A problem of a whole file, such as a file that cannot be read.
     pub fn of_file(
         file: &str,
         kind: ProblemKind,
@@ -110,12 +109,12 @@ impl PolicyError {
 pub struct PolicyErrors(Vec<PolicyError>);
 
 impl PolicyErrors {
-    /// `None` if there are none.
+    /// `None` if the list is empty.
     pub fn new(errors: Vec<PolicyError>) -> Option<Self> {
         (!errors.is_empty()).then_some(Self(errors))
     }
 
-    /// In the order of the files, and in a file in the order of lines.
+    /// In the order of the files and, within a file, of the lines.
     pub fn items(&self) -> impl Iterator<Item = &PolicyError> {
         self.0.iter()
     }
@@ -127,7 +126,7 @@ impl PolicyErrors {
         if same { first } else { ProblemKind::Content }
     }
 
-    /// For people: every problem with the offending text underlined, separated by an empty line, without a newline at the end.
+    /// For users: every problem with its text underlined, separated by an empty line, without a newline at the end.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {
             Renderer::styled()
@@ -159,14 +158,14 @@ impl fmt::Display for PolicyErrors {
 
 impl std::error::Error for PolicyErrors {}
 
-/// A problem that still has to be placed: bytes of the file, message, help.
+/// A problem with its place in bytes of the file, a message and a help text.
 pub(super) struct Found {
     pub at: Range<usize>,
     pub message: String,
     pub help: Option<String>,
 }
 
-/// A file's name (safe to print), its bytes, and where its lines begin.
+/// The name of a file (safe to print), its bytes, and the starts of its lines.
 pub(super) struct SourceFile<'a> {
     file: String,
     bytes: &'a [u8],
@@ -174,7 +173,7 @@ pub(super) struct SourceFile<'a> {
 }
 
 impl<'a> SourceFile<'a> {
-    /// Cap per file: a hostile file has a million problems.
+    /// Cap per file, because a hostile file can have a million problems.
     const MAX_ERRORS: usize = 20;
 
     pub fn new(file: &str, bytes: &'a [u8]) -> Self {
@@ -189,28 +188,28 @@ impl<'a> SourceFile<'a> {
         }
     }
 
-    /// Its name, safe to print.
+    /// Safe to print.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// A part of a file that is UTF-8.
+    /// A part of the file that is UTF-8.
     pub fn text(&self, at: Range<usize>) -> &str {
         let part = self.bytes.get(at).unwrap_or_default();
         std::str::from_utf8(part).unwrap_or_default()
     }
 
-    /// The line that holds a byte, from 1.
+    /// The number of the line that holds a byte, from 1.
     pub fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|start| *start <= at)
     }
 
-    /// As an origin: file and line.
+    /// The file and the line as an origin.
     pub fn origin(&self, at: usize) -> String {
         format!("{}:{}", self.file, self.line(at))
     }
 
-    /// Places problems: in the order of lines, and no more than people can use.
+    /// Adds line and column to problems, sorts them, and keeps the first ones.
     pub fn place(&self, mut found: Vec<Found>) -> Vec<PolicyError> {
         found.sort_by_key(|f| f.at.start);
         let rest = found.len().saturating_sub(Self::MAX_ERRORS);
@@ -258,13 +257,13 @@ impl<'a> SourceFile<'a> {
     }
 }
 
-/// Text of a file, safe to print in a sentence. Backslashes stay single, as they stand in the file.
+/// Text of a file, safe to print in a sentence. Backslashes stay single, as in the file.
 pub(super) fn printable(text: &str) -> String {
     escape(text.as_bytes()).replace("\\\\", "\\")
 }
 
-/// The column of the first marked byte, and the line, safe to print: each character that a terminal would not show as it is,
-/// and each byte that is not UTF-8, becomes one visible character, so that columns stay what they are.
+/// The column of the first marked byte, and the line, safe to print. Each character that a terminal would not show
+/// unchanged, and each byte that is not UTF-8, becomes one visible character, so the columns stay the same.
 fn excerpt(line: &[u8], marked: Range<usize>) -> (usize, Excerpt) {
     let mut text = String::new();
     let mut column = 1;
@@ -297,7 +296,7 @@ fn excerpt(line: &[u8], marked: Range<usize>) -> (usize, Excerpt) {
     (column, excerpt)
 }
 
-/// Control characters as their Unicode pictures, what else is hidden as a replacement character.
+/// Control characters become their Unicode pictures. Other hidden characters become the replacement character.
 fn visible(c: char) -> char {
     match c {
         '\t' | '\\' => c,
@@ -310,14 +309,13 @@ fn visible(c: char) -> char {
     }
 }
 
-/// What is read, and what was found wrong with it.
+/// The file that is read, and the problems found in it.
 pub(super) struct Parser<'s> {
     pub source: &'s SourceFile<'s>,
     pub found: Vec<Found>,
 }
 
 impl Parser<'_> {
-    /// Notes a problem.
     pub fn error(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.found.push(Found {
             at,

@@ -1,7 +1,7 @@
 //! Reads the policy files.
 //!
-//! Owns which files are read, in which order, and whether they can be trusted. May not understand their contents
-//! (`policy::parse` does).
+//! Owns which files are read, in which order, and whether they are trusted. Does not decode them (`policy::parse`
+//! does).
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -24,7 +24,7 @@ use crate::fault::describe_errno;
 use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors, ProblemKind};
 use crate::text::escape;
 
-/// Where policies are, the most important first.
+/// The policy directories, the most important first.
 const DIRECTORIES: [&str; 4] = [
     "etc/vxcsum",
     "run/vxcsum",
@@ -32,10 +32,10 @@ const DIRECTORIES: [&str; 4] = [
     "usr/lib/vxcsum",
 ];
 
-/// A policy is a page of text; what is longer is a mistake and not read on.
+/// Bytes. A policy is a page of text; a longer file is a mistake.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The uid that default files have to belong to.
+/// The uid that must own default files.
 const ROOT: u32 = 0;
 
 /// Which policy to read.
@@ -43,16 +43,16 @@ const ROOT: u32 = 0;
 pub enum Wanted<'a> {
     /// The first `policy.toml` of the four directories below the root, and the drop-ins of all four.
     Default,
-    /// This file alone, without drop-ins: a path of this machine, not below the root, because a named file means that
-    /// file. `/dev/null` is the built-in default. It may leave out the version, as a drop-in may.
+    /// This file alone, without drop-ins. The path is not below the root, because a user who names a file means that
+    /// file. `/dev/null` is the built-in default. The version may be missing, as in a drop-in.
     Path(&'a Path),
 }
 
-/// Reads and merges the policy. What no file says is built in.
+/// Reads and merges the policy. Values that no file sets are built in.
 ///
-/// With `euid_is_root` and the root `/`, default files and directories that somebody else than root owns or that everybody can
-/// write are refused: their writers would decide what root does. Below another root, which is an image or a test,
-/// files belong to its builder, and the user of vxcsum chose a path that was given.
+/// With `euid_is_root` and the root `/`, default files and directories that another user owns or that everybody can
+/// write are refused: their writers would decide what root does. Below another root, which is an image or a test, files
+/// belong to its builder. A path on the command line is the user's own choice.
 ///
 /// # Errors
 /// All problems of all files.
@@ -61,7 +61,7 @@ pub fn load(root: &Path, wanted: Wanted, euid_is_root: bool) -> Result<Policy, P
     load_owned(root, wanted, owner)
 }
 
-/// With an owner, only files and directories that nobody else can write.
+/// With an owner, accepts only files and directories that nobody else can write.
 fn load_owned(root: &Path, wanted: Wanted, owner: Option<u32>) -> Result<Policy, PolicyErrors> {
     let loaded = match wanted {
         Wanted::Path(path) => one(path),
@@ -81,7 +81,7 @@ fn load_owned(root: &Path, wanted: Wanted, owner: Option<u32>) -> Result<Policy,
     }
 }
 
-/// What the files say, what is wrong with them, and which files of policy.d have no name of a policy.
+/// The content of the files, their problems, and the ignored files of policy.d.
 #[derive(Default)]
 struct Loaded {
     fragments: Vec<Fragment>,
@@ -89,7 +89,7 @@ struct Loaded {
     ignored: Vec<String>,
 }
 
-/// A FIFO must not block, and a terminal must not become the controlling one.
+/// Opening a FIFO must not block, and a terminal must not become the controlling terminal.
 const FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK)
@@ -107,7 +107,7 @@ fn one(path: &Path) -> Loaded {
     loaded
 }
 
-/// Adds what a file says, or what is wrong with it. None is a file that masks.
+/// Adds the content of a file, or its problems. `None` is a masked file.
 fn add(loaded: &mut Loaded, path: &Path, kind: Kind, bytes: Result<Option<Vec<u8>>, Problem>) {
     let name = path.to_string_lossy();
     match bytes {
@@ -168,7 +168,7 @@ impl Loader<'_> {
         self.loaded.errors.push(problem.of(&path.to_string_lossy()));
     }
 
-    /// Opens a directory below the root that may be missing and has to be trusted.
+    /// Opens a directory below the root. It may be missing, and must be trusted.
     fn directory(&mut self, root: BorrowedFd, path: &Path) -> Option<OwnedFd> {
         let opened = match open_below(root, path, FLAGS | OFlags::DIRECTORY, self.root) {
             Err(Errno::NOENT) if !present(root, path.as_os_str()) => return None,
@@ -224,7 +224,7 @@ impl Loader<'_> {
     }
 }
 
-/// Opens a path below the root. Absolute links stay below it too, where the kernel can do that (5.6 and newer).
+/// Opens a path below the root. Absolute links stay below it too, if the kernel supports that (5.6 and newer).
 fn open_below(
     root: BorrowedFd,
     path: &Path,
@@ -240,7 +240,7 @@ fn open_below(
     fs::openat(root, path, flags, Mode::empty())
 }
 
-/// Whether there is such a name, be it a link to nothing.
+/// True if the name exists, even as a link to nothing.
 fn present(directory: BorrowedFd, path: &OsStr) -> bool {
     !matches!(
         fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW),
@@ -248,9 +248,9 @@ fn present(directory: BorrowedFd, path: &OsStr) -> bool {
     )
 }
 
-/// The bytes of an open file; `None` if it is /dev/null, which masks.
+/// The bytes of an open file. `None` for /dev/null, which masks a file.
 fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem> {
-    // What is open cannot be exchanged any more, so it is judged instead of its name.
+    // Checks the open file, because nobody can exchange it any more, unlike its name.
     let stat = fs::fstat(&fd).map_err(|errno| Problem::io("stat", errno))?;
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => None,
@@ -278,7 +278,7 @@ fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem>
     Ok(Some(bytes))
 }
 
-/// Whether nobody but this owner, who is root, can write it.
+/// Refuses a file that another user owns or that everybody can write.
 fn trust(stat: &Stat, owner: Option<u32>) -> Result<(), Problem> {
     let Some(owner) = owner else { return Ok(()) };
     let (uid, mode) = (stat.st_uid, stat.st_mode & 0o7777);
@@ -301,7 +301,7 @@ fn trust(stat: &Stat, owner: Option<u32>) -> Result<(), Problem> {
     ))
 }
 
-/// What is wrong with a file that is not named yet. In the help, `{}` stands for its name.
+/// A problem of a file that is not named yet. In the help, `{}` stands for the name.
 struct Problem {
     kind: ProblemKind,
     message: String,
@@ -338,7 +338,7 @@ impl Problem {
                 ),
                 "remove the link, or link it to /dev/null to mask the file",
             ),
-            // Gone since it was listed.
+            // The file was deleted after it was listed.
             Err(_) => Self::io("open", Errno::NOENT),
         }
     }
@@ -363,7 +363,7 @@ mod tests {
     const FIXED: &str = "version = 1\nunknown-kernel = \"fixed\"\n";
     const AFFECTED: &str = "version = 1\nunknown-kernel = \"affected\"\n";
 
-    /// A root directory with these files; a text that begins with `-> ` is a link.
+    /// A root directory with these files. A text that begins with `-> ` is a link.
     fn tree(files: &[(&str, &str)]) -> TempDir {
         let root = TempDir::new().unwrap();
         for (path, text) in files {
@@ -381,7 +381,7 @@ mod tests {
         load(root.path(), Wanted::Default, true)
     }
 
-    /// Which files are read, in order, and what decides about an unknown kernel.
+    /// Which files are read, in order, and the resulting value for an unknown kernel.
     #[test]
     fn the_right_files_in_the_right_order() {
         type FileCase<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
@@ -626,7 +626,7 @@ mod tests {
         }
     }
 
-    /// Whoever runs the test, root or not.
+    /// Holds for root and for other users.
     #[test]
     fn what_everybody_can_write_is_refused() {
         for path in [

@@ -1,7 +1,7 @@
-//! The policy: what the administrator wants, merged from files, and which rule decides about a device.
+//! The policy: the administrator's settings, merged from files, and the rule that decides about a device.
 //!
-//! Owns the policy's values, their merging, and rule matching. Pure: the files come in as bytes (`sys::policy_files` reads
-//! them). May not look at the kernel or at devices.
+//! Owns the values of the policy, their merging, and the matching of rules. Pure: `policy::files_io` reads the files.
+//! Does not read the kernel or devices.
 
 mod diagnose;
 pub mod files_io;
@@ -25,19 +25,19 @@ use crate::text::{IfName, escape};
 pub use diagnose::{PolicyError, PolicyErrors, ProblemKind};
 pub use parse::{Kind, TABLES, parse};
 
-/// The origin of a value that no file gave.
+/// The origin of a value that no file sets.
 pub const BUILT_IN: &str = "built-in";
 
 codes! {
     /// When the feature is turned off.
     pub enum When {
-        /// Whatever the kernel.
+        /// On every kernel.
         Always = "always",
         /// On a kernel with the bug.
         Affected = "affected",
-        /// On a kernel with the bug, where NAT can rewrite the outer packets or that cannot be known.
+        /// On a kernel with the bug, if NAT can rewrite the outer packets or if the exposure is not known.
         Exposed = "exposed",
-        /// Whatever the kernel, leave it.
+        /// On no kernel.
         Never = "never",
     }
 }
@@ -45,109 +45,102 @@ codes! {
 codes! {
     /// How to treat a kernel whose status is unknown.
     pub enum AssumeKernel {
-        /// It has the bug: safe.
+        /// The kernel has the bug: safe.
         Affected = "affected",
-        /// It has not: fast.
+        /// The kernel does not have the bug: fast.
         Fixed = "fixed",
     }
 }
 
 codes! {
-    /// How to treat an exposure that is not known.
+    /// How to treat an unknown exposure.
     pub enum AssumeExposure {
         /// NAT can rewrite the outer packets: safe.
         Exposed = "exposed",
-        /// It cannot: for underlays whose owner knows.
+        /// NAT cannot rewrite them: for underlays that their owner knows.
         NotExposed = "not-exposed",
     }
 }
 
-/// A value and where it was given.
+/// A value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
-    /// The value.
     pub value: T,
-    /// Such as `/etc/vxcsum/policy.toml:4`, or `built-in`. Safe to print, as every origin here.
+    /// Such as `/etc/vxcsum/policy.toml:4`, or `built-in`. All origins are safe to print.
     pub origin: String,
 }
 
 /// The merged policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What an unknown verdict counts as.
     pub unknown_kernel: Sourced<AssumeKernel>,
-    /// What an exposure that is not known counts as, unless a rule says otherwise.
+    /// Rules can override it.
     pub unknown_exposure: Sourced<AssumeExposure>,
-    /// How long a device has to be not exposed, in every look, before it gets the offload back; `None` means never.
+    /// A device gets the offload back after it was not exposed for this long, in every look. `None` means never.
     pub give_back_after: Sourced<Option<Duration>>,
-    /// `[bugs]`: when each bug is reason enough; never `Always`.
+    /// `[bugs]`: when each bug is a reason to turn the feature off. Never `Always`.
     pub bugs: PerBug<Sourced<When>>,
-    /// In order; the last that matches a device decides.
+    /// In order. The last rule that matches a device decides.
     pub rules: Vec<PolicyRule>,
-    /// In order; the last that matches a kernel decides.
+    /// In order. The last entry that matches a kernel decides.
     pub kernels: Vec<KernelOverride>,
-    /// The files that were read, in order; empty if the built-in default applies alone.
+    /// The files that were read, in order. Empty if only the built-in default applies.
     pub files: Vec<String>,
-    /// Files in a policy.d whose names do not end in `.toml`, which is a mistake that nobody notices.
+    /// Files in a policy.d whose names do not end in `.toml`. Reported, because they look as if they were read.
     pub ignored: Vec<String>,
 }
 
 /// One `[[rule]]`. An absent key matches every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// As given, else `rule N`, the Nth of all rules. Safe to print.
+    /// The name in the file, else `rule N`, the Nth of all rules. Safe to print.
     pub name: String,
-    /// The device's name.
+    /// Matches the name of the device.
     pub device: Option<Vec<Glob>>,
-    /// A device without VNI matches no range.
+    /// A device without a VNI matches no range.
     pub vni: Option<Vec<RangeInclusive<u32>>>,
-    /// A device without port matches no range.
+    /// A device without a port matches no range.
     pub dst_port: Option<Vec<RangeInclusive<u16>>>,
-    /// A device whose underlay or its driver is not known matches no glob.
+    /// A device with an unknown underlay or driver matches no glob.
     pub underlay_driver: Option<Vec<Glob>>,
-    /// `Present` and `Zero` only. A device that is `External` or `Unknown` matches if both are listed; and see
+    /// `Present` and `Zero` only. A device with `External` or `Unknown` matches if both are listed; see also
     /// [`PolicyRule::outer_checksum_of`].
     pub outer_checksum: Option<Vec<OuterChecksum>>,
-    /// What an exposure that is not known counts as for these devices.
+    /// How to treat an unknown exposure of these devices.
     pub unknown_exposure: Option<AssumeExposure>,
-    /// What the rule says.
     pub when: When,
-    /// Where its header stands, such as `/etc/vxcsum/policy.toml:9`.
+    /// The place of the header, such as `/etc/vxcsum/policy.toml:9`.
     pub origin: String,
 }
 
-/// What rules look at.
+/// The properties of a device that rules can match.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The device's name.
     pub name: &'a IfName,
-    /// Its VNI.
     pub vni: Option<u32>,
-    /// Its UDP destination port, host byte order.
+    /// Host byte order.
     pub dst_port: Option<u16>,
-    /// The driver of its underlay.
+    /// `None` if it is not known.
     pub underlay_driver: Option<&'a str>,
-    /// The outer UDP checksum of its packets.
     pub outer_checksum: OuterChecksum,
 }
 
-/// A rule that was looked at for a device.
+/// A rule that was tried for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Considered<'a> {
-    /// Which.
     pub rule: &'a PolicyRule,
-    /// `None` if it matched, else the first key that did not.
+    /// `None` if the rule matches, else the first key that does not match.
     pub miss: Option<Miss>,
 }
 
 /// Why a rule does not match a device. The texts are safe to print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Miss {
-    /// The rule's key, such as `dst-port`.
+    /// The key of the rule, such as `dst-port`.
     pub key: &'static str,
-    /// What the rule wants, as in a policy, such as `4789, 8472`.
+    /// The value in the rule, in policy syntax, such as `4789, 8472`.
     pub wanted: String,
-    /// What the device has, such as `4790`, or `none`.
+    /// The value of the device, such as `4790`, or `none`.
     pub found: String,
 }
 
@@ -158,21 +151,21 @@ impl fmt::Display for Miss {
     }
 }
 
-/// What one file says.
+/// The content of one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
     unknown_kernel: Option<Sourced<AssumeKernel>>,
     unknown_exposure: Option<Sourced<AssumeExposure>>,
     give_back_after: Option<Sourced<Option<Duration>>>,
     bugs: PerBug<Option<Sourced<When>>>,
-    /// A rule and the name that it was given; merging gives a number to one without.
+    /// A rule and its name in the file. Merging numbers rules without a name.
     rules: Vec<(Option<String>, PolicyRule)>,
     kernels: Vec<KernelOverride>,
     files: Vec<String>,
 }
 
 impl Fragment {
-    /// This and what is read after it, as if they were one file: a later value replaces, later rules and kernels follow.
+    /// Appends the next file: later values replace earlier ones, and later rules and kernel entries follow.
     #[must_use]
     pub fn then(mut self, mut later: Self) -> Self {
         self.rules.extend(later.rules);
@@ -188,7 +181,7 @@ impl Fragment {
     }
 }
 
-/// Makes one policy of what the files say, in the order in which they were read. What none of them says is built in.
+/// Makes one policy of the files, in the order in which they were read. Values that no file sets are built in.
 pub fn merge(fragments: Vec<Fragment>) -> Policy {
     let mut all = fragments
         .into_iter()
@@ -215,7 +208,7 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
 }
 
 impl Policy {
-    /// What applies without a file: word for word the shipped `packaging/policy.toml`, which a test proves.
+    /// The policy without files: word for word the shipped `packaging/policy.toml`, as a test checks.
     pub fn built_in() -> Self {
         fn built_in<T>(value: T) -> Sourced<T> {
             Sourced {
@@ -241,12 +234,12 @@ impl Policy {
         }
     }
 
-    /// The rule that decides about a device: the last that matches. With none, `[bugs]` decides.
+    /// The last rule that matches the device. `None` if no rule matches: then `[bugs]` decides.
     pub fn deciding_rule(&self, subject: &Subject) -> Option<&PolicyRule> {
         self.rules.iter().rev().find(|rule| rule.matches(subject))
     }
 
-    /// What an unknown exposure counts as for the devices of a rule, and where that is said.
+    /// How to treat an unknown exposure of the devices of a rule, with the origin of the value.
     pub fn unknown_exposure_for<'a>(
         &'a self,
         rule: Option<&'a PolicyRule>,
@@ -255,7 +248,7 @@ impl Policy {
             .unwrap_or((self.unknown_exposure.value, &self.unknown_exposure.origin))
     }
 
-    /// Every rule in order, with the reason where it does not match.
+    /// Every rule in order, with the reason if it does not match.
     pub fn consider(&self, subject: &Subject) -> Vec<Considered<'_>> {
         let miss = |rule: &PolicyRule| rule.missed_key(subject).map(|key| rule.miss(key, subject));
         self.rules
@@ -268,7 +261,7 @@ impl Policy {
     }
 }
 
-/// The keys of a rule that a device must match, in the order in which they are tried.
+/// The keys that a rule compares with a device, in the order of comparison.
 #[derive(Clone, Copy)]
 enum Key {
     Device,
@@ -279,18 +272,19 @@ enum Key {
 }
 
 impl PolicyRule {
-    /// Its name and its place, for people: `vmxnet3 (/etc/vxcsum/policy.toml:9)`.
+    /// The name and place for users: `vmxnet3 (/etc/vxcsum/policy.toml:9)`.
     pub fn label(&self) -> String {
         format!("{} ({})", self.name, self.origin)
     }
 
-    /// Whether every given key matches.
+    /// True if every key in the rule matches.
     pub fn matches(&self, subject: &Subject) -> bool {
         self.missed_key(subject).is_none()
     }
 
-    /// The outer checksum to judge a device by that this rule matches. The kernel does not know it of an `External` device, for the
-    /// sender of each packet chooses. There a rule that names the device and one checksum says what the sender chooses.
+    /// The outer checksum of a device that this rule matches. The kernel does not know the checksum of an `External`
+    /// device, because the sender of each packet chooses it. A rule that names the device and one checksum states the
+    /// choice of the sender.
     pub fn outer_checksum_of(&self, found: OuterChecksum) -> OuterChecksum {
         match (found, self.outer_checksum.as_deref()) {
             (OuterChecksum::External, Some([stated])) if self.device.is_some() => *stated,
@@ -304,7 +298,7 @@ impl PolicyRule {
         }
         let checksum = |wanted: &Vec<OuterChecksum>| match subject.outer_checksum {
             known @ (OuterChecksum::Present | OuterChecksum::Zero) => wanted.contains(&known),
-            // Either may be on the wire, so only a rule for both is surely for this device.
+            // Packets can have either checksum, so only a rule for both certainly fits the device.
             OuterChecksum::External if self.device.is_some() => true,
             OuterChecksum::External | OuterChecksum::Unknown => {
                 wanted.contains(&OuterChecksum::Present) && wanted.contains(&OuterChecksum::Zero)
@@ -372,13 +366,13 @@ impl PolicyRule {
     }
 }
 
-/// The units of a duration, and their seconds.
+/// The units of a duration, in seconds.
 const UNITS: [(&str, u64); 3] = [("s", 1), ("min", 60), ("h", 3600)];
 
-/// A firewall reload takes seconds, and an agent that restarts a minute: enough for both.
+/// A firewall reload takes seconds, and the restart of an agent a minute. This is longer than both.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(600);
 
-/// A range as written in a policy, without quotes: `1` or `4096-8191`.
+/// A range in policy syntax without quotes: `1` or `4096-8191`.
 fn range_text<T: fmt::Display + PartialEq>(range: &RangeInclusive<T>) -> String {
     if range.start() == range.end() {
         range.start().to_string()
@@ -387,7 +381,7 @@ fn range_text<T: fmt::Display + PartialEq>(range: &RangeInclusive<T>) -> String 
     }
 }
 
-/// A duration as written in a policy: in the largest unit that divides it.
+/// A duration in policy syntax, in the largest unit that divides it.
 fn duration_text(duration: Option<Duration>) -> String {
     let Some(seconds) = duration.map(|d| d.as_secs()) else {
         return "never".to_owned();

@@ -1,6 +1,6 @@
-//! One policy file: bytes to a `Fragment`, or everything that is wrong with them.
+//! One policy file: bytes to a `Fragment`, or all errors in them.
 //!
-//! Owns the keys, the accepted values, and their limits. Pure. May not merge files.
+//! Owns the keys, the accepted values, and their limits. Pure. Does not merge files.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::kernel::{BugId, KernelOverride, PerBug, Status};
 use crate::link::OuterChecksum;
 use crate::text::IfName;
 
-/// The version of the format that this program understands.
+/// The format version of this program.
 pub(super) const VERSION: u32 = 1;
 
 const TOP_LEVEL: &str = "the top level";
@@ -49,7 +49,7 @@ pub(super) const RULE: [&str; 8] = [
 ];
 pub(super) const KERNEL: [&str; 3] = ["release", "bug", "status"];
 
-/// Every table with its keys, to say where a misplaced key belongs.
+/// Every table with its keys, to tell users where a misplaced key belongs.
 pub const TABLES: [(&str, &[&str]); 4] = [
     (TOP_LEVEL, &TOP),
     ("[bugs]", &BUGS),
@@ -57,7 +57,7 @@ pub const TABLES: [(&str, &[&str]); 4] = [
     ("[[kernel]]", &KERNEL),
 ];
 
-/// `[bugs]` knows no `always`: that is for the devices of a rule.
+/// `[bugs]` does not accept `always`, which is for the devices of a rule.
 pub(super) const BUG_WHENS: [(&str, When); 3] = {
     let [_always, rest @ ..] = When::WORDS;
     rest
@@ -79,7 +79,7 @@ const DRIVER_MAX: usize = 31;
 /// `__NEW_UTS_LEN`: <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/utsname.h>.
 const RELEASE_MAX: usize = 64;
 
-/// Whether the line at this byte has a colon, as YAML has where TOML has `=`.
+/// True if the line at this byte has a colon, which YAML uses instead of `=`.
 fn colon(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -87,19 +87,18 @@ fn colon(text: &str, at: usize) -> bool {
     line.contains(':') && !line.contains('=')
 }
 
-/// What a policy file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A whole policy, which has to say `version = 1`.
+    /// A whole policy. It must have `version = 1`.
     Main,
-    /// An addition from `policy.d/`, which may leave the version out.
+    /// An addition from `policy.d/`. It may omit the version.
     DropIn,
 }
 
 /// Reads one policy file. `file` is its name in errors and origins.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors in the file.
 pub fn parse(file: &str, kind: Kind, bytes: &[u8]) -> Result<Fragment, PolicyErrors> {
     let source = SourceFile::new(file, bytes);
     let mut parser = Parser {
@@ -136,14 +135,14 @@ impl Parser<'_> {
         fragment
     }
 
-    /// Adds the errors of the TOML parser, one a line, and takes back what was only found because of them.
+    /// Adds the errors of the TOML parser, one for each line, and removes the errors that they caused.
     fn syntax(&mut self, text: &str, errors: &[toml::de::Error]) {
         const OPEN_LIST: &str = "missing comma between array elements";
         let mut lines = BTreeSet::new();
         let mut syntax: Vec<Found> = Vec::new();
         for error in errors {
             let at = error.span().unwrap_or_else(|| too_dotted(text));
-            // A list that nobody closed takes in every line that follows.
+            // An unclosed list takes in every line that follows.
             let again = |last: &Found| {
                 last.message.starts_with(OPEN_LIST) && error.message().starts_with(OPEN_LIST)
             };
@@ -163,7 +162,7 @@ impl Parser<'_> {
                     printable(word),
                     "write text in quotes, such as \"affected\"",
                 ),
-                // The parser takes a bare word for the beginning of a number.
+                // The parser reads a bare word as the beginning of a number.
                 word if word.starts_with("invalid float")
                     || word.starts_with("invalid boolean") =>
                 {
@@ -185,7 +184,7 @@ impl Parser<'_> {
             });
         }
         let source = self.source;
-        // The parser's stand-in for a value that it could not read has no place.
+        // The value that the parser inserts for an unreadable value has no place.
         let caused =
             |found: &Found| found.at.is_empty() || lines.contains(&source.line(found.at.start));
         if !errors.is_empty() {
@@ -194,7 +193,7 @@ impl Parser<'_> {
         self.found.append(&mut syntax);
     }
 
-    /// Whether the rest is worth reading: in another version anything may be right.
+    /// True if the rest is worth reading: in another version every key may be valid.
     fn version(&mut self, document: &DeTable, kind: Kind, complete: bool) -> bool {
         let help =
             format!("this vxcsum understands version {VERSION}: write `version = {VERSION}`");
@@ -334,14 +333,14 @@ impl Parser<'_> {
         help: String,
         complete: bool,
     ) -> Option<T> {
-        // What is missing behind a syntax error may be there.
+        // A missing key may stand behind a syntax error.
         if complete {
             self.error(at.clone(), format!("{table} has no `{key}`"), help);
         }
         None
     }
 
-    /// Reports the keys of a table that nobody knows.
+    /// Reports unknown keys of a table.
     fn keys(&mut self, table: &DeTable, (place, known): (&str, &[&str])) {
         for key in table.keys() {
             let text: &str = key.get_ref();
@@ -378,7 +377,7 @@ impl Parser<'_> {
         table
     }
 
-    /// The entries of an array of tables, each read by `read`.
+    /// The entries of an array of tables. `read` reads each entry.
     fn tables<T>(
         &mut self,
         document: &DeTable,
@@ -410,7 +409,7 @@ fn header(text: &str, value: &Value) -> Range<usize> {
     span.start..span.start + line.len()
 }
 
-/// The TOML parser does not say where a dotted key is too long.
+/// The TOML parser does not report which dotted key is too long.
 fn too_dotted(text: &str) -> Range<usize> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {

@@ -11,7 +11,7 @@ use crate::text::escape;
 
 impl Policy {
     /// The merged policy as one TOML file. A comment behind each value, or behind the header of a rule or kernel entry,
-    /// says where it came from.
+    /// states its origin.
     pub fn show(&self) -> String {
         let mut out = String::new();
         let _ = self.write(&mut out);
@@ -104,7 +104,7 @@ impl PolicyRule {
     }
 }
 
-/// A TOML basic string in which everything that a terminal would not show as it is is escaped.
+/// A TOML basic string. Escapes everything that a terminal would not show unchanged.
 fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {

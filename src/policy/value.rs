@@ -1,6 +1,6 @@
-//! The values of a policy file: words, globs, numbers and ranges, each checked and explained.
+//! The values of a policy file: words, globs, numbers and ranges. Each is checked, and errors are explained.
 //!
-//! Owns what a value may look like and the nearest accepted word. Pure. May not know which keys there are.
+//! Owns the syntax of values and the search for the nearest accepted word. Pure. Does not know the keys.
 
 use core::time::Duration;
 use std::fmt;
@@ -14,14 +14,14 @@ use super::{Sourced, UNITS};
 use crate::glob::Glob;
 use crate::text::IfName;
 
-/// A value and the bytes of the file where it stands.
+/// A value and its place in bytes of the file.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
-/// Far more than any name needs, and little enough that a hostile glob costs nothing.
+/// Bytes. Longer than any name needs, and short enough that a hostile glob costs little.
 const GLOB_MAX: usize = 255;
 
 impl Parser<'_> {
-    /// One value or a list of them.
+    /// One value, or a list of values.
     pub fn list<T>(
         &mut self,
         key: &str,
@@ -39,7 +39,7 @@ impl Parser<'_> {
                 help,
             );
         }
-        // All of them first, so that every bad one is reported.
+        // Read all of them before the check, so every bad value is reported.
         let each: Vec<_> = values.iter().map(|value| each(self, value)).collect();
         each.into_iter().collect()
     }
@@ -84,7 +84,7 @@ impl Parser<'_> {
             self.wrong_type("name", value, help);
             return None;
         };
-        // Names are printed as they are, so they must not be able to write to a terminal.
+        // Names are printed unchanged, so they must not contain control characters.
         if text.trim().is_empty() || printable(text) != text {
             self.error(value.span(), "`name` is empty or cannot be printed", help);
             return None;
@@ -173,7 +173,7 @@ impl Parser<'_> {
         None
     }
 
-    /// `"never"`, or a number with a unit; both with where they stand.
+    /// `"never"`, or a number with a unit. The result has the place of the value.
     pub fn duration(&mut self, key: &str, value: &Value) -> Option<Sourced<Option<Duration>>> {
         const MAX: u64 = 24 * 60 * 60;
         let help = "accepted: \"never\", or a time up to \"24h\" with the unit s, min or h, such as \"10min\"";
@@ -212,7 +212,7 @@ impl Parser<'_> {
         self.error(value.span(), format!("`{key}` cannot be {shown}"), accepted);
     }
 
-    /// A value as it is written in the file, shortened and safe to print.
+    /// A value as it stands in the file, shortened and safe to print.
     pub fn text(&self, value: &Value) -> String {
         let text = self.source.text(value.span());
         let short: String = text.chars().take(40).collect();
@@ -229,15 +229,15 @@ pub(super) fn accepted<T>(words: &[(&str, T)]) -> String {
     format!("accepted values: {}", names.join(", "))
 }
 
-/// `None` if it is not an integer, or negative.
+/// `None` if the value is not an integer or is negative.
 pub(super) fn number(value: &DeValue) -> Option<u128> {
     let integer = value.as_integer()?;
     u128::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// Of the known words the one that was probably meant.
+/// The known word that is most similar to this word.
 pub(super) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
-    // Nothing that long is a typing error, and comparing takes time with the length.
+    // A longer word is not a typing error, and the time to compare grows with the length.
     if word.len() > 32 {
         return None;
     }
@@ -255,12 +255,12 @@ pub(super) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     }
 }
 
-/// Whether each part of a valid glob that stands for one byte takes a byte that a device's name can have.
+/// True if each part of a valid glob that stands for one byte accepts a byte that a device name can have.
 fn matches_a_name(text: &str) -> bool {
     let legal = |b: u8| IfName::new(&[b'a', b]).is_some();
     let mut rest = text;
     while !rest.is_empty() {
-        // The shortest beginning that is a valid glob is one part: a character, an escaped one, or a whole class.
+        // The shortest beginning that is a valid glob is one part: a character, an escaped character, or a whole class.
         let ends = rest.char_indices().map(|(at, c)| at + c.len_utf8());
         let mut parts = ends.filter_map(|end| Some((end, Glob::new(&rest[..end]).ok()?)));
         let Some((end, part)) = parts.next() else {

@@ -1,4 +1,5 @@
-//! Decisions on rules written as values: what cannot be installed in a test, and what the decision must not depend on.
+//! Decisions about rules written as values: rules that a test cannot install, and details on which the decision must
+//! not depend.
 
 use super::*;
 use crate::nat::rules::*;
@@ -14,7 +15,7 @@ pub(crate) fn own(address: &str) -> OwnAddress {
     }
 }
 
-/// flannel's device on a physical NIC.
+/// The device of flannel on a physical NIC.
 pub(crate) fn flow() -> OuterFlow {
     OuterFlow {
         device: IfName::new(b"flannel.1").unwrap(),
@@ -147,7 +148,7 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
             },
             "exposed",
         ),
-        // The rule is IPv4's, the outer packets are not.
+        // The rule is for IPv4, the outer packets are IPv6.
         (
             OuterFlow {
                 local: Some("2001:db8::1".parse().unwrap()),
@@ -160,8 +161,8 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
     }
 }
 
-/// A patched kube-proxy takes the mark away in a nat chain, which only the first packet of a connection meets. An answer that keeps
-/// the mark of what it answers meets none.
+/// A patched kube-proxy clears the mark in a nat chain, and only the first packet of a connection passes it. A reply
+/// that keeps the mark of the packet that it answers passes no nat chain.
 #[test]
 fn an_answer_that_keeps_a_mark_is_a_later_packet_with_it() {
     let marked = Expr::Match(Match::Mark {
@@ -193,12 +194,12 @@ fn to(address: &str, mask: &str, invert: bool) -> Expr {
     })
 }
 
-/// flannel's own: from the nodes to the pods.
+/// The rules of flannel: from the nodes to the pods.
 #[test]
 fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
     let pods = || to("10.244.0.0", "255.255.0.0", false);
     let elsewhere = to("192.0.2.0", "255.255.255.0", true);
-    // Of each subnet the addresses that end in 7.
+    // The addresses of each subnet that end in 7.
     let holes = to("192.0.0.7", "255.255.0.255", false);
     for (condition, remotes, want) in [
         (pods(), &["192.0.2.2"][..], "not-exposed"),
@@ -207,7 +208,7 @@ fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
         (pods(), &["192.0.2.2", "10.244.3.1", "192.0.2.3"], "exposed"),
         (pods(), &["10.244.0.0"], "exposed"),
         (pods(), &["10.244.255.255"], "exposed"),
-        // Not known, so that they can go there.
+        // The destinations are not known, so they can match.
         (pods(), &[], "exposed"),
         (
             elsewhere.clone(),
@@ -228,7 +229,7 @@ fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
     }
 }
 
-/// The rule is IPv4's.
+/// The rule is for IPv4.
 #[test]
 fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
     let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
@@ -239,7 +240,7 @@ fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
         (None, &[v4, v6], "exposed"),
         (None, &[], "exposed"),
         (Some("2001:db8::1"), &[], "not-exposed"),
-        // A contradiction shows nothing harmless.
+        // A contradiction does not prove not-exposed.
         (Some("192.0.2.1"), &[v6], "exposed"),
     ] {
         let device = OuterFlow {
@@ -251,7 +252,7 @@ fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
     }
 }
 
-/// Where the way out is not sure, a rule for any device can be met, and a masquerade can choose any address.
+/// If the outgoing device is not certain, a rule for any device can match, and a masquerade can choose any address.
 #[test]
 fn the_way_out_decides_rules_for_a_device() {
     let through = |name: &[u8]| {
@@ -355,14 +356,14 @@ fn what_was_not_read_or_not_understood_is_unknown() {
             "the outer packet can meet `FULLCONENAT`, which is not understood"
         )
     );
-    // Elsewhere it cannot rewrite.
+    // At another hook it cannot rewrite.
     let elsewhere = rules_at(
         Hook::Postrouting,
         false,
         &[&[Expr::Opaque("FULLCONENAT".into())]],
     );
     assert_eq!(word(&analyze(&elsewhere, &flow())), "not-exposed");
-    // A rule that was read and rewrites decides, whatever else was not read.
+    // A rule that rewrites and was read decides, whatever was not read.
     let mut both = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
     both.unread = unread.unread;
     assert_eq!(word(&analyze(&both, &flow())), "exposed");
@@ -436,7 +437,7 @@ fn a_loop_or_a_maze_ends() {
     };
     let mut rules = rules_at(Hook::Postrouting, true, &[]);
     let first = rules.tables[0].chains[0].clone();
-    // Every chain calls the next one twice: without memory that is 2^100 ways.
+    // Every chain calls the next chain twice. Without memory that would be 2^100 paths.
     rules.tables[0].chains = (0..100)
         .map(|n| Chain {
             name: b"c"[..].into(),
@@ -479,7 +480,7 @@ fn inner_packets_of_a_bridge_port_leave_through_the_bridge() {
             invert,
         })
     };
-    // A masquerade for br0 comes before the mark is taken back.
+    // A masquerade for br0 comes before the mark is restored.
     let bodies: [&[Expr]; 4] = [
         &[out(b"br0\0"), masquerade(0)],
         &[marked(true), Expr::Verdict(Verdict::Return)],
@@ -539,7 +540,7 @@ fn every_order_of_chains_of_the_same_priority_counts() {
         rules.tables.extend(marks().tables);
         assert_eq!(word(&analyze(&rules, &flow())), want);
     }
-    // More than are followed one by one.
+    // More chains than are tried in all orders.
     for (ninth, want) in [(unmarks, "not-exposed"), (keeps, "exposed")] {
         let mut rules = rules_at(Hook::Postrouting, true, ninth);
         for _ in 0..8 {

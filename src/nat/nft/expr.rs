@@ -1,6 +1,6 @@
 //! Rules of `nf_tables` and their expressions.
 //!
-//! Owns what each expression means to the model. What is not known becomes `Maybe` or `Opaque`. Pure.
+//! Owns the translation of each expression into the model. Unknown expressions become `Maybe` or `Opaque`. Pure.
 
 use super::{Fields, Message, Names, TableKey, attrs};
 use crate::fault::Malformed;
@@ -14,7 +14,7 @@ use crate::nat::xt;
 /// The attributes of one expression.
 type Attributes<'a> = Fields<'a, 12>;
 
-/// The table and chain of a rule, before it is decoded with that table's names.
+/// The table and the chain of a rule. They are needed to decode it with the names of its table.
 pub fn rule_place<'a>(msg: &Message<'a>) -> Result<(TableKey, &'a [u8]), Malformed> {
     let (family, body) = msg.body()?;
     let f = Fields::<4>::read(body)?;
@@ -30,7 +30,6 @@ pub fn rule_place<'a>(msg: &Message<'a>) -> Result<(TableKey, &'a [u8]), Malform
     }
 }
 
-/// A rule.
 pub fn rule(msg: &Message<'_>, names: &impl Names) -> Result<Rule, Malformed> {
     let (family, body) = msg.body()?;
     let f = Fields::<8>::read(body)?;
@@ -51,7 +50,7 @@ pub fn rule(msg: &Message<'_>, names: &impl Names) -> Result<Rule, Malformed> {
     })
 }
 
-/// The comment in what nft(8) stores beside a rule: type, length, value; type 0 is the comment.
+/// The comment that nft(8) stores with a rule: type, length, value. Type 0 is the comment.
 fn comment(mut b: &[u8]) -> Option<Box<[u8]>> {
     while let [kind, len, rest @ ..] = b {
         let (value, after) = rest.split_at_checked(usize::from(*len))?;
@@ -63,7 +62,7 @@ fn comment(mut b: &[u8]) -> Option<Box<[u8]>> {
     None
 }
 
-/// One expression; what lacks a part is opaque.
+/// Decodes one expression. An expression with a missing part is opaque.
 fn expr(name: &[u8], data: &[u8], family: u8, names: &impl Names) -> Result<Expr, Malformed> {
     let f = Attributes::read(data)?;
     Ok(known_expr(name, &f, family, names)
@@ -101,7 +100,7 @@ fn known_expr(name: &[u8], f: &Attributes<'_>, family: u8, names: &impl Names) -
         b"queue" => Expr::Verdict(Verdict::Queue(queue(f))),
         b"counter" | b"log" | b"last" => Expr::Neutral(word()),
         b"dup" => Expr::Copy(word()),
-        // What the flow table forwards meets no chain after this one, and keeps the mark that it has here.
+        // Packets in the flow table pass no chain after this one, and keep the mark that they have here.
         b"flow_offload" => Expr::Neutral("flow add".into()),
         b"fwd" => Expr::Forward(word()),
         b"dynset" => Expr::UpdateSet {
@@ -146,7 +145,7 @@ fn range(f: &Attributes<'_>) -> Option<Expr> {
     })
 }
 
-/// Shifts, and operations on two registers, are not followed.
+/// Does not decode shifts and operations on two registers.
 fn bitwise(f: &Attributes<'_>) -> Option<Expr> {
     let to = f.reg(NFTA_BITWISE_DREG)?;
     Some(match f.be32(NFTA_BITWISE_OP) {
@@ -178,7 +177,7 @@ fn meta(f: &Attributes<'_>) -> Option<Expr> {
     })
 }
 
-/// How many bytes the kernel loads for a key.
+/// The number of bytes that the kernel loads for a key.
 fn meta_len(key: u32) -> u8 {
     match key {
         NFT_META_PROTOCOL
@@ -212,7 +211,7 @@ fn ct(f: &Attributes<'_>) -> Option<Expr> {
 fn payload(f: &Attributes<'_>) -> Option<Expr> {
     let base = f.be32(NFTA_PAYLOAD_BASE)?;
     let Some(to) = f.reg(NFTA_PAYLOAD_DREG) else {
-        // Without this flag no UDP checksum covers what is written into a network header.
+        // Without this flag, no UDP checksum covers the written bytes of the network header.
         let covered =
             f.be32(NFTA_PAYLOAD_CSUM_FLAGS).unwrap_or(0) & NFT_PAYLOAD_L4CSUM_PSEUDOHDR != 0;
         let harmless = match base {
@@ -242,7 +241,7 @@ fn payload(f: &Attributes<'_>) -> Option<Expr> {
 fn fib(f: &Attributes<'_>) -> Option<Expr> {
     Some(Expr::Load {
         to: f.reg(NFTA_FIB_DREG)?,
-        // An address type, not limited to an interface or a mark.
+        // An address type without a limit to an interface or a mark.
         source: match (f.be32(NFTA_FIB_RESULT)?, f.be32(NFTA_FIB_FLAGS)?) {
             (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Source::SourceType,
             (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Source::DestinationType,
@@ -322,7 +321,7 @@ pub(super) fn verdict(data: &[u8], names: &impl Names) -> Option<Verdict> {
     })
 }
 
-/// The queues of nft's `queue`; none if a register has the number.
+/// The queues of nft's `queue`. `None` if a register holds the number.
 fn queue(f: &Attributes<'_>) -> Option<Queue> {
     let first = f.be16(NFTA_QUEUE_NUM)?;
     let total = f.be16(NFTA_QUEUE_TOTAL).unwrap_or(1);

@@ -1,7 +1,7 @@
 //! The messages of `nf_tables` and `ipset` netlink: dump requests out, tables, chains, rules, sets and members in.
 //!
-//! Owns the layout of these messages. What it does not know in a rule becomes `Maybe` or `Opaque`, never an error: a newer kernel
-//! must not make the analysis blind. May not do I/O; never panics, whatever the bytes are.
+//! Owns the layout of these messages. Unknown parts of a rule become `Maybe` or `Opaque`, never an error: a newer
+//! kernel must not stop the analysis. Does no I/O and never panics, whatever the bytes are.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_tables.h>
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/ipset/ip_set.h>
@@ -23,27 +23,24 @@ use crate::nat::uapi::*;
 use crate::netlink::{Message, NLM_F_DUMP, Writer, attrs};
 
 const NFTABLES: u16 = NFNL_SUBSYS_NFTABLES << 8;
-/// The announcement of a new generation.
+/// The event for a new generation.
 pub(crate) const NEWGEN: u16 = NFTABLES | NFT_MSG_NEWGEN;
 
-/// What to ask for: `NFT_MSG_GET*`, and the list of ipsets.
+/// The object to ask for: `NFT_MSG_GET*`, and the list of ipsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Get {
-    /// Tables.
     Tables,
-    /// Chains.
     Chains,
-    /// Rules.
     Rules,
     /// Sets without their elements.
     Sets,
-    /// The generation of the ruleset: it changes with every commit.
+    /// The generation of the ruleset. It changes with every commit.
     Generation,
     /// Every ipset with its members (`IPSET_CMD_LIST`).
     IpSets,
 }
 
-/// Writes one request; a header of nfnetlink is `struct nfgenmsg`.
+/// Writes one request. The header of nfnetlink is `struct nfgenmsg`.
 fn write(
     w: &mut Writer,
     (kind, flags, seq): (u16, u16, u32),
@@ -55,7 +52,6 @@ fn write(
     w.end_message(&open);
 }
 
-/// One request.
 pub fn request(w: &mut Writer, seq: u32, get: Get) {
     let (kind, flags) = match get {
         Get::Tables => (NFTABLES | NFT_MSG_GETTABLE, NLM_F_DUMP),
@@ -73,7 +69,7 @@ pub fn request(w: &mut Writer, seq: u32, get: Get) {
     write(w, (kind, flags, seq), 0, |_| {});
 }
 
-/// The request for the elements of one set: its family, its table and its name.
+/// The request for the elements of one set: family, table and name.
 pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &[u8])) {
     let head = (NFTABLES | NFT_MSG_GETSETELEM, NLM_F_DUMP, seq);
     write(w, head, family, |w| {
@@ -82,7 +78,7 @@ pub fn elements_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u
     });
 }
 
-/// The request for the rules of one chain: its family, its table and its name.
+/// The request for the rules of one chain: family, table and name.
 pub fn chain_rules_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8], &[u8])) {
     write(
         w,
@@ -110,7 +106,7 @@ pub fn chain_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8
     });
 }
 
-/// The request for one set without its elements: its family, its table and its name.
+/// The request for one set without its elements: family, table and name.
 pub fn set_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &[u8])) {
     write(w, (NFTABLES | NFT_MSG_GETSET, 0, seq), family, |w| {
         w.put_string(1, table);
@@ -119,7 +115,7 @@ pub fn set_request(w: &mut Writer, seq: u32, (family, table, set): (u8, &[u8], &
 }
 
 impl<'a> Message<'a> {
-    /// The `nfgenmsg` family and the attributes after it.
+    /// The family in `nfgenmsg`, and the attributes after it.
     pub fn body(&self) -> Result<(u8, &'a [u8]), Malformed> {
         match self.payload.split_at_checked(4) {
             Some((head, rest)) => Ok((head[0], rest)),
@@ -132,7 +128,7 @@ fn u32_ne(b: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(b.get(..4)?.try_into().ok()?))
 }
 
-/// Attributes by number: those below `N`.
+/// Attributes by number, for numbers below `N`.
 pub(super) struct Fields<'a, const N: usize>([Option<&'a [u8]>; N]);
 
 impl<'a, const N: usize> Fields<'a, N> {
@@ -151,7 +147,7 @@ impl<'a, const N: usize> Fields<'a, N> {
         self.0.get(usize::from(n)).copied().flatten()
     }
 
-    /// A string, with or without its NUL.
+    /// A string, with or without a trailing NUL.
     pub(super) fn name(&self, n: u16) -> Option<&'a [u8]> {
         let b = self.bytes(n)?;
         Some(&b[..b.iter().position(|&c| c == 0).unwrap_or(b.len())])
@@ -171,7 +167,7 @@ impl<'a, const N: usize> Fields<'a, N> {
         self.bytes(n)?.first().copied()
     }
 
-    /// A register as an offset into the register bytes.
+    /// A register as an offset into the bytes of all registers.
     pub(super) fn reg(&self, n: u16) -> Option<Reg> {
         match self.be32(n)? {
             r @ NFT_REG_1..=NFT_REG_4 => u8::try_from((r - NFT_REG_1) * NFT_REG_SIZE).ok(),
@@ -192,9 +188,8 @@ impl<'a, const N: usize> Fields<'a, N> {
 /// A table without its chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableHead {
-    /// Its family and name.
     pub key: TableKey,
-    /// No packet sees it (`NFT_TABLE_F_DORMANT`).
+    /// No packet passes the table (`NFT_TABLE_F_DORMANT`).
     pub dormant: bool,
     /// See [`crate::nat::rules::Table::goes_unannounced`].
     pub goes_unannounced: bool,
@@ -219,35 +214,31 @@ pub fn objects(msg: &Message<'_>) -> Result<Option<u32>, Malformed> {
     Ok(Fields::<8>::read(rest)?.be32(NFTA_TABLE_USE))
 }
 
-/// Which table something belongs to.
+/// The table of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TableKey {
     /// `NFPROTO_*`.
     pub family: u8,
-    /// Its name.
     pub name: Box<[u8]>,
 }
 
 /// A chain without its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainHead {
-    /// The table it is in.
     pub key: TableKey,
-    /// Its name.
     pub name: Box<[u8]>,
-    /// Where it is hooked in.
+    /// The hook. `None` if only other chains call the chain.
     pub base: Option<Base>,
-    /// Into which devices, as [`crate::nat::rules::Chain`] has them.
+    /// The devices of the hook, as in [`crate::nat::rules::Chain`].
     pub devices: Box<[Box<[u8]>]>,
 }
 
-/// Whether it is hooked in.
+/// True if a hook calls the chain.
 pub fn is_base(msg: &Message<'_>) -> Result<bool, Malformed> {
     let (_, rest) = msg.body()?;
     Ok(Fields::<5>::read(rest)?.bytes(NFTA_CHAIN_HOOK).is_some())
 }
 
-/// A chain.
 pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
     const BAD: Malformed = Malformed("chain");
     let (family, rest) = msg.body()?;
@@ -280,7 +271,7 @@ pub fn chain(msg: &Message<'_>) -> Result<ChainHead, Malformed> {
     })
 }
 
-/// The devices of a hook: one name, or a list of names and of first parts of names.
+/// The devices of a hook: one name, or a list of names and beginnings of names.
 fn hook_devices(hook: &Fields<'_, 5>) -> Result<Vec<Box<[u8]>>, Malformed> {
     let whole = |name: &[u8]| [name, &[0]].concat().into();
     let mut out: Vec<Box<[u8]>> = hook.name(NFTA_HOOK_DEV).map(whole).into_iter().collect();
@@ -295,11 +286,9 @@ fn hook_devices(hook: &Fields<'_, 5>) -> Result<Vec<Box<[u8]>>, Malformed> {
     Ok(out)
 }
 
-/// How a rule's names become indices of its table.
+/// Translates names in a rule into indices of the table.
 pub trait Names {
-    /// The chain with this name.
     fn chain(&self, name: &[u8]) -> Option<u32>;
-    /// The set with this name.
     fn set(&self, name: &[u8]) -> Option<u32>;
 }
 

@@ -1,6 +1,6 @@
-//! Puts the messages of several dumps together into tables.
+//! Combines the messages of several dumps into tables.
 //!
-//! Owns the names: rules name chains and sets, the model has indices. Pure.
+//! Owns the names: rules name chains and sets, and the model has indices. Pure.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -9,7 +9,7 @@ use super::{Get, Message, Names, TableKey, expr, sets};
 use crate::fault::Malformed;
 use crate::nat::rules::{Chain, Expr, RuleStore, Table, TableFamily};
 
-/// The tables so far. Dormant tables are left out: no packet sees them.
+/// The tables so far. Dormant tables are left out, because no packet passes them.
 #[derive(Default)]
 pub struct Ruleset {
     tables: Vec<Table>,
@@ -22,9 +22,9 @@ pub struct Ruleset {
 struct Index {
     table: usize,
     chains: RefCell<HashMap<Box<[u8]>, u32>>,
-    /// A name that is not known is that of a chain that was not read.
+    /// An unknown name belongs to a chain that was not read.
     partial: bool,
-    /// Chains of this kind that the table does not have yet, in the order of their numbers.
+    /// Unread chains that the table does not have yet, in the order of their indices.
     unread: RefCell<Vec<Chain>>,
     next: Cell<u32>,
     sets: HashMap<Box<[u8]>, u32>,
@@ -67,23 +67,19 @@ impl Names for Index {
     }
 }
 
-/// A chain whose rules are to be asked for.
+/// A chain whose rules are to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainOf {
-    /// The table it is in.
     pub key: TableKey,
-    /// Its name.
     pub name: Box<[u8]>,
 }
 
-/// A set that a rule uses, so that its elements matter.
+/// A set that a rule uses, so its elements are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetOf {
-    /// The table it is in.
     pub key: TableKey,
-    /// Its index there.
+    /// The index in the table.
     pub set: u32,
-    /// Its name.
     pub name: Box<[u8]>,
 }
 
@@ -92,7 +88,7 @@ fn number(n: usize) -> Result<u32, Malformed> {
 }
 
 impl Ruleset {
-    /// One that has the base chains, of which none was read, and then those that are named by what is read.
+    /// Starts with the base chains, none of them read. Chains that the rules name are added later.
     pub fn partial() -> Self {
         Self {
             partial: true,
@@ -100,7 +96,7 @@ impl Ruleset {
         }
     }
 
-    /// One message of the answer to a request. Tables come first, then chains and sets, then rules.
+    /// Adds one message of the answer to a request. Tables come first, then chains and sets, then rules.
     pub fn add(&mut self, get: Get, m: &Message<'_>) -> Result<(), Malformed> {
         match get {
             Get::Tables => {
@@ -130,7 +126,7 @@ impl Ruleset {
                     });
                 }
             }
-            // A cluster has tens of thousands of others.
+            // A cluster has tens of thousands of other chains.
             Get::Chains if self.partial && !super::is_base(m)? => {}
             Get::Chains => {
                 let super::ChainHead {
@@ -166,7 +162,7 @@ impl Ruleset {
             }
             Get::Rules => {
                 let (key, chain) = expr::rule_place(m)?;
-                // What came between two dumps is not known here; the generation tells.
+                // The table may be new since the first dump. The generation shows that.
                 if let Some(i) = self.index.get(&key)
                     && let Some(chain) = i.known(chain)
                 {
@@ -188,7 +184,7 @@ impl Ruleset {
         Ok(())
     }
 
-    /// The sets whose elements are to be asked for.
+    /// The sets whose elements are to be read.
     pub fn wanted(&self) -> Vec<SetOf> {
         let mut out = Vec::new();
         for (key, i) in &self.index {
@@ -222,7 +218,7 @@ impl Ruleset {
         all.find_map(|(key, i)| (i.table == table).then_some(key))
     }
 
-    /// Begins the rules of a chain: it is about to be asked for.
+    /// Starts the rules of a chain. Call it before the request.
     pub fn begin_rules(&mut self, table: usize, chain: u32) -> Option<ChainOf> {
         let key = self.key(table)?.clone();
         let chain = self.tables[table].chains.get_mut(chain as usize)?;
@@ -231,7 +227,7 @@ impl Ruleset {
         Some(ChainOf { key, name })
     }
 
-    /// One message with a rule of a chain: old kernels give those of others too.
+    /// Adds one message with a rule of a chain. Old kernels also send rules of other chains.
     pub fn add_rule_of(&mut self, of: &ChainOf, m: &Message<'_>) -> Result<(), Malformed> {
         let (key, chain) = expr::rule_place(m)?;
         if key == of.key && *chain == *of.name {
@@ -256,17 +252,17 @@ impl Ruleset {
         })
     }
 
-    /// Gives the tables so far away, to be put back before anything is added.
+    /// Takes the tables out. They must be put back before anything is added.
     pub fn take_tables(&mut self) -> Vec<Table> {
         std::mem::take(&mut self.tables)
     }
 
-    /// The tables that were taken.
+    /// Puts the tables back.
     pub fn put_tables(&mut self, tables: Vec<Table>) {
         self.tables = tables;
     }
 
-    /// Begins the elements of a set: it has been asked for.
+    /// Starts the elements of a set. Call it after the request.
     pub fn begin_elements(&mut self, of: &SetOf) {
         if let Some(i) = self.index.get(&of.key)
             && let Some(set) = self.tables[i.table].sets.get_mut(of.set as usize)
@@ -275,7 +271,7 @@ impl Ruleset {
         }
     }
 
-    /// One message with elements of a set.
+    /// Adds one message with elements of a set.
     pub fn add_elements(&mut self, of: &SetOf, m: &Message<'_>) -> Result<(), Malformed> {
         if let Some(i) = self.index.get(&of.key)
             && let table = &mut self.tables[i.table]
@@ -287,7 +283,7 @@ impl Ruleset {
         Ok(())
     }
 
-    /// Forgets the elements of a set that could not be read to the end.
+    /// Discards the elements of a set that could not be read completely.
     pub fn forget_elements(&mut self, of: &SetOf) {
         if let Some(i) = self.index.get(&of.key)
             && let Some(set) = self.tables[i.table].sets.get_mut(of.set as usize)
@@ -296,7 +292,6 @@ impl Ruleset {
         }
     }
 
-    /// All tables.
     pub fn finish(self) -> Vec<Table> {
         self.tables
     }

@@ -81,7 +81,7 @@ pub fn elements(
     Ok(())
 }
 
-/// Whether one expression, or one of a list, can make an element fail: a counter cannot.
+/// True if an expression, alone or in a list, can make an element fail. A counter cannot.
 fn conditional(one: Option<&[u8]>, list: Option<&[u8]>) -> Result<bool, Malformed> {
     let can = |e: &[u8]| Ok(Fields::<3>::read(e)?.name(NFTA_EXPR_NAME) != Some(b"counter"));
     let mut out = one.map_or(Ok(false), can)?;
@@ -91,7 +91,7 @@ fn conditional(one: Option<&[u8]>, list: Option<&[u8]>) -> Result<bool, Malforme
     Ok(out)
 }
 
-/// Adds one message of the list of ipsets: a large set comes in several, of which only the first says what the set is like.
+/// Adds one message of the list of ipsets. A large set comes in several messages, and only the first describes the set.
 pub fn add_ipset(sets: &mut Vec<IpSet>, msg: &Message<'_>) -> Result<(), Malformed> {
     let mut more = ipset(msg)?;
     let known = sets.iter().position(|s| s.name == more.name);
@@ -112,7 +112,7 @@ pub fn add_ipset(sets: &mut Vec<IpSet>, msg: &Message<'_>) -> Result<(), Malform
     Ok(())
 }
 
-/// All addresses that have the same first bits as one of these.
+/// All addresses that share the first bits with one of these.
 fn widen(range: (IpAddr, IpAddr), bits: u8) -> (IpAddr, IpAddr) {
     match range {
         (IpAddr::V4(low), IpAddr::V4(high)) => {
@@ -138,14 +138,14 @@ fn ipset(msg: &Message<'_>) -> Result<IpSet, Malformed> {
     const BAD: Malformed = Malformed("ipset");
     let (_, body) = msg.body()?;
     let f = Fields::<12>::read(body)?;
-    // Options of the set, which have numbers of their own beside those of members.
+    // Options of the set. Their numbers are independent of those of members.
     let options = Fields::<21>::read(f.bytes(IPSET_ATTR_DATA).unwrap_or(&[]))?;
     let mut set = IpSet {
-        // An old kernel does not tell: then no rule finds this set and each counts as one that may match.
+        // An old kernel does not say. Then no rule finds this set, and every set match may hold or not.
         index: f.be16(IPSET_ATTR_INDEX).unwrap_or(u16::MAX),
         name: f.name(IPSET_ATTR_SETNAME).ok_or(BAD)?.into(),
         kind: String::from_utf8_lossy(f.name(IPSET_ATTR_TYPENAME).unwrap_or_default()).into(),
-        // Addresses that are compared under a mask with holes are not followed.
+        // The analysis does not follow addresses compared with a mask with holes.
         dynamic: options
             .be32(IPSET_ATTR_TIMEOUT)
             .is_some_and(|seconds| seconds != 0)
@@ -183,7 +183,7 @@ fn address(bytes: &[u8]) -> Result<IpAddr, Malformed> {
         .ok_or(Malformed("address of an ipset"))
 }
 
-/// First and last address of a member: with an end, with a prefix length, or alone.
+/// The first and the last address of a member: with an end, with a prefix length, or alone.
 fn range(
     e: &Fields<'_, 28>,
     from: u16,

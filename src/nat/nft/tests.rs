@@ -1,4 +1,5 @@
-//! Decoding of captured messages (kernel 6.18, made by nft 1.0.6, iptables-nft 1.8.9 and ipset 7.17), and of anything else.
+//! Decoding of captured messages (kernel 6.18, created by nft 1.0.6, iptables-nft 1.8.9 and ipset 7.17), and of any
+//! other bytes.
 
 use proptest::prelude::*;
 
@@ -209,7 +210,7 @@ fn requests_have_the_bytes_the_kernel_wants() {
             ],
         ),
     ] {
-        // The headers are in the machine's order; these rows are little-endian.
+        // The headers are in the machine's byte order. These rows are little-endian.
         if cfg!(target_endian = "little") {
             let mut w = Writer::default();
             request(&mut w, 9, get);
@@ -235,7 +236,7 @@ fn a_generation() {
 }
 
 proptest! {
-    /// Captured messages with some bytes changed: an error or a value, and an analysis that ends.
+    /// Captured messages with some bytes changed give an error or a value, and the analysis ends.
     #[test]
     fn damaged_messages_do_no_harm(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
         let mut all = captured();

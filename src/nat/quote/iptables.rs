@@ -1,4 +1,4 @@
-//! The words of iptables.
+//! Rules in iptables syntax.
 //!
 //! Owns the form of iptables-save, also for the native expressions that iptables-nft puts into `nf_tables`. Pure.
 
@@ -16,7 +16,7 @@ use crate::nat::uapi::{
 };
 use crate::text::escape;
 
-/// Writes a rule with the words of iptables, as iptables-nft does for the native expressions that it uses.
+/// Writes a rule in iptables syntax, as iptables-nft does for the native expressions that it uses.
 pub(super) struct Iptables<'a> {
     table: &'a Table,
     rules: &'a NatRules,
@@ -34,7 +34,7 @@ impl<'a> Iptables<'a> {
         }
     }
 
-    /// `None` if iptables has no word for something in it.
+    /// `None` if iptables has no syntax for a part of the rule.
     pub(super) fn rule(mut self, rule: &Rule) -> Option<String> {
         // iptables-save prints the parts of the header first, in this order.
         let mut header: [String; 5] = Default::default();

@@ -1,6 +1,6 @@
 //! Rules as iptables-save(8) and nft(8) print them, safe for a terminal.
 //!
-//! Owns the quoting. What a tool prints that is not kept here (counters, an unknown match's options) is left out. Pure.
+//! Owns the quoting. Leaves out what the model does not have: counters, and the options of an unknown match. Pure.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ mod nft;
 use iptables::Iptables;
 use nft::Nft;
 
-/// One rule of a chain, in the form of the tool that made it as far as that can be told.
+/// One rule of a chain, in the syntax of the tool that most likely created it.
 pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> String {
     let Some(rule) = chain.rules.get(index) else {
         return String::new();
@@ -34,7 +34,7 @@ pub fn rule(table: &Table, chain: &Chain, index: usize, rules: &NatRules) -> Str
     )
 }
 
-/// A rule in the words of iptables, without its chain; `None` if iptables did not make it.
+/// A rule in iptables syntax, without its chain. `None` if iptables did not create it.
 pub fn iptables(table: &Table, rule: &Rule, rules: &NatRules) -> Option<String> {
     if table.backend != RuleStore::Legacy && !made_by_iptables(table) {
         return None;
@@ -168,7 +168,6 @@ fn addrtype(m: &Match) -> String {
     out
 }
 
-/// One iptables match.
 fn condition(m: &Match, rules: &NatRules) -> String {
     match m {
         Match::Address {
@@ -257,7 +256,7 @@ fn condition(m: &Match, rules: &NatRules) -> String {
     }
 }
 
-/// An ipset and what is compared with its members.
+/// An ipset, and the sides that are compared with its members.
 fn ipset(index: u16, sides: &[Side], rules: &NatRules) -> String {
     let name = rules.ipsets.iter().find(|s| s.index == index);
     let name = name.map_or_else(|| format!("[{index}]"), |s| escape(&s.name));
@@ -306,7 +305,7 @@ fn to_address(nat: &Nat) -> String {
     out
 }
 
-/// What stands after `-j` for a NAT target.
+/// The text after `-j` for a NAT target.
 fn target(nat: &Nat) -> String {
     let mut out = match nat.kind {
         NatKind::Masquerade => " -j MASQUERADE".to_string(),
@@ -330,7 +329,7 @@ fn target(nat: &Nat) -> String {
     out
 }
 
-/// What a register was filled from.
+/// The source of the value in a register.
 #[derive(Clone)]
 struct Symbol {
     reg: Reg,
@@ -382,7 +381,8 @@ fn follow(symbols: &mut Vec<Symbol>, e: &Expr) {
     symbols.push(symbol);
 }
 
-/// The name of an interface in a comparison; one that is cut short before its NUL stands for all that begin so, which ends in `any`.
+/// The name of an interface in a comparison. A name without its NUL is the beginning of a name; the text then ends in
+/// `any`.
 fn interface(data: &[u8], any: &str) -> String {
     let name = data.split(|b| *b == 0).next().unwrap_or_default();
     let any = if name.len() == data.len() && data.len() < 16 {
@@ -397,7 +397,7 @@ fn native(data: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(data.try_into().ok()?))
 }
 
-/// An address of which a prefix is compared, by a mask or by comparing fewer bytes.
+/// An address whose prefix is compared, with a mask or with fewer bytes.
 fn network(data: &[u8], mask: Option<&[u8]>, v6: bool) -> Option<String> {
     fn fill<const N: usize>(from: &[u8]) -> Option<[u8; N]> {
         let mut out = [0; N];

@@ -1,4 +1,4 @@
-//! The words of nft.
+//! Rules in nft syntax.
 //!
 //! Owns the form of `nft list`: registers become the expressions that filled them. Pure.
 
@@ -16,7 +16,7 @@ use crate::nat::rules::{
 use crate::nat::uapi::*;
 use crate::text::escape;
 
-/// Writes a rule with the words of nft.
+/// Writes a rule in nft syntax.
 pub(super) struct Nft<'a> {
     table: &'a Table,
     rules: &'a NatRules,
@@ -58,7 +58,7 @@ impl<'a> Nft<'a> {
             let (left, kind) = self.left(*from, low.len());
             let _ = write!(out, " {left} {}-{}", value(kind, low), value(kind, high));
         }
-        // What a field implies is not written.
+        // nft does not write the conditions that a field implies.
         for (implied, fields, by) in [
             ("meta nfproto ipv4 ", "ip ", "ip "),
             ("meta nfproto ipv6 ", "ip6 ", "ip6 "),
@@ -79,7 +79,7 @@ impl<'a> Nft<'a> {
         out
     }
 
-    /// One statement with a space before it; empty if it only fills registers.
+    /// One statement with a space before it. Empty if it only fills registers.
     fn statement(&mut self, e: &Expr) -> String {
         let text = match e {
             Expr::Load { .. } | Expr::Immediate { .. } | Expr::Bitwise { .. } => {
@@ -129,7 +129,7 @@ impl<'a> Nft<'a> {
                         states(u16::try_from(mask).unwrap_or(0)).to_lowercase()
                     );
                 }
-                // An equality on a masked value is written in full.
+                // A comparison with a masked value is written in full.
                 let word = if word.is_empty() && left.contains('&') {
                     "== "
                 } else {
@@ -181,7 +181,7 @@ impl<'a> Nft<'a> {
         }
     }
 
-    /// What is in the registers from here on, joined by dots if it is more than one thing.
+    /// The source of the registers from here on, joined by dots if there are several.
     fn left(&self, from: Reg, len: usize) -> (String, Option<Source>) {
         let mut parts = Vec::new();
         let mut kind = None;
@@ -227,7 +227,8 @@ impl<'a> Nft<'a> {
         }
     }
 
-    /// The right side of `meta mark set`: nft writes `mark | bits` and `mark ^ bits` for what the kernel has as mask and xor.
+    /// The right side of `meta mark set`. nft writes `mark
+    /// bits` and `mark ^ bits` for the kernel's mask and xor.
     fn assigned(&self, from: Reg) -> String {
         let Some(s) = self.symbols.iter().find(|s| s.reg == from) else {
             return "...".into();

@@ -1,4 +1,4 @@
-//! Decoding of captured tables (kernel 6.18, made by iptables-legacy 1.8.9), and of anything else.
+//! Decoding of captured tables (kernel 6.18, created by iptables-legacy 1.8.9), and of any other bytes.
 
 use proptest::prelude::*;
 
@@ -80,7 +80,7 @@ fn captured_tables_read_as_iptables_save_prints_them() {
 fn a_table_that_is_cut_short_is_an_error() {
     let (info, entries) = (captured("ipinfo"), captured("ipentries"));
     for len in 1..entries.len() {
-        // At the border of two entries what is there is whole.
+        // A cut between two entries leaves whole entries.
         if let Ok(rules) = decode(TableFamily::Ip, &info, &entries[..len]) {
             assert!(rules.tables[0].chains.len() < 7, "{len}");
         }
