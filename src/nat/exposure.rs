@@ -35,6 +35,8 @@ const RT_SCOPE_UNIVERSE: u8 = 0;
 const IFA_F_SECONDARY: u32 = 0x01;
 /// `IFA_F_OPTIMISTIC`, `IFA_F_DADFAILED`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`.
 const IFA_F_NOT_PREFERRED: u32 = 0x04 | 0x08 | 0x20 | 0x40;
+/// `IFA_F_PERMANENT`.
+const IFA_F_PERMANENT: u32 = 0x80;
 
 /// The properties of a VXLAN device that determine which rules its outer packets match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,11 @@ pub struct OuterFlow {
 pub struct Routed {
     pub sources: BTreeSet<IpAddr>,
     pub nexthops: Vec<IpAddr>,
+    /// The source that the kernel chooses for each IPv6 destination where nobody asks for one, so also what `MASQUERADE` takes.
+    /// `None` if the route names one, or if there was no answer.
+    ///
+    /// <https://github.com/torvalds/linux/blob/v6.12/include/net/ip6_route.h> (`ip6_route_get_saddr`)
+    pub chosen_ipv6: Vec<Option<IpAddr>>,
 }
 
 /// Why some outer packets may leave through another device than the underlay.
@@ -810,22 +817,32 @@ fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
 }
 
 /// As [`masquerade_ipv4`], for IPv6. IPv6 chooses among the addresses of all devices, and prefers an address of the
-/// outgoing device that is valid and not deprecated. With several such addresses, the result is not known.
+/// outgoing device that is valid and not deprecated. With several such addresses, routing says which one is chosen. A
+/// choice among addresses that expire does not last, and counts as not known.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
 fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
     // A link-local address is chosen only for link-local destinations.
     let link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
     let own = device.underlay_addresses.iter();
-    let mut own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
-    match (own.next(), own.next()) {
-        (Some(a), None) if a.address != local => Some(NatChange::Source(local, a.address)),
-        (Some(a), None) if a.flags & IFA_F_NOT_PREFERRED != 0 => {
-            Some(NatChange::MaybeSource(SourceDoubt::NotPreferred))
+    let own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
+    let own: Vec<&OwnAddress> = own.collect();
+    let maybe = |doubt| Some(NatChange::MaybeSource(doubt));
+    let lasts =
+        |a: &&OwnAddress| a.flags & (IFA_F_PERMANENT | IFA_F_NOT_PREFERRED) == IFA_F_PERMANENT;
+    match (&own[..], &device.routed) {
+        ([], _) => maybe(SourceDoubt::AddressNotKnown),
+        ([a], _) if a.address != local => Some(NatChange::Source(local, a.address)),
+        ([a], _) if a.flags & IFA_F_NOT_PREFERRED != 0 => maybe(SourceDoubt::NotPreferred),
+        ([_], _) => None,
+        (_, Some(routed)) if own.iter().all(lasts) => {
+            let mut chosen = routed.chosen_ipv6.iter();
+            match chosen.find(|a| **a != Some(local))? {
+                Some(other) => Some(NatChange::Source(local, *other)),
+                None => maybe(SourceDoubt::Several),
+            }
         }
-        (Some(_), None) => None,
-        (None, _) => Some(NatChange::MaybeSource(SourceDoubt::AddressNotKnown)),
-        _ => Some(NatChange::MaybeSource(SourceDoubt::Several)),
+        _ => maybe(SourceDoubt::Several),
     }
 }
 

@@ -304,6 +304,11 @@ impl Discovery {
             }
             routed.sources.extend(flow.local.or(chosen.source));
             routed.nexthops.push(chosen.gateway.unwrap_or(*remote));
+            if remote.is_ipv6() {
+                // The answer says it whatever source was asked for.
+                let by_itself = chosen.source.filter(|_| whole.source.is_none());
+                routed.chosen_ipv6.push(by_itself);
+            }
         }
         Some(routed)
     }

@@ -95,6 +95,7 @@ fn what_is_known_of_the_device_decides_a_bare_masquerade() {
         Some(Routed {
             sources: sources.iter().map(|a| a.parse().unwrap()).collect(),
             nexthops: vec![nexthop.parse().unwrap()],
+            chosen_ipv6: vec![],
         })
     };
     let both = |routed| OuterFlow {
