@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
-use common::{Netns, run};
+use common::{Netns, device, run};
 
 /// Each sample with its labels.
 fn samples(text: &str) -> BTreeMap<String, u64> {
@@ -126,6 +126,32 @@ fn node_problem_detector_gets_a_short_line() {
             run.out.len() <= 81 && run.text().lines().count() == 1,
             "{run:?}"
         );
+    }
+}
+
+/// What the policy leaves alone is a problem too where NAT corrupts its packets, as in every other answer.
+#[test]
+fn node_problem_detector_says_what_status_says() {
+    let netns = Netns::new();
+    netns.ip("link add keep0 up type vxlan id 1 dstport 4789 remote 192.0.2.2 local 192.0.2.1");
+    // The rules are read for its sake.
+    netns.ip("link add vx0 up type vxlan id 2 dstport 4790 remote 192.0.2.2 local 192.0.2.1");
+    for (rules, state, code, line) in [
+        ("", "ok", 0, "2 VXLAN devices are as they should be\n"),
+        (
+            "add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; add rule ip n p udp dport 4789-4790 masquerade",
+            "broken",
+            1,
+            "keep0: NAT corrupts its packets (rule-never)\n",
+        ),
+    ] {
+        run(netns.command("nft").arg(rules)).expect(0);
+        netns.vxcsum("apply").expect(0);
+        let status = netns.vxcsum("status --json").json();
+        assert_eq!(status["summary"]["state"], state, "{status}");
+        assert_eq!(device(&status, "keep0")["outcome"], "unchanged");
+        let npd = netns.vxcsum("status --format npd").expect(code);
+        assert_eq!(npd.text(), line);
     }
 }
 

@@ -4,33 +4,27 @@
 //! <https://github.com/kubernetes/node-problem-detector/blob/master/docs/custom_plugin_monitor.md>
 
 use crate::error::ExitCode;
+use crate::offload::health::NodeState;
 use crate::offload::report::{DeviceReport, Outcome, Report};
 
 const MAX: usize = 80;
 
 /// The line, and the exit code: 0 for no problem, 1 for a problem.
 pub fn npd(report: &Report<'_>) -> (String, ExitCode) {
-    let wrong: Vec<&DeviceReport<'_>> = report
-        .devices
-        .iter()
-        .filter(|device| match device.outcome {
-            Outcome::Failed | Outcome::Refused => true,
-            // A feature that waits to be turned on again is not a problem.
-            Outcome::Planned => {
-                device.also_on.is_empty() && device.feature.is_some_and(|f| f.active)
-            }
-            Outcome::Changed | Outcome::Unchanged | Outcome::Gone => false,
-        })
+    let devices = report.devices.iter();
+    let wrong: Vec<_> = devices
+        .map(|device| (device, NodeState::of(device)))
+        .filter(|(_, state)| *state != NodeState::Ok)
         .collect();
     let line = match &wrong[..] {
         [] => match report.devices.len() {
             1 => "1 VXLAN device is as it should be".to_owned(),
             n => format!("{n} VXLAN devices are as they should be"),
         },
-        [device] => about(device),
-        [device, others @ ..] => {
+        [(device, state)] => about(device, *state),
+        [(device, state), others @ ..] => {
             let more = format!(" (and {} more)", others.len());
-            cut(about(device), MAX - more.len()) + &more
+            cut(about(device, *state), MAX - more.len()) + &more
         }
     };
     let code = if wrong.is_empty() {
@@ -47,10 +41,12 @@ pub fn npd_unknown(error: &str) -> String {
     cut(words.join(" "), MAX)
 }
 
-fn about(device: &DeviceReport<'_>) -> String {
-    let what = match device.outcome {
-        Outcome::Failed => "offload cannot be read or set",
-        _ => "offload is on and must be off",
+fn about(device: &DeviceReport<'_>, state: NodeState) -> String {
+    let what = match (device.outcome, state) {
+        (Outcome::Failed, _) => "offload cannot be read or set",
+        (Outcome::Planned | Outcome::Refused, _) => "offload is on and must be off",
+        (_, NodeState::Broken) => "NAT corrupts its packets",
+        _ => "NAT may corrupt its packets",
     };
     format!("{}: {what} ({})", device.name, device.reason.code.as_str())
 }
