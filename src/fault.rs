@@ -27,6 +27,16 @@ pub struct KernelError {
     pub extack: Option<String>,
 }
 
+/// From a system call, which has no extended acknowledgement.
+impl From<Errno> for KernelError {
+    fn from(code: Errno) -> Self {
+        Self {
+            errno: code.raw_os_error(),
+            extack: None,
+        }
+    }
+}
+
 impl KernelError {
     /// `EIO` for a number that no kernel uses and rustix does not accept.
     pub fn code(&self) -> Errno {

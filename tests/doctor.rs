@@ -366,7 +366,7 @@ fn without_permission_the_rules_are_not_known() {
     assert_eq!(device(&report, "flannel.1")["exposure"], "unknown");
     assert_eq!(
         report["unread_rules"][0],
-        "nf_tables: not permitted (needs CAP_NET_ADMIN)"
+        "read nf_tables: Operation not permitted (EPERM)"
     );
     let first = report["steps"][0]["text"].as_str().expect("a text");
     assert!(

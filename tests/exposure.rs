@@ -710,15 +710,15 @@ fn without_permission_it_is_unknown() {
         };
         rustix::thread::set_capabilities(None, sets).unwrap();
         let rules = read_io::read();
-        let what: Vec<&str> = rules.unread.iter().map(|u| &*u.what).collect();
+        let what: Vec<&str> = rules.unread.iter().map(|u| &*u.operation).collect();
         assert_eq!(
             what,
-            ["nf_tables", "legacy ip table nat"],
+            ["read nf_tables", "read legacy ip table nat"],
             "{:?}",
             rules.unread
         );
         let why = analyze(&rules, &device).to_string();
-        assert_eq!(why, "read nf_tables: not permitted (needs CAP_NET_ADMIN)");
+        assert_eq!(why, "read nf_tables: Operation not permitted (EPERM)");
     });
 }
 

@@ -227,10 +227,7 @@ impl<'a> Diagnosis<'a> {
                 .unwrap_or(Health::Safe),
             defence,
             kube_proxy: findings.rules.map_or(KubeProxy::Absent, kube_proxy),
-            unread_rules: unread
-                .iter()
-                .map(|part| format!("{}: {}", part.what, part.why))
-                .collect(),
+            unread_rules: unread.iter().map(ToString::to_string).collect(),
             measured: findings.probe.is_some() && inconclusive.is_empty(),
             inconclusive,
             disagreements: findings

@@ -115,7 +115,7 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         wrapped_around(out, "  ", &text, device.exposure_rule)?;
     }
     for part in &diagnosis.unread_rules {
-        wrapped(out, "  ", &format!("not read: {part}"))?;
+        wrapped(out, "  ", &format!("failed: {part}"))?;
     }
     Ok(())
 }

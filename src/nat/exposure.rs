@@ -22,10 +22,10 @@ use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
 use super::packet::{Destinations, Packet};
 use super::rules::{
     Expr, Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Need, Table,
-    Unread,
 };
 use super::settable::{Assume, settable};
 use super::state::{PathState, add};
+use crate::fault::Fault;
 use crate::link::OwnAddress;
 use crate::text::{IfName, escape};
 
@@ -324,7 +324,7 @@ pub enum Doubt {
     NotUnderstood(CitedRule, String),
     /// Part of the rules could not be read.
     #[serde(skip)]
-    Unread(Unread),
+    Unread(Fault),
     /// Some packets may leave through another device than the underlay.
     OtherEgress(OtherEgress),
     /// Packets can leave the underlay (name, driver) unfinished, and NAT outside this kernel may rewrite them.
@@ -348,7 +348,7 @@ impl fmt::Display for Doubt {
                 "the outer packet can meet `{}`, which is not understood",
                 escape(what.as_bytes())
             ),
-            Self::Unread(part) => write!(f, "read {}: {}", part.what, part.why),
+            Self::Unread(fault) => fault.fmt(f),
             Self::OtherEgress(elsewhere) => {
                 f.write_str("no rule here rewrites the outer packets, but ")?;
                 match elsewhere {

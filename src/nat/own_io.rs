@@ -13,8 +13,9 @@ use rustix::io::Errno;
 
 use super::nft::own::{self, Packets};
 use super::nft::{self, Get, Ruleset};
-use super::read_io::{Dumps, ReadError};
+use super::read_io::Dumps;
 use crate::fault::{Fault, Malformed};
+use crate::netlink::DumpError;
 use crate::netlink::requests::Requests;
 use crate::netlink::socket_io::Netlink;
 
@@ -34,34 +35,23 @@ pub enum OwnTable {
 /// # Errors
 /// The kernel refuses, or it changed while it was read.
 pub fn read() -> Result<OwnTable, Fault> {
-    let fault = |e: ReadError| {
-        let operation = format!("read nf_tables table {}", own::TEXT);
-        match e {
-            ReadError::Io(e) if Errno::from_io_error(&e).is_some() => Fault::kernel(
-                operation,
-                Errno::from_io_error(&e).unwrap_or(Errno::IO),
-                None,
-            ),
-            other => Fault::other(operation, other.to_string()),
-        }
-    };
-    let absent = |e: &ReadError| {
-        let errnos = [
-            Errno::NOENT,
-            // No netfilter, or nobody who answers for this subsystem.
-            Errno::PROTONOSUPPORT,
-            Errno::INVAL,
-            Errno::OPNOTSUPP,
-        ];
-        matches!(e, ReadError::Io(e) if errnos.contains(&Errno::from_io_error(e).unwrap_or(Errno::IO)))
-    };
+    // None there, no netfilter, or nobody who answers for this subsystem.
+    let absent = [
+        Errno::NOENT,
+        Errno::PROTONOSUPPORT,
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+    ];
     match try_read() {
-        Err(e) if absent(&e) => Ok(OwnTable::Absent),
-        other => other.map_err(fault),
+        Err(e) if absent.iter().any(|code| e.is(*code)) => Ok(OwnTable::Absent),
+        other => other.map_err(|e| {
+            let operation = format!("read nf_tables table {}", own::TEXT);
+            e.fault(operation, "the rules changed while they were read")
+        }),
     }
 }
 
-fn try_read() -> Result<OwnTable, ReadError> {
+fn try_read() -> Result<OwnTable, DumpError> {
     let mut dumps = Dumps::open()?;
     let mut rules = Ruleset::default();
     let mut objects = None;
@@ -77,7 +67,7 @@ fn try_read() -> Result<OwnTable, ReadError> {
         |m| rules.add(Get::Chains, m),
     );
     match chain {
-        Err(ReadError::Io(e)) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {
+        Err(e) if e.is(Errno::NOENT) => {
             return Ok(OwnTable::Changed);
         }
         other => other?,
@@ -91,7 +81,7 @@ fn try_read() -> Result<OwnTable, ReadError> {
         |m| rules.add_rule_of(&of, m),
     )?;
     if dumps.interrupted {
-        return Err(ReadError::Changing);
+        return Err(DumpError::Interrupted);
     }
     let [table] = <[_; 1]>::try_from(rules.finish()).map_err(|_| Malformed("table"))?;
     // Its one chain is all that is in it.

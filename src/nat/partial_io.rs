@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::exposure::{Exposure, OuterFlow, analyze};
 use super::nft::{self, Get, Ruleset};
 use super::partial::{answer, can_change, first};
-use super::read_io::{self, Dumps, ReadError};
+use super::read_io::{self, Dumps};
 use super::rules::{NatRules, Need};
 use super::xt;
+use crate::netlink::DumpError;
 
 /// How often more is read before everything is read.
 const ROUNDS: usize = 24;
@@ -72,7 +73,7 @@ impl RulesInUse {
         Self::try_some(root).unwrap_or_else(|_| Self::all())
     }
 
-    fn try_some(root: &Path) -> Result<Self, ReadError> {
+    fn try_some(root: &Path) -> Result<Self, DumpError> {
         let mut dumps = Dumps::open()?;
         let generation = dumps.generation()?;
         let mut set = Ruleset::partial();
@@ -102,7 +103,7 @@ impl RulesInUse {
             }
             out.read_more(&needs)?;
         }
-        Err(ReadError::Changing)
+        Err(DumpError::Interrupted)
     }
 
     pub fn rules(&self) -> &NatRules {
@@ -162,7 +163,7 @@ impl RulesInUse {
     }
 
     /// Reads these parts too. After an error, for example because the rules changed, the caller reads everything.
-    fn read_more(&mut self, needs: &BTreeSet<Need>) -> Result<(), ReadError> {
+    fn read_more(&mut self, needs: &BTreeSet<Need>) -> Result<(), DumpError> {
         let Some((dumps, set)) = &mut self.partial else {
             return Ok(());
         };
@@ -181,13 +182,13 @@ impl RulesInUse {
             }
         }
         if dumps.interrupted || Some(dumps.generation()?) != self.generation {
-            return Err(ReadError::Changing);
+            return Err(DumpError::Interrupted);
         }
         self.rules.tables = set.take_tables();
         self.rules.tables.extend(legacy);
         let shaky = |need: &Need| matches!(*need, Need::Set(t, n) if can_change(&self.rules, t, n));
         if needs.iter().any(shaky) {
-            return Err(ReadError::Changing);
+            return Err(DumpError::Interrupted);
         }
         Ok(())
     }
@@ -199,7 +200,7 @@ fn read_chain(
     rules: &mut Ruleset,
     table: usize,
     chain: u32,
-) -> Result<(), ReadError> {
+) -> Result<(), DumpError> {
     for _ in 0..2 {
         let Some(of) = rules.begin_rules(table, chain) else {
             break;
@@ -227,7 +228,7 @@ fn read_elements(
     rules: &mut Ruleset,
     table: usize,
     set: u32,
-) -> Result<(), ReadError> {
+) -> Result<(), DumpError> {
     match rules.set(table, set) {
         Some(wanted) => read_io::elements(dumps, rules, &wanted),
         None => Ok(()),

@@ -10,7 +10,6 @@
     reason = "this file does I/O"
 )]
 
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,59 +19,16 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::nft::{self, Get, Ruleset, SetOf};
-use super::rules::{IpSet, NatRules, Table, TableFamily, Unread};
+use super::rules::{IpSet, NatRules, Table, TableFamily};
 use super::xt;
 use crate::ethtool::ioctl_io::get_option;
-use crate::fault::{Malformed, describe_io};
+use crate::fault::{Fault, Malformed};
 use crate::kernel::read_io::proc_own;
-use crate::netlink::socket_io::{Failed, Netlink};
+use crate::netlink::socket_io::Netlink;
 use crate::netlink::{DumpError, Message, Writer};
 
 /// Attempts when the rules change during a read.
 const ATTEMPTS: u32 = 5;
-
-/// Why a part of the rules could not be read.
-#[derive(Debug)]
-pub enum ReadError {
-    Io(io::Error),
-    /// The answer of the kernel is malformed.
-    Malformed(Malformed),
-    /// The rules changed during every attempt.
-    Changing,
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(e) => match e.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::PERM | Errno::ACCESS) => {
-                    write!(f, "not permitted (needs CAP_NET_ADMIN)")
-                }
-                _ => f.write_str(&describe_io(e)),
-            },
-            Self::Malformed(e) => write!(f, "{e}"),
-            Self::Changing => write!(f, "the rules changed during each of {ATTEMPTS} reads"),
-        }
-    }
-}
-
-impl From<io::Error> for ReadError {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
-}
-
-impl From<Malformed> for ReadError {
-    fn from(e: Malformed) -> Self {
-        Self::Malformed(e)
-    }
-}
-
-impl ReadError {
-    fn is(&self, errno: Errno) -> bool {
-        matches!(self, Self::Io(e) if e.raw_os_error() == Some(errno.raw_os_error()))
-    }
-}
 
 /// Reads everything. The result names the parts that could not be read.
 pub fn read() -> NatRules {
@@ -80,7 +36,7 @@ pub fn read() -> NatRules {
         marks_are_answered: marks_are_answered(),
         ..NatRules::default()
     };
-    part(&mut rules, "nf_tables".into(), retry(nf_tables));
+    part(&mut rules, "read nf_tables".into(), retry(nf_tables));
     read_legacy(&mut rules, true);
     if rules.asks_ipsets()
         && let Ok(sets) = retry(ipsets)
@@ -145,13 +101,16 @@ fn shows_no_copies(loaded: &str, built_in: &str) -> bool {
     !COPY.iter().any(|name| is_loaded(name) || is_built_in(name))
 }
 
-fn part(rules: &mut NatRules, what: String, result: Result<Vec<Table>, ReadError>) {
+fn part(rules: &mut NatRules, operation: String, result: Result<Vec<Table>, DumpError>) {
     match result {
         Ok(tables) => rules.tables.extend(tables),
-        Err(e) => rules.unread.push(Unread {
-            what,
-            why: e.to_string(),
-        }),
+        Err(e) => {
+            let changing = format!("the rules changed during each of {ATTEMPTS} reads");
+            let mut fault = e.fault(operation, changing);
+            // What to do depends on who asks: `offload::health` says it.
+            fault.advice = None;
+            rules.unread.push(fault);
+        }
     }
 }
 
@@ -168,8 +127,8 @@ pub(super) fn read_legacy(rules: &mut NatRules, whole: bool) -> Vec<xt::Entries>
         match legacy_names(names) {
             Ok(names) => {
                 for name in names {
-                    let what = format!(
-                        "legacy {} table {}",
+                    let operation = format!(
+                        "read legacy {} table {}",
                         family.word(),
                         crate::text::escape(&name)
                     );
@@ -184,10 +143,10 @@ pub(super) fn read_legacy(rules: &mut NatRules, whole: bool) -> Vec<xt::Entries>
                         }
                         Ok(Some(vec![table]))
                     });
-                    part(rules, what, table);
+                    part(rules, operation, table);
                 }
             }
-            Err(e) => part(rules, names.into(), Err(e)),
+            Err(e) => part(rules, format!("read {names}"), Err(e)),
         }
     }
     out
@@ -200,13 +159,13 @@ pub(super) fn has_legacy() -> bool {
 }
 
 /// Repeats a read up to [`ATTEMPTS`] times. `None` means: retry.
-fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
+fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, DumpError>) -> Result<T, DumpError> {
     for _ in 0..ATTEMPTS {
         if let Some(done) = read()? {
             return Ok(done);
         }
     }
-    Err(ReadError::Changing)
+    Err(DumpError::Interrupted)
 }
 
 /// Dumps that belong together: if one is interrupted, all are repeated.
@@ -217,7 +176,7 @@ pub(super) struct Dumps {
 }
 
 impl Dumps {
-    pub fn open() -> io::Result<Self> {
+    pub fn open() -> Result<Self, Errno> {
         let netlink = Netlink::open(NlFamily::Netfilter)?;
         Ok(Self {
             netlink,
@@ -230,18 +189,14 @@ impl Dumps {
         &mut self,
         write: impl Fn(&mut Writer, u32),
         mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), DumpError> {
         match self.netlink.dump_once(&write, |message| each(&message)) {
             Ok(()) => Ok(()),
-            Err(Failed::Dump(DumpError::Interrupted)) => {
+            Err(DumpError::Interrupted) => {
                 self.interrupted = true;
                 Ok(())
             }
-            Err(Failed::Dump(DumpError::Malformed(e))) => Err(e.into()),
-            Err(Failed::Dump(DumpError::Kernel(e))) => {
-                Err(io::Error::from_raw_os_error(e.errno).into())
-            }
-            Err(Failed::Socket(e)) => Err(io::Error::from(e).into()),
+            other => other,
         }
     }
 
@@ -250,33 +205,37 @@ impl Dumps {
         &mut self,
         write: impl Fn(&mut Writer, u32),
         mut each: impl FnMut(&Message<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), DumpError> {
         let answer = self
             .netlink
             .request("ask for one thing", write, |m| each(m).map(Some));
-        match answer.map_err(|e| io::Error::other(e.to_string()))? {
-            Ok(_) => Ok(()),
-            Err(e) => Err(io::Error::from_raw_os_error(e.errno).into()),
-        }
+        answer
+            .map_err(|e| lost(&e))?
+            .map_err(DumpError::Kernel)
+            .map(|_| ())
     }
 
     /// The generation of the `nf_tables` rules.
-    pub fn generation(&mut self) -> Result<u32, ReadError> {
+    pub fn generation(&mut self) -> Result<u32, DumpError> {
         const ASK: &str = "ask for the generation of the rules";
         let write = |w: &mut Writer, seq| nft::request(w, seq, Get::Generation);
         let answer = self
             .netlink
             .request(ASK, write, |m| nft::generation(m).map(Some));
-        match answer.map_err(|e| io::Error::other(e.to_string()))? {
-            Ok(generation) => Ok(generation.ok_or(Malformed("generation of the rules"))?),
-            Err(e) => Err(io::Error::from_raw_os_error(e.errno).into()),
-        }
+        let generation = answer.map_err(|e| lost(&e))?.map_err(DumpError::Kernel)?;
+        Ok(generation.ok_or(Malformed("generation of the rules"))?)
     }
 }
 
+/// The error of a request without an answer.
+fn lost(fault: &Fault) -> DumpError {
+    let code = fault.code();
+    code.map_or(Malformed("answer").into(), DumpError::from)
+}
+
 /// All tables of `nf_tables` except dormant ones. Empty if the kernel has no nf_tables.
-fn nf_tables() -> Result<Option<Vec<Table>>, ReadError> {
-    let mut dumps = match Dumps::open().map_err(ReadError::Io) {
+fn nf_tables() -> Result<Option<Vec<Table>>, DumpError> {
+    let mut dumps = match Dumps::open().map_err(DumpError::from) {
         Err(e) if e.is(Errno::PROTONOSUPPORT) => return Ok(Some(Vec::new())),
         other => other?,
     };
@@ -303,7 +262,7 @@ pub(super) fn elements(
     dumps: &mut Dumps,
     rules: &mut Ruleset,
     wanted: &SetOf,
-) -> Result<(), ReadError> {
+) -> Result<(), DumpError> {
     rules.begin_elements(wanted);
     let (family, table) = (wanted.key.family, &wanted.key.name);
     let done = dumps.dump(
@@ -312,7 +271,7 @@ pub(super) fn elements(
     );
     match done {
         // The set was deleted since. The analysis treats it as not known.
-        Err(ReadError::Io(_)) => {
+        Err(DumpError::Kernel(_)) => {
             rules.forget_elements(wanted);
             Ok(())
         }
@@ -321,7 +280,7 @@ pub(super) fn elements(
 }
 
 /// The names of the legacy tables in this namespace.
-fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
+fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, DumpError> {
     match std::fs::read(proc_own("net").join(file)) {
         Ok(text) => Ok(text
             .split(|&b| b == b'\n')
@@ -330,12 +289,12 @@ fn legacy_names(file: &str) -> Result<Vec<Vec<u8>>, ReadError> {
             .collect()),
         // Without the module there is no table.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO).into()),
     }
 }
 
 /// Reads one legacy table. `None` if it changed during the read.
-fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, ReadError> {
+fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries)>, DumpError> {
     const GET_INFO: i32 = 64;
     const GET_ENTRIES: i32 = 65;
     let (domain, level) = if family == TableFamily::Ip6 {
@@ -343,16 +302,15 @@ fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries
     } else {
         (AddressFamily::INET, 0)
     };
-    let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(io::Error::from)?;
+    let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut info = vec![0; xt::INFO_LEN];
     let n = name.len().min(xt::TABLE_NAME - 1);
     info[..n].copy_from_slice(&name[..n]);
-    get_option(socket.as_fd(), level, GET_INFO, &mut info).map_err(io::Error::from)?;
+    get_option(socket.as_fd(), level, GET_INFO, &mut info)?;
     let info = xt::decode_info(&info)?;
     let mut entries = xt::entries_request(name, &info);
     let read = get_option(socket.as_fd(), level, GET_ENTRIES, &mut entries);
-    match read.map_err(|e| ReadError::Io(e.into())) {
+    match read.map_err(DumpError::from) {
         // The size changed since the first request.
         Err(e) if e.is(Errno::AGAIN) || e.is(Errno::INVAL) => return Ok(None),
         other => other?,
@@ -360,7 +318,7 @@ fn legacy(family: TableFamily, name: &[u8]) -> Result<Option<(Table, xt::Entries
     Ok(Some(xt::open_table(family, name, &info, entries)?))
 }
 
-fn ipsets() -> Result<Option<Vec<IpSet>>, ReadError> {
+fn ipsets() -> Result<Option<Vec<IpSet>>, DumpError> {
     let mut dumps = Dumps::open()?;
     let mut out: Vec<IpSet> = Vec::new();
     dumps.dump(
@@ -385,10 +343,7 @@ mod tests {
             assert_eq!((count, result.is_ok()), (reads, done));
         }
         let error = retry::<()>(|| Ok(None)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the rules changed during each of 5 reads"
-        );
+        assert_eq!(error, DumpError::Interrupted);
     }
 
     #[test]
@@ -415,17 +370,6 @@ mod tests {
                 none,
                 "{loaded}{built_in}"
             );
-        }
-    }
-
-    #[test]
-    fn an_error_says_what_to_do() {
-        for (errno, text) in [
-            (Errno::PERM, "not permitted (needs CAP_NET_ADMIN)"),
-            (Errno::ACCESS, "not permitted (needs CAP_NET_ADMIN)"),
-            (Errno::NOMEM, "Cannot allocate memory (ENOMEM)"),
-        ] {
-            assert_eq!(ReadError::Io(errno.into()).to_string(), text);
         }
     }
 }

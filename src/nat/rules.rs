@@ -9,6 +9,7 @@ use super::uapi::{
     NFPROTO_ARP, NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV,
     XT_CONNMARK_RESTORE, XT_CONNMARK_SAVE, XT_CONNMARK_SET,
 };
+use crate::fault::Fault;
 
 /// The rules that were read, and the parts that could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct NatRules {
     /// No rule copies packets (TEE, or nft's `dup`). Known without reading the rules.
     pub no_copies: bool,
     /// Parts that could not be read. If there is one, no device is not-exposed.
-    pub unread: Vec<Unread>,
+    pub unread: Vec<Fault>,
 }
 
 impl NatRules {
@@ -80,15 +81,6 @@ impl NatRules {
         let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
         exprs.any(|e| matches!(e, Expr::Match(Match::Set { .. })))
     }
-}
-
-/// A part of the rules that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unread {
-    /// The part, such as `nf_tables`.
-    pub what: String,
-    /// Why, such as `EPERM: needs CAP_NET_ADMIN`.
-    pub why: String,
 }
 
 /// The kernel interface of a table.

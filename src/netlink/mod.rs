@@ -8,7 +8,9 @@ pub mod filter;
 pub mod requests;
 pub mod socket_io;
 
-use crate::fault::{KernelError, Malformed};
+use rustix::io::Errno;
+
+use crate::fault::{Fault, KernelError, Malformed};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netlink.h#L54>
 pub const NLM_F_REQUEST: u16 = 0x01;
@@ -211,7 +213,7 @@ fn extack(tlvs: &[u8]) -> Result<Option<String>, Malformed> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DumpError {
     Malformed(Malformed),
-    /// The kernel refused, at the start or in the middle of the dump.
+    /// The kernel refused, at the start or in the middle of the dump, or the socket failed.
     Kernel(KernelError),
     /// `NLM_F_DUMP_INTR`, or messages were lost: repeat the dump.
     Interrupted,
@@ -220,6 +222,28 @@ pub enum DumpError {
 impl From<Malformed> for DumpError {
     fn from(e: Malformed) -> Self {
         Self::Malformed(e)
+    }
+}
+
+impl From<Errno> for DumpError {
+    fn from(code: Errno) -> Self {
+        Self::Kernel(code.into())
+    }
+}
+
+impl DumpError {
+    /// With what was tried, and what to say if all attempts were interrupted.
+    pub fn fault(self, operation: impl Into<String>, interrupted: impl Into<String>) -> Fault {
+        match self {
+            Self::Malformed(e) => Fault::malformed(operation, e),
+            Self::Kernel(e) => Fault::netlink(operation, &e),
+            Self::Interrupted => Fault::other(operation, interrupted),
+        }
+    }
+
+    /// True if this is the errno of the refusal.
+    pub fn is(&self, code: Errno) -> bool {
+        matches!(self, Self::Kernel(e) if e.code() == code)
     }
 }
 

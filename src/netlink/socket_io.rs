@@ -82,14 +82,8 @@ impl Netlink {
                 Ok(())
             }) {
                 Ok(()) => return Ok(found),
-                Err(Failed::Dump(DumpError::Interrupted)) => {}
-                Err(Failed::Dump(DumpError::Malformed(e))) => {
-                    return Err(Fault::malformed(operation, e));
-                }
-                Err(Failed::Dump(DumpError::Kernel(e))) => {
-                    return Err(Fault::netlink(operation, &e));
-                }
-                Err(Failed::Socket(e)) => return Err(Fault::kernel(operation, e, None)),
+                Err(DumpError::Interrupted) => {}
+                Err(e) => return Err(e.fault(operation, "")),
             }
         }
         let text =
@@ -105,7 +99,7 @@ impl Netlink {
         &mut self,
         write: &impl Fn(&mut Writer, u32),
         mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), DumpError> {
         self.seq += 1;
         self.request.clear();
         write(&mut self.request, self.seq);
@@ -139,12 +133,7 @@ impl Netlink {
     ) -> Result<Vec<Result<Option<T>, KernelError>>, Fault> {
         // The kernel has answered all requests when send returns. A missing answer was lost because the buffer was
         // full.
-        let lost = || {
-            Err(KernelError {
-                errno: Errno::NOBUFS.raw_os_error(),
-                extack: None,
-            })
-        };
+        let lost = || Err(KernelError::from(Errno::NOBUFS));
         let malformed = |e| Fault::malformed(operation, e);
         let mut outcomes: Vec<Result<Option<T>, KernelError>> = Vec::with_capacity(count);
         while outcomes.len() < count {
@@ -268,25 +257,6 @@ impl Netlink {
                 Err(e) => return Err(e),
             }
         }
-    }
-}
-
-/// Why one attempt at a dump failed.
-#[derive(Debug)]
-pub enum Failed {
-    Dump(DumpError),
-    Socket(Errno),
-}
-
-impl From<DumpError> for Failed {
-    fn from(e: DumpError) -> Self {
-        Self::Dump(e)
-    }
-}
-
-impl From<Errno> for Failed {
-    fn from(e: Errno) -> Self {
-        Self::Socket(e)
     }
 }
 

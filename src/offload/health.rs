@@ -2,13 +2,14 @@
 //!
 //! Owns the states, the counts and the sentence that every report begins with. Pure.
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::facts::Exposure;
 use super::plan::{Action, ReasonCode};
 use super::report::{DeviceReport, Outcome, Report};
+use crate::fault::Fault;
 use crate::kernel::Status;
-use crate::nat::rules::Unread;
 
 /// The sentence names at most this many devices and counts the rest; the table names them all.
 const MAX_NAMED: usize = 3;
@@ -268,12 +269,20 @@ fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
     }
 }
 
+codes! {
+    /// What could not be looked at.
+    pub enum LimitedPart {
+        /// The NAT rules, or a part of them.
+        NatRules = "nat-rules",
+    }
+}
+
 /// Something that could not be looked at, so that the answer is the worst case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Limit {
-    /// What: `nat-rules`.
-    pub what: &'static str,
+    /// What.
+    pub what: LimitedPart,
     /// Why not.
     pub why: String,
     /// What to do about it.
@@ -282,31 +291,27 @@ pub struct Limit {
 
 impl Limit {
     /// Of the parts of the NAT rules that could not be read. Advice that fits the cause: root needs no `sudo`.
-    pub fn of_rules(unread: &[Unread], root: bool) -> Option<Self> {
+    pub fn of_rules(unread: &[Fault], root: bool) -> Option<Self> {
         unread.first()?;
-        let says = |words: &[&str]| {
-            let mut parts = unread.iter();
-            parts.any(|part| words.iter().any(|word| part.why.contains(word)))
-        };
-        let advice = if says(&["CAP_NET_ADMIN", "EPERM", "EACCES"]) {
+        let advice = if unread.iter().any(Fault::forbidden) {
             if root {
                 "This container lacks CAP_NET_ADMIN: add that capability, and use the host's network"
                     .to_owned()
             } else {
                 "Run it as root, as with sudo".to_owned()
             }
-        } else if says(&["EAFNOSUPPORT"]) {
+        } else if unread
+            .iter()
+            .any(|part| part.code() == Some(Errno::AFNOSUPPORT))
+        {
             "A sandbox forbids these sockets: run it outside, or allow AF_INET, AF_INET6 and AF_NETLINK"
                 .to_owned()
         } else {
             "See: vxcsum doctor".to_owned()
         };
-        let why: Vec<_> = unread
-            .iter()
-            .map(|part| format!("{}: {}", part.what, part.why))
-            .collect();
+        let why: Vec<_> = unread.iter().map(Fault::to_string).collect();
         Some(Self {
-            what: "nat-rules",
+            what: LimitedPart::NatRules,
             why: why.join("; "),
             advice,
         })
@@ -319,25 +324,19 @@ mod tests {
 
     #[test]
     fn advice_follows_the_cause() {
-        let unread = |why: &str| {
-            vec![Unread {
-                what: "nf_tables".to_owned(),
-                why: why.to_owned(),
-            }]
-        };
         assert_eq!(Limit::of_rules(&[], true), None);
-        for (why, root, expected) in [
-            ("not permitted (needs CAP_NET_ADMIN)", false, "sudo"),
-            ("not permitted (needs CAP_NET_ADMIN)", true, "container"),
-            (
-                "Address family not supported (EAFNOSUPPORT)",
-                true,
-                "AF_INET",
-            ),
-            ("the answer is malformed", false, "vxcsum doctor"),
+        for (code, root, expected) in [
+            (Some(Errno::PERM), false, "sudo"),
+            (Some(Errno::ACCESS), true, "container"),
+            (Some(Errno::AFNOSUPPORT), true, "AF_INET"),
+            (Some(Errno::NOMEM), true, "vxcsum doctor"),
+            (None, true, "vxcsum doctor"),
         ] {
-            let limit = Limit::of_rules(&unread(why), root).expect("a limit");
-            assert!(limit.advice.contains(expected), "{why}: {limit:?}");
+            let fault = code.map_or(Fault::other("read nf_tables", "malformed"), |code| {
+                Fault::kernel("read nf_tables", code, None)
+            });
+            let limit = Limit::of_rules(&[fault], root).expect("a limit");
+            assert!(limit.advice.contains(expected), "{code:?}: {limit:?}");
         }
     }
 }

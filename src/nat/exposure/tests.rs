@@ -331,14 +331,11 @@ fn an_underlay_that_may_hand_packets_on_unfinished_is_never_shown_harmless() {
 #[test]
 fn what_was_not_read_or_not_understood_is_unknown() {
     let unread = NatRules {
-        unread: vec![Unread {
-            what: "nf_tables".into(),
-            why: "EPERM".into(),
-        }],
+        unread: vec![Fault::other("read nf_tables", "what came made no sense")],
         ..NatRules::default()
     };
     let got = analyze(&unread, &flow());
-    assert_eq!(got.to_string(), "read nf_tables: EPERM");
+    assert_eq!(got.to_string(), "read nf_tables: what came made no sense");
     assert_eq!(
         got,
         Exposure::Unknown(Doubt::Unread(unread.unread[0].clone()))
