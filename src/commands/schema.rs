@@ -17,7 +17,8 @@ use crate::offload::report::Report;
 use crate::output::{ErrorObject, Explanation, NodeSummary};
 use crate::probe::ProbeRun;
 
-/// What `vxcsum --json` prints: `Report` for status, apply, revert and `explain` without a device, and one for each other verb.
+/// What `vxcsum --json` prints: `Report` for status, apply, revert, watch (one a line) and `explain` without a device, and one for
+/// each other verb.
 /// `schema_version` is increased when a field changes its meaning or goes away; new fields and codes may come at any time.
 #[derive(JsonSchema)]
 #[schemars(untagged, title = "Output of vxcsum", extend("$id" = "urn:vxcsum:schema:report:1"))]
