@@ -11,6 +11,8 @@
 # nat-delay.sh run noudpcsum|udpcsum [COMMAND...]   up, COMMAND in node a, measure, down
 # nat-delay.sh up noudpcsum|udpcsum                 builds the nodes
 # nat-delay.sh rules                                takes node a's NAT rules away and loads $RULES
+# nat-delay.sh device noudpcsum|udpcsum             makes node a's flannel.1 anew, without peers
+# nat-delay.sh peers                                node b becomes a peer of it
 # nat-delay.sh measure                              prints: connect=SECONDS csum_errors=N
 #                                                   (median of $CONNECTS connects; b's new Udp InCsumErrors over all of them)
 #                                                   connect=none: one was not answered, which ends the measurement
@@ -34,6 +36,8 @@ IPTABLES=${IPTABLES:-iptables}
 CONNECTS=${CONNECTS:-10}
 SYN_RETRIES=${SYN_RETRIES:-4}
 . "$(dirname "$0")/layers.sh"
+# Address, peer's, MAC, peer's, pods, peer's.
+A=(192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0)
 
 in_a() { if [ "$NODE_A" = here ]; then "$@"; else ip netns exec "$NS-a" "$@"; fi; }
 in_b() { ip netns exec "$NS-b" "$@"; }
@@ -46,7 +50,7 @@ up() {
 
     "wire_$UNDERLAY"
     layers "$STACK"
-    node in_a "$A_UNDER" 192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0 "$mode"
+    node in_a "$A_UNDER" "${A[@]}" "$mode"
     node in_b "$B_UNDER" 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
     # As by the default route. Not into a VRF: it would be the VRF's connection.
     case $STACK in *vrf*) in_a ip route add 10.96.0.0/16 dev flannel.1 ;; *) in_a ip route add 10.96.0.0/16 dev "$A_UNDER" ;; esac
@@ -84,6 +88,14 @@ wire_virtio() { ip link set eth1 name eth0 netns "$NS-b"; }
 
 # node IN DEVICE ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
 node() {
+    "$1" ip link set lo up
+    "$1" ip addr add "$3/24" dev "$2"
+    device "$@"
+    [ "$KIND" = geneve ] || "$1" bridge fdb add "$6" dst "$4" dev flannel.1
+}
+
+# The same without address and peer.
+device() {
     local in=$1 device=$2 address=$3 peer=$4 mac=$5 peer_mac=$6 pods=$7 peer_pods=$8 mode=$9 kind
     case $KIND in
         vxlan) kind="vxlan id 1 dstport 8472 local $address dev $device nolearning" ;;
@@ -91,15 +103,12 @@ node() {
         *) echo "nat-delay: KIND=$KIND: vxlan or geneve" >&2; return 64 ;;
     esac
     "$in" ip -batch - <<BATCH
-link set lo up
-addr add $address/24 dev $device
 link add flannel.1 address $mac type $kind $mode
 addr add $pods/32 dev flannel.1
 link set flannel.1 up
 route add $peer_pods/24 via $peer_pods dev flannel.1 onlink
 neigh add $peer_pods lladdr $peer_mac dev flannel.1
 BATCH
-    [ "$KIND" = geneve ] || "$in" bridge fdb add "$peer_mac" dst "$peer" dev flannel.1
 }
 
 load_rules() {
@@ -195,7 +204,7 @@ down() {
     clear_rules || true
 }
 
-usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | measure | down" >&2; exit 64; }
+usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | device noudpcsum|udpcsum | peers | measure | down" >&2; exit 64; }
 
 # Takes the namespaces down however this ends. Not before b was added: namespaces that exist already are somebody else's.
 claim() {
@@ -225,6 +234,13 @@ case ${1:-} in
         clear_rules
         load_rules
         ;;
+    device)
+        # Over the device over which it is.
+        A_UNDER=$(in_a ip -d -j link show flannel.1 | sed -n 's/.*"link":"\([^"]*\)".*/\1/p')
+        in_a ip link del flannel.1
+        device in_a "$A_UNDER" "${A[@]}" "$2"
+        ;;
+    peers) in_a bridge fdb add "${A[3]}" dst "${A[1]}" dev flannel.1 ;;
     measure) measure ;;
     down) down ;;
     *) usage ;;
