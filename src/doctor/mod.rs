@@ -271,6 +271,7 @@ impl<'a> Diagnosis<'a> {
             !matches!(NodeState::of(device), NodeState::Ok)
                 || device.reason.code == ReasonCode::AlreadyOff
         };
+        let no_leftovers = leftovers.is_empty();
         for (rule, command) in leftovers {
             steps.push(NextStep {
                 text: "an older kube-proxy left this rule behind. It keeps the mark, and nothing needs it: delete it".to_owned(),
@@ -278,9 +279,6 @@ impl<'a> Diagnosis<'a> {
  commands: command.into_iter().collect(),
             });
         }
-        let no_leftovers = steps
-            .iter()
-            .all(|step| !step.text.contains("left this rule behind"));
         if self.kube_proxy == KubeProxy::KeepsMark && no_leftovers {
             steps.push(NextStep::new(
                 "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer: those take the mark away before they masquerade; the version is in the image of its pod or in the service of the node",
