@@ -437,7 +437,7 @@ fn reports_fit_a_terminal_with_the_names_people_have() {
 }
 
 #[test]
-fn a_named_kernel_is_judged_anywhere_by_anybody_without_a_network() {
+fn a_named_kernel_is_judged_without_privileges_and_network() {
     let _root_only = Netns::new();
     let (directory, binary) = public_binary();
     let os_release = directory.path().join("os-release");

@@ -135,10 +135,10 @@ fn destinations_are_those_that_bridge_shows() {
             "{device}"
         );
         // One entry has another underlay.
-        let elsewhere = (device == "via").then(|| ifindex(&netns, "peer0"));
+        let other = (device == "via").then(|| ifindex(&netns, "peer0"));
         assert_eq!(
-            flow.elsewhere,
-            elsewhere.map(OtherEgress::Device),
+            flow.other_egress,
+            other.map(OtherEgress::Device),
             "{device}"
         );
     }
@@ -178,11 +178,11 @@ fn routing_can_send_packets_another_way() {
          link add free type vxlan id 4 remote 203.0.113.9 local 192.0.2.1 dstport 8472 nolearning\n",
     );
     let eth1 = Some(OtherEgress::Device(ifindex(&netns, "eth1")));
-    let way = |device: &str| flows(&netns, Some(device))[device].elsewhere;
+    let other_egress = |device: &str| flows(&netns, Some(device))[device].other_egress;
     let through = |device: &str, destination: &str| {
         let entry = format!("02:00:00:00:00:02 dev {device} dst {destination}");
         bridge(&netns, &format!("fdb append {entry}"));
-        let found = way(device);
+        let found = other_egress(device);
         bridge(&netns, &format!("fdb del {entry}"));
         found
     };
@@ -205,7 +205,7 @@ fn routing_can_send_packets_another_way() {
     assert_eq!(through("v6", "fd00::2"), None);
     assert_eq!(through("v6", "2001:db8:1::2"), eth1);
     // A device with an underlay sends through it; for a device without one, routing decides.
-    assert_eq!((way("own"), way("free")), (None, eth1));
+    assert_eq!((other_egress("own"), other_egress("free")), (None, eth1));
 
     let diverted = Some(OtherEgress::Diverted);
     for (rule, v4, v6) in [

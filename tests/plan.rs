@@ -1133,7 +1133,7 @@ fn features_that_need_not_be_off_are_given_back() {
         assert_eq!(plan.next_give_back(), wait, "{name}");
         assert_eq!(found.also, if action == leave { 0 } else { TSO }, "{name}");
         assert_eq!(
-            plan.asks_for_anything(),
+            plan.changes_anything(),
             action != leave || note.is_some(),
             "{name}"
         );

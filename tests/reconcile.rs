@@ -76,7 +76,7 @@ fn record(netns: &Netns) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-fn asks_for_follow_up(netns: &Netns) -> bool {
+fn has_follow_up(netns: &Netns) -> bool {
     let root = Path::new(netns.remembering_root());
     root.join("run/vxcsum/no-peers").exists()
 }
@@ -297,7 +297,7 @@ fn every_order_of_events_ends_the_same() {
                     let report = vxcsum(&netns, "status");
                     check(&report, "a0", "leave", "no-peers-yet", "unchanged");
                     if !by_watch {
-                        assert!(asks_for_follow_up(&netns), "{names:?}");
+                        assert!(has_follow_up(&netns), "{names:?}");
                     }
                 }
             }
@@ -306,7 +306,7 @@ fn every_order_of_events_ends_the_same() {
             }
             assert!(!netns.is_on("a0"), "{names:?}, watch {by_watch}");
             if !by_watch {
-                assert!(!asks_for_follow_up(&netns), "{names:?}");
+                assert!(!has_follow_up(&netns), "{names:?}");
             }
         }
     }
@@ -384,7 +384,7 @@ fn watch_gives_back_when_the_time_is_over() {
 
 /// A device with unknown destinations keeps its state.
 #[test]
-fn only_a_device_that_certainly_sends_to_nobody_waits() {
+fn only_a_device_without_peers_waits() {
     let netns = node(POLICY);
     add_rules(&netns);
     for (name, words) in [

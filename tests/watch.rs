@@ -264,8 +264,8 @@ fn it_sleeps_while_nothing_concerns_it() {
     churn(&netns);
     netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
     watch.off("flannel.1");
-    let heard = calls(&watch.log(), "recvfrom") - before;
-    assert!(heard >= 100, "{heard}");
+    let received = calls(&watch.log(), "recvfrom") - before;
+    assert!(received >= 100, "{received}");
     watch.stop();
 }
 

@@ -65,7 +65,7 @@ fn committed(name: &str, schema: &impl Serialize) {
 }
 
 #[test]
-fn the_schemas_are_those_of_the_types() {
+fn the_schemas_match_the_types() {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
         .with_transform(RecursiveTransform(tidy));

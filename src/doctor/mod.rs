@@ -301,7 +301,7 @@ impl<'a> Diagnosis<'a> {
                 commands: Untracked::commands(&tracked),
             });
         }
-        self.elsewhere(&mut steps);
+        self.unseen_nat(&mut steps);
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
                 steps.push(NextStep {
@@ -428,7 +428,7 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// What this node cannot see.
-    fn elsewhere(&self, steps: &mut Vec<NextStep>) {
+    fn unseen_nat(&self, steps: &mut Vec<NextStep>) {
         let doubtful = |device: &&DeviceReport<'_>| {
             matches!(
                 device.exposure,

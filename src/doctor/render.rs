@@ -234,18 +234,18 @@ fn diagram(
         (underlay.as_str(), ""),
         ("other node", ""),
     ];
-    let (mut way, mut below, mut at) = (String::from("  "), String::from("  "), 0);
+    let (mut path, mut below, mut at) = (String::from("  "), String::from("  "), 0);
     for (n, (above, under)) in columns.iter().enumerate() {
         if n == 3 {
-            at = way.width();
+            at = path.width();
         }
         let width = above.width().max(under.width());
         let arrow = if n + 1 == columns.len() { "" } else { ARROW };
         let fill = |text: &str| " ".repeat(width - text.width());
-        way.extend([above, fill(above).as_str(), arrow]);
+        path.extend([above, fill(above).as_str(), arrow]);
         below.extend([under, fill(under).as_str(), &" ".repeat(arrow.len())]);
     }
-    writeln!(out, "{}", way.trim_end())?;
+    writeln!(out, "{}", path.trim_end())?;
     writeln!(out, "{}", below.trim_end())?;
     let (mark, style) = match defence.health {
         Health::Safe => ("^ harmless", GREEN),

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_contradiction_of_table_and_probe_is_told_with_a_frame() {
+fn a_contradiction_of_table_and_probe_is_reported_with_a_frame() {
     let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
     let run = ProbeRun::from_json(run).unwrap();
     let verdict = |release: &str| {

@@ -720,7 +720,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn some_row_speaks_about_every_kernel(kernel in any_kernel()) {
+        fn every_kernel_has_a_row(kernel in any_kernel()) {
             for bug in BugId::ALL {
                 let says: Vec<RowStatus> = rows(bug, &kernel).map(|row| row.says).collect();
                 prop_assert!(!says.is_empty());

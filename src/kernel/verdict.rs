@@ -177,7 +177,7 @@ mod tests {
 
     /// The stored run on 6.18.44 shows `nat-lco-csum` and not `nat-zero-csum`.
     #[test]
-    fn what_was_measured_wins_over_all_else() {
+    fn a_measurement_decides_first() {
         let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
         let run = ProbeRun::from_json(run).unwrap();
         let declared = [

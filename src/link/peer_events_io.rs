@@ -44,11 +44,11 @@ impl PeerEvents {
     /// The devices with new entries. `None` if messages were lost: then every device can have new entries.
     pub fn drain(&self) -> Option<BTreeSet<u32>> {
         let mut buffer = [0; 4096];
-        let mut heard = BTreeSet::new();
+        let mut changed = BTreeSet::new();
         loop {
             let len = match self.socket.receive(&mut buffer) {
                 Ok(Some(len)) => len,
-                Ok(None) => return Some(heard),
+                Ok(None) => return Some(changed),
                 Err(Errno::NOBUFS) => {
                     // Drop the remaining messages: they add nothing.
                     while let Ok(Some(_)) = self.socket.receive(&mut buffer) {}
@@ -58,7 +58,7 @@ impl PeerEvents {
             };
             for message in netlink::messages(buffer.get(..len)?) {
                 let entry = message.and_then(|message| rtnl::forwarding(&message));
-                heard.extend(entry.ok()?.map(|entry| entry.ifindex));
+                changed.extend(entry.ok()?.map(|entry| entry.ifindex));
             }
         }
     }

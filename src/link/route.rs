@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_ask_for_more_than_addresses_divert() {
+    fn rules_that_test_more_than_addresses_divert() {
         let word = 1u32.to_ne_bytes();
         let to = |table| Some((false, Some(table)));
         for (name, family, tos, action, attributes, want) in [

@@ -37,12 +37,12 @@ impl NftEvents {
 
     /// Reads all waiting events. True if there was an event or events were lost.
     pub fn drain(&mut self) -> bool {
-        let mut heard = false;
+        let mut received = false;
         let mut buffer = [0; 4096];
         loop {
             match self.socket.receive(&mut buffer) {
-                Ok(None) => return heard,
-                Ok(Some(_)) | Err(Errno::NOBUFS) => heard = true,
+                Ok(None) => return received,
+                Ok(Some(_)) | Err(Errno::NOBUFS) => received = true,
                 Err(_) => return true,
             }
         }

@@ -59,7 +59,7 @@ pub struct OuterFlow {
     pub underlay_addresses: Vec<OwnAddress>,
     /// Why some outer packets may leave through another device than the underlay. `None` if all leave through the
     /// underlay.
-    pub elsewhere: Option<OtherEgress>,
+    pub other_egress: Option<OtherEgress>,
     /// The source of outer packets, if the device has a fixed one.
     pub local: Option<IpAddr>,
     /// The routing of the packets to the remotes. `None` if routing was not asked, or if the answer is not certain.
@@ -100,7 +100,7 @@ impl OuterFlow {
     /// The device through which all outer packets leave. `None` if they can leave through several, for example because
     /// the destinations are not known.
     pub fn certain_egress(&self) -> Option<(IfName, Option<u32>)> {
-        let sure = self.elsewhere.is_none() && !self.remotes.is_empty();
+        let sure = self.other_egress.is_none() && !self.remotes.is_empty();
         Some((self.underlay?, self.underlay_ifindex)).filter(|_| sure)
     }
 
@@ -349,9 +349,9 @@ impl fmt::Display for Doubt {
                 escape(what.as_bytes())
             ),
             Self::Unread(fault) => fault.fmt(f),
-            Self::OtherEgress(elsewhere) => {
+            Self::OtherEgress(other_egress) => {
                 f.write_str("no rule here rewrites the outer packets, but ")?;
-                match elsewhere {
+                match other_egress {
                     OtherEgress::Device(ifindex) => write!(
                         f,
                         "some leave through another device than the underlay (ifindex {ifindex})"
@@ -480,7 +480,7 @@ pub(super) struct Examined {
     /// Parts of the rules that the packets can reach and that were not read.
     pub needs: BTreeSet<Need>,
     /// Mark bits that rules test and that no rule read so far sets.
-    pub foreign: u32,
+    pub external: u32,
 }
 
 /// Decides for one device.
@@ -490,21 +490,26 @@ pub fn analyze(rules: &NatRules, device: &OuterFlow) -> Exposure {
 
 /// Decides for one device, with rules that may be read in part.
 pub(super) fn examine(rules: &NatRules, device: &OuterFlow, unread: Assume) -> Examined {
-    let mut met = Met::default();
-    let mut exposure = run(rules, device, unread, &mut met);
+    let mut collected = Collected::default();
+    let mut exposure = run(rules, device, unread, &mut collected);
     if let Exposure::Exposed(found) = &mut exposure {
         found.notrack = untracked(rules, device);
     }
     Examined {
         exposure,
-        needs: met.needs,
-        foreign: met.foreign,
+        needs: collected.needs,
+        external: collected.external,
     }
 }
 
-fn run(rules: &NatRules, device: &OuterFlow, unread: Assume, met: &mut Met) -> Exposure {
-    match meet(rules, device, unread, met) {
-        Ok(()) => judge(rules, device, met),
+fn run(
+    rules: &NatRules,
+    device: &OuterFlow,
+    unread: Assume,
+    collected: &mut Collected,
+) -> Exposure {
+    match collect(rules, device, unread, collected) {
+        Ok(()) => judge(rules, device, collected),
         Err(BudgetExceeded) => Exposure::Unknown(Doubt::BudgetExceeded),
     }
 }
@@ -521,13 +526,13 @@ fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> 
         return Err(NoCure::Copied);
     }
     let watched = |untracked| {
-        let mut met = Met {
+        let mut collected = Collected {
             untracked,
             drops: Some(Drops::new()),
-            ..Met::default()
+            ..Collected::default()
         };
-        let exposure = run(rules, device, Assume::Anything, &mut met);
-        (exposure, met.drops.unwrap_or_default())
+        let exposure = run(rules, device, Assume::Anything, &mut collected);
+        (exposure, collected.drops.unwrap_or_default())
     };
     let (exposure, drops) = watched(true);
     if let Exposure::Exposed(_) = exposure {
@@ -568,7 +573,7 @@ type Drops = BTreeSet<(usize, u32, Option<usize>)>;
 
 /// What packets met on their paths.
 #[derive(Default)]
-struct Met {
+struct Collected {
     /// Start with untracked outer packets.
     untracked: bool,
     /// Where outer packets can be dropped. `None` if the caller does not ask.
@@ -580,21 +585,21 @@ struct Met {
     /// The first value is true for IPv6 outer packets.
     findings: Vec<(bool, RuleRef, Finding)>,
     needs: BTreeSet<Need>,
-    foreign: u32,
+    external: u32,
 }
 
-fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
-    let found = std::mem::take(&mut met.findings);
+fn judge(rules: &NatRules, device: &OuterFlow, collected: &mut Collected) -> Exposure {
+    let found = std::mem::take(&mut collected.findings);
     let (mut harmless, mut not_understood) = (None, None);
     let mut rewrites: Option<(bool, RuleRef, NatChange)> = None;
-    let mut ways = Vec::new();
+    let mut paths = Vec::new();
     for (v6, at, finding) in found {
         match finding {
             Finding::Nat(nat, marks) => match changes(&nat, device, v6) {
                 Some(change) => {
                     let first = rewrites.get_or_insert((v6, at, change));
                     if *first == (v6, at, change) {
-                        ways.push(marks);
+                        paths.push(marks);
                     }
                 }
                 None => harmless = harmless.or(Some(at)),
@@ -603,21 +608,21 @@ fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
         }
     }
     // What matters of the mark is what the way with the fewest bits needs.
-    let marks = ways.into_iter().min_by_key(|marks| marks.count_ones());
+    let marks = paths.into_iter().min_by_key(|marks| marks.count_ones());
     if let Some(((v6, at, change), marks)) = rewrites.zip(marks) {
         return Exposure::Exposed(Box::new(Exposed {
             rule: CitedRule::new(rules, at),
             v6,
             change,
             marks,
-            kept_by: kept_by(met, at, marks).map(|at| CitedRule::new(rules, at)),
+            kept_by: kept_by(collected, at, marks).map(|at| CitedRule::new(rules, at)),
             notrack: Err(NoCure::NotAsked),
         }));
     }
     let doubt = not_understood
         .map(|(at, what)| Doubt::NotUnderstood(CitedRule::new(rules, at), what))
         .or_else(|| rules.unread.first().cloned().map(Doubt::Unread))
-        .or_else(|| device.elsewhere.map(Doubt::OtherEgress))
+        .or_else(|| device.other_egress.map(Doubt::OtherEgress))
         .or_else(|| underlay_doubt(device));
     match doubt {
         Some(doubt) => Exposure::Unknown(doubt),
@@ -627,10 +632,13 @@ fn judge(rules: &NatRules, device: &OuterFlow, met: &mut Met) -> Exposure {
 
 /// A rule that lets inner packets keep these mark bits, if it is another rule than the one that rewrites the outer
 /// packets.
-fn kept_by(met: &Met, rewrites: RuleRef, marks: u32) -> Option<RuleRef> {
-    let mut keeps = met.kept.iter().filter(|(_, bits)| bits & marks == marks);
+fn kept_by(collected: &Collected, rewrites: RuleRef, marks: u32) -> Option<RuleRef> {
+    let mut keeps = collected
+        .kept
+        .iter()
+        .filter(|(_, bits)| bits & marks == marks);
     let itself = keeps.clone().any(|(at, _)| *at == rewrites);
-    let wanted = marks != 0 && met.kept_anyway & marks != marks && !itself;
+    let wanted = marks != 0 && collected.kept_anyway & marks != marks && !itself;
     keeps.next().filter(|_| wanted).map(|(at, _)| *at)
 }
 
@@ -644,11 +652,11 @@ fn underlay_doubt(device: &OuterFlow) -> Option<Doubt> {
 }
 
 /// Collects what the packets can meet.
-fn meet(
+fn collect(
     rules: &NatRules,
     device: &OuterFlow,
     unread: Assume,
-    met: &mut Met,
+    collected: &mut Collected,
 ) -> Result<(), BudgetExceeded> {
     let certain = [false, true].map(|v6| settable(rules, v6, Assume::Nothing));
     let settable = match unread {
@@ -660,8 +668,8 @@ fn meet(
     // A bit that rules test and no rule sets may come from a socket or from eBPF. For a bit that a rule sets, the
     // analysis assumes that only rules set it.
     let [v4, v6] = certain;
-    let foreign = (v4.tested | v6.tested) & !(v4.anywhere | v6.anywhere);
-    met.foreign = foreign;
+    let external = (v4.tested | v6.tested) & !(v4.anywhere | v6.anywhere);
+    collected.external = external;
     let mut marks = Vec::new();
     for v6 in [false, true] {
         let can = settable[usize::from(v6)];
@@ -671,8 +679,8 @@ fn meet(
             can.anywhere
         } else {
             can.by_filter_chains
-        } | foreign;
-        met.kept_anyway |= later;
+        } | external;
+        collected.kept_anyway |= later;
         add(&mut marks, PathState::new(Mark::only(later)));
         let inner = Packet {
             v6,
@@ -684,16 +692,16 @@ fn meet(
             port: None,
             ct_bits: can.connection,
         };
-        let first = PathState::new(Mark::only(can.anywhere | foreign));
+        let first = PathState::new(Mark::only(can.anywhere | external));
         let mut machine = Machine::new(rules, &inner);
         for s in machine.hook(Hook::Postrouting, &[first])? {
             if !s.translated {
-                met.kept_anyway |= s.mark.possible();
+                collected.kept_anyway |= s.mark.possible();
             }
             add(&mut marks, PathState::new(s.mark));
         }
-        met.kept.append(&mut machine.kept);
-        met.needs.append(&mut machine.needs);
+        collected.kept.append(&mut machine.kept);
+        collected.needs.append(&mut machine.needs);
     }
     for v6 in [false, true] {
         if device.local.is_some_and(|a| a.is_ipv6() != v6) {
@@ -718,21 +726,23 @@ fn meet(
             ct_bits: settable[usize::from(v6)].connection,
         };
         let mut machine = Machine::new(rules, &outer);
-        machine.drops = met.drops.as_ref().map(|_| Drops::new());
+        machine.drops = collected.drops.as_ref().map(|_| Drops::new());
         let untracked = |s: &PathState| PathState {
-            untracked: met.untracked,
+            untracked: collected.untracked,
             ..*s
         };
         let marks: Vec<PathState> = marks.iter().map(untracked).collect();
         let sent = machine.hook(Hook::Output, &marks)?;
         let sent = machine.hook(Hook::Postrouting, &sent)?;
         machine.hook(Hook::Egress, &sent)?;
-        met.needs.append(&mut machine.needs);
-        if let Some(drops) = &mut met.drops {
+        collected.needs.append(&mut machine.needs);
+        if let Some(drops) = &mut collected.drops {
             drops.extend(machine.drops.take().into_iter().flatten());
         }
         let findings = machine.findings.into_iter();
-        met.findings.extend(findings.map(|(at, f)| (v6, at, f)));
+        collected
+            .findings
+            .extend(findings.map(|(at, f)| (v6, at, f)));
     }
     Ok(())
 }

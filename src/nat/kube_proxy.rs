@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kube_proxy_does_with_the_mark() {
+    fn kube_proxy_and_the_mark() {
         let kept: &[Expr] = &[marked(false), masquerade()];
         let unless: &[Expr] = &[
             marked(true),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_rule_is_taken_away() {
+    fn the_command_that_deletes_a_rule() {
         let comment = |text: &str| Expr::Match(Match::Comment(text.as_bytes().into()));
         let at = RuleRef {
             table: 0,

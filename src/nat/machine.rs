@@ -179,7 +179,7 @@ impl<'a> Machine<'a> {
             for (chain, c) in (0u32..).zip(&t.chains) {
                 if let Some(base) = c.base.filter(|b| b.hook == hook)
                     && self.packet.may_leave_through(&c.devices)
-                    && (self.drops.is_some() || matters(self.rules, table, chain))
+                    && (self.drops.is_some() || is_relevant(self.rules, table, chain))
                 {
                     chains.push(BaseChain {
                         place: match (base.nat, hook) {
@@ -222,15 +222,15 @@ impl<'a> Machine<'a> {
                 }
             }
             // Each step can be the last.
-            let mut left = Vec::new();
+            let mut remaining = Vec::new();
             for step in steps {
                 for &s in &reached {
                     for t in take(self, step, s)? {
-                        add(&mut left, t);
+                        add(&mut remaining, t);
                     }
                 }
             }
-            return Ok(left);
+            return Ok(remaining);
         }
         let full = (1usize << steps.len()) - 1;
         let mut at: Vec<Vec<PathState>> = vec![Vec::new(); full + 1];
@@ -268,17 +268,17 @@ impl<'a> Machine<'a> {
             self.memo.clear();
         }
         let out = self.chain(table, chain, s, 0)?;
-        let mut left = out.accepted.clone();
+        let mut remaining = out.accepted.clone();
         if !base.drops {
             for &s in &out.fell_through {
-                add(&mut left, s);
+                add(&mut remaining, s);
             }
         } else if let Some(drops) = &mut self.drops
             && !out.fell_through.is_empty()
         {
             drops.insert((table, chain, None));
         }
-        Ok(left)
+        Ok(remaining)
     }
 
     fn chain(
@@ -677,7 +677,7 @@ fn translation(nat: &NatRegs, regs: &Registers) -> Translation {
 }
 
 /// True if a base chain, or a chain that it can reach, can change a mark, the tracking or an address.
-fn matters(rules: &NatRules, table: usize, chain: u32) -> bool {
+fn is_relevant(rules: &NatRules, table: usize, chain: u32) -> bool {
     let mut found = false;
     reach(
         rules,

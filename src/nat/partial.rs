@@ -11,7 +11,7 @@ use super::rules::{Data, Expr, Hook, MapTo, NatRules, Need, Verdict};
 use super::settable::Assume;
 
 /// How many of the chains that a chain calls are searched for one that sets a bit of the mark.
-const CALLED: usize = 2;
+const MAX_CALLED: usize = 2;
 
 /// The parts of the rules on which an open answer depends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,22 +23,22 @@ pub struct OpenAnswer {
 
 /// The answer, if it does not depend on the rules that were not read.
 pub fn answer(rules: &NatRules, device: &OuterFlow) -> Result<Exposure, OpenAnswer> {
-    let most = examine(rules, device, Assume::Anything);
+    let cautious = examine(rules, device, Assume::Anything);
     let by_rules = matches!(
-        most.exposure,
+        cautious.exposure,
         Exposure::Exposed(_) | Exposure::Unknown(Doubt::NotUnderstood(..) | Doubt::BudgetExceeded)
     );
     if !by_rules {
-        return Ok(most.exposure);
+        return Ok(cautious.exposure);
     }
-    let mut needs = most.needs;
-    if needs.is_empty() && most.foreign == 0 {
+    let mut needs = cautious.needs;
+    if needs.is_empty() && cautious.external == 0 {
         let least = examine(rules, device, Assume::Nothing);
         if matches!(least.exposure, Exposure::Exposed(_)) && least.needs.is_empty() {
             return Ok(least.exposure);
         }
     }
-    if most.foreign != 0 {
+    if cautious.external != 0 {
         needs.extend(called(rules));
     }
     Err(OpenAnswer { needs })
@@ -97,7 +97,7 @@ fn called(rules: &NatRules) -> BTreeSet<Need> {
         for chain in &table.chains {
             let mut found = BTreeSet::new();
             for e in chain.rules.iter().flat_map(|r| &r.exprs) {
-                if found.len() >= CALLED {
+                if found.len() >= MAX_CALLED {
                     break;
                 }
                 match e {
@@ -112,7 +112,7 @@ fn called(rules: &NatRules) -> BTreeSet<Need> {
                                 Data::Verdict(v) => unread(v),
                                 _ => None,
                             });
-                            found.extend(verdicts.take(CALLED));
+                            found.extend(verdicts.take(MAX_CALLED));
                         }
                         Some(None) => {
                             found.insert(Need::Set(t, *set));

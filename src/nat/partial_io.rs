@@ -18,9 +18,9 @@ use super::xt;
 use crate::netlink::DumpError;
 
 /// How often more is read before everything is read.
-const ROUNDS: usize = 24;
+const MAX_ROUNDS: usize = 24;
 /// Reading this many chains one by one takes as long as reading everything.
-const MOST_NEEDS: usize = 4096;
+const MAX_NEEDS: usize = 4096;
 
 /// The version of rules that change only with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl RulesInUse {
             legacy,
             generation: Some(generation),
         };
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let needs = first(&out.rules);
             if needs.is_empty() {
                 nft::own::leave_out(&mut out.rules.tables);
@@ -128,8 +128,8 @@ impl RulesInUse {
 
     /// Decides for these devices. Reads more rules if the answers need them.
     pub fn decide(&mut self, devices: &[OuterFlow]) -> Vec<Exposure> {
-        for _ in 0..ROUNDS {
-            if self.partial.is_none() || self.rules.asks_ipsets() {
+        for _ in 0..MAX_ROUNDS {
+            if self.partial.is_none() || self.rules.uses_ipsets() {
                 break;
             }
             let answers = devices.iter().map(|device| answer(&self.rules, device));
@@ -148,7 +148,7 @@ impl RulesInUse {
             if !open {
                 return done;
             }
-            if needs.is_empty() || needs.len() > MOST_NEEDS || self.read_more(&needs).is_err() {
+            if needs.is_empty() || needs.len() > MAX_NEEDS || self.read_more(&needs).is_err() {
                 break;
             }
         }

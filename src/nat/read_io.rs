@@ -38,7 +38,7 @@ pub fn read() -> NatRules {
     };
     part(&mut rules, "read nf_tables".into(), retry(nf_tables));
     read_legacy(&mut rules, true);
-    if rules.asks_ipsets()
+    if rules.uses_ipsets()
         && let Ok(sets) = retry(ipsets)
     {
         rules.ipsets = sets;
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disturbed_read_is_tried_again_but_not_for_ever() {
+    fn an_interrupted_read_is_repeated_a_few_times() {
         for (calm_after, reads, done) in [(0, 1, true), (4, 5, true), (5, 5, false)] {
             let mut count = 0;
             let result = retry(|| {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_copies_packets_is_loaded_or_built_in() {
+    fn modules_that_copy_packets_are_found() {
         let files = "kernel/net/ipv4/tunnel4.ko\n";
         for (loaded, built_in, none) in [
             ("", files, true),

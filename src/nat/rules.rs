@@ -72,11 +72,11 @@ impl NatRules {
     /// True if a part of the rules changes without an event: iptables-legacy, tables that a process owns, and ipsets.
     pub fn changes_unannounced(&self) -> bool {
         let unannounced = |t: &Table| t.backend == RuleStore::Legacy || t.goes_unannounced;
-        self.tables.iter().any(unannounced) || self.asks_ipsets()
+        self.tables.iter().any(unannounced) || self.uses_ipsets()
     }
 
     /// True if a rule tests an ipset.
-    pub fn asks_ipsets(&self) -> bool {
+    pub fn uses_ipsets(&self) -> bool {
         let chains = self.tables.iter().flat_map(|t| &t.chains);
         let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
         exprs.any(|e| matches!(e, Expr::Match(Match::Set { .. })))

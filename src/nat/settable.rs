@@ -77,14 +77,14 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
             .filter(|(c, _)| is_known(c, unread))
         {
             for rule in &chain.rules {
-                let (mut bits, asks) = sets_and_asks(&rule.exprs, &packet);
+                let (mut bits, tests) = sets_and_tests(&rule.exprs, &packet);
                 if rule.exprs.iter().any(|e| queues(table, unread, e)) {
                     bits = u32::MAX;
                 }
                 copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)))
                     || chain.is_unread() && !rules.no_copies;
                 anywhere |= bits;
-                tested |= asks;
+                tested |= tests;
                 if outside {
                     by_filter_chains |= bits;
                 }
@@ -191,10 +191,10 @@ fn queues(table: &Table, unread: Assume, e: &Expr) -> bool {
 }
 
 /// The bits that a rule can set in a mark of zero, and the bits that it tests.
-fn sets_and_asks(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
+fn sets_and_tests(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
     let mut regs = Registers::new();
     let zero = PathState::new(Mark::only(0));
-    let (mut out, mut asks) = (0, 0);
+    let (mut out, mut tests) = (0, 0);
     // A test for zero tests the bits that it then excludes. A test of the whole mark for zero tests no bit in
     // particular.
     let tested = |value, mask| match (value, mask) {
@@ -204,16 +204,16 @@ fn sets_and_asks(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
     };
     for e in exprs {
         match e {
-            Expr::Match(Match::Mark { value, mask, .. }) => asks |= tested(*value, *mask),
+            Expr::Match(Match::Mark { value, mask, .. }) => tests |= tested(*value, *mask),
             Expr::Compare { from, data, .. } => {
                 if let (Origin::Mark(and, xor), Some(d)) = (regs.origin(*from), word(data)) {
-                    asks |= tested((d ^ xor) & and, and);
+                    tests |= tested((d ^ xor) & and, and);
                 }
             }
             Expr::Lookup { from, .. } | Expr::Range { from, .. }
                 if matches!(regs.origin(*from), Origin::Mark(..)) =>
             {
-                asks = u32::MAX;
+                tests = u32::MAX;
             }
             _ => {}
         }
@@ -231,5 +231,5 @@ fn sets_and_asks(exprs: &[Expr], packet: &Packet<'_>) -> (u32, u32) {
             _ => fill(&mut regs, packet, zero, e),
         }
     }
-    (out, asks)
+    (out, tests)
 }

@@ -43,7 +43,7 @@ impl PathState {
 }
 
 /// If one place has more states than this, one state that covers them replaces them.
-const MOST_STATES: usize = 32;
+const MAX_STATES: usize = 32;
 
 /// Adds a state unless another state covers it.
 pub fn add(states: &mut Vec<PathState>, s: PathState) {
@@ -52,7 +52,7 @@ pub fn add(states: &mut Vec<PathState>, s: PathState) {
     }
     states.retain(|t| !s.covers(t));
     states.push(s);
-    if states.len() > MOST_STATES {
+    if states.len() > MAX_STATES {
         let mut merged: Vec<PathState> = Vec::new();
         for s in states.drain(..) {
             match merged

@@ -150,7 +150,7 @@ impl Discovery {
             };
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
             let vrf = underlay.and_then(|underlay| underlay.vrf);
-            let elsewhere = entries.underlays.iter().copied().find(other).or(vrf);
+            let other_egress = entries.underlays.iter().copied().find(other).or(vrf);
             // An `external` device has what the packet brings along.
             let external = device.link.outer_checksum == OuterChecksum::External;
             let own_port = !entries.other_port && !external;
@@ -169,7 +169,7 @@ impl Discovery {
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                 underlay_finishes: underlay.is_some_and(|underlay| underlay.finishes_checksums),
                 underlay_addresses: addresses.iter().filter(owned).copied().collect(),
-                elsewhere: elsewhere.map(OtherEgress::Device),
+                other_egress: other_egress.map(OtherEgress::Device),
                 local: device.link.local.filter(|_| !external),
                 routed: None,
                 dst_port: device.link.dst_port.filter(|_| own_port),
@@ -177,7 +177,7 @@ impl Discovery {
                 vni: device.link.vni,
             });
         }
-        self.check_ways(&mut flows, &routed);
+        self.check_routes(&mut flows, &routed);
         for flow in &mut flows {
             flow.routed = self.sources(flow);
         }
@@ -217,7 +217,7 @@ impl Discovery {
 
     /// Asks routing about each destination that it decides about: by its index in `flows`, and the address. One that cannot be
     /// reached gets no packets.
-    fn check_ways(&mut self, flows: &mut [OuterFlow], routed: &[(usize, IpAddr)]) {
+    fn check_routes(&mut self, flows: &mut [OuterFlow], routed: &[(usize, IpAddr)]) {
         if routed.is_empty() {
             return;
         }
@@ -238,7 +238,7 @@ impl Discovery {
         );
         let (Ok(routing_rules), Ok(answers)) = (routing_rules, answers) else {
             for (index, _) in routed {
-                flows[*index].elsewhere = Some(OtherEgress::NotKnown);
+                flows[*index].other_egress = Some(OtherEgress::NotKnown);
             }
             return;
         };
@@ -261,7 +261,7 @@ impl Discovery {
                 }
                 _ => Some(OtherEgress::NotKnown),
             };
-            flow.elsewhere = flow.elsewhere.or(found);
+            flow.other_egress = flow.other_egress.or(found);
         }
     }
 

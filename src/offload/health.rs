@@ -161,8 +161,8 @@ impl Summary {
 }
 
 /// The first few names, and how many more there are.
-pub fn named(devices: &[&DeviceReport<'_>], most: usize) -> String {
-    let more = devices.len().saturating_sub(most);
+pub fn named(devices: &[&DeviceReport<'_>], max: usize) -> String {
+    let more = devices.len().saturating_sub(max);
     let names: Vec<_> = devices[..devices.len() - more]
         .iter()
         .map(|device| device.name.to_string())

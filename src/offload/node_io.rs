@@ -412,7 +412,7 @@ impl Node {
         dirty |= locked
             .state
             .set_waiting(self.netns, &waiting, complete, now);
-        self.record.ask_for_follow_up(locked.state.follow_up(now));
+        self.record.set_follow_up(locked.state.follow_up(now));
         if complete && !locked.state.is_empty() {
             let there: Vec<Identity> = plan
                 .devices

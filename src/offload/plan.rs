@@ -151,7 +151,7 @@ pub struct Plan<'a> {
 
 impl Plan<'_> {
     /// Whether carrying it out changes a device or the record of this boot.
-    pub fn asks_for_anything(&self) -> bool {
+    pub fn changes_anything(&self) -> bool {
         self.devices.iter().any(|device| {
             device.action != Action::Leave
                 || device.reason.code == ReasonCode::Contested

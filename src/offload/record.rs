@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_this_boots_state_is_refused() {
+    fn a_record_of_another_boot_is_refused() {
         let text = serde_json::to_string(&State::new("b")).unwrap();
         for (name, text, expected) in [
             (
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_known_by_more_than_reusable_numbers() {
+    fn a_device_is_identified_by_more_than_reusable_numbers() {
         let no_cookie = Netns {
             cookie: None,
             ..NETNS
@@ -679,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_is_said_once_and_ends() {
+    fn a_backoff_is_reported_once_and_ends() {
         let mut state = State::new("b");
         for time in [0, 10, 20] {
             off(&mut state, 4, time);
@@ -754,11 +754,11 @@ mod tests {
         for ifindex in [4, 5] {
             off(&mut state, ifindex, 0);
         }
-        let elsewhere = Netns {
+        let other_netns = Netns {
             inode: 1,
             cookie: Some(7),
         };
-        begin(&mut state, device(elsewhere, 9), 0);
+        begin(&mut state, device(other_netns, 9), 0);
         let there = [device(NETNS, 5)];
         assert!(state.prune(NETNS, &there));
         assert!(!state.prune(NETNS, &there), "it is no news");
@@ -766,14 +766,14 @@ mod tests {
             state.history(&device(netns, ifindex), at(1))[CHECKSUM].owned
         };
         assert!(!owned(&state, NETNS, 4) && owned(&state, NETNS, 5));
-        assert!(owned(&state, elsewhere, 9));
+        assert!(owned(&state, other_netns, 9));
         // The next namespace with this inode.
         let next = Netns {
             cookie: Some(8),
-            ..elsewhere
+            ..other_netns
         };
         assert!(state.prune(next, &[device(next, 9)]));
-        assert!(!owned(&state, elsewhere, 9) && owned(&state, NETNS, 5));
+        assert!(!owned(&state, other_netns, 9) && owned(&state, NETNS, 5));
     }
 
     proptest! {

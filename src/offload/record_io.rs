@@ -114,13 +114,13 @@ impl StateFile {
         let path = self.path();
         let aside = self.dir.join("state.json.damaged");
         let moved = lock.is_some() && fs::rename(&path, &aside).is_ok();
-        let fate = if moved {
+        let action = if moved {
             format!("moved to {}", aside.display())
         } else {
             "ignored".to_owned()
         };
         warn!(
-            "{} {problem}; {fate}: what was turned off before is not known",
+            "{} {problem}; {action}: what was turned off before is not known",
             path.display()
         );
         State::new(&self.boot_id)
@@ -141,9 +141,9 @@ impl StateFile {
     }
 
     /// While this file is there, `vxcsum-followup.path` starts another run soon.
-    pub fn ask_for_follow_up(&self, ask: bool) {
+    pub fn set_follow_up(&self, wanted: bool) {
         let path = self.dir.join(FOLLOW_UP);
-        let done = match (ask, path.exists()) {
+        let done = match (wanted, path.exists()) {
             (true, false) => replace(&self.dir, FOLLOW_UP, b""),
             (false, true) => fs::remove_file(&path),
             (true, true) | (false, false) => Ok(()),

@@ -628,7 +628,7 @@ mod tests {
 
     /// Holds for root and for other users.
     #[test]
-    fn what_everybody_can_write_is_refused() {
+    fn files_that_everybody_can_write_are_refused() {
         for path in [
             "etc/vxcsum/policy.toml",
             "etc/vxcsum",

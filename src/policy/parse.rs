@@ -347,8 +347,8 @@ impl Parser<'_> {
             if known.contains(&text) {
                 continue;
             }
-            let elsewhere = TABLES.iter().find(|(_, keys)| keys.contains(&text));
-            let hint = match (elsewhere, nearest(text, known)) {
+            let other_table = TABLES.iter().find(|(_, keys)| keys.contains(&text));
+            let hint = match (other_table, nearest(text, known)) {
                 (_, Some(near)) => format!("did you mean `{near}`? "),
                 (Some((home, _)), None) => format!("`{text}` belongs to {home}. "),
                 (None, None) => String::new(),

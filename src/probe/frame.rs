@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_such_a_frame() {
+    fn malformed_frames_are_errors() {
         // Offset and value of one changed byte of GOOD, and the error.
         for (at, value, error) in [
             (13, 0x06, "an Ethernet type"),

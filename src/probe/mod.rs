@@ -386,7 +386,7 @@ mod tests {
     use super::first_foreign_device;
 
     #[test]
-    fn what_is_not_inborn_is_furniture() {
+    fn other_devices_are_foreign() {
         let head = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets\n";
         for (devices, found) in [
             (&[][..], None),

@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::too_many_lines, reason = "a table")]
-    fn what_follows_from_what_was_seen() {
+    fn results_of_changed_runs() {
         let v6 = |c: &Case| c.family == Family::Ipv6;
         let nat = |c: &Case| c.nat != CaseNat::None;
         let present = |c: &Case| c.outer_checksum == OuterChecksum::Present;
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_failed_or_is_not_whole_says_nothing() {
+    fn a_failed_or_incomplete_run_proves_nothing() {
         let reason = Inconclusive {
             code: Cause::NoVxlan,
             text: "x".to_owned(),

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_goes_below_and_nothing_is_cut() {
+    fn wide_columns_move_below_and_no_name_is_cut() {
         let text = render(&[["a-long-name", "b", "reason"]], 20, &[]);
         assert_eq!(text, "A            BB\n    C\na-long-name  b\n    reason\n");
     }

@@ -441,7 +441,7 @@ fn pass(
 ) -> Result<Option<u64>, Error> {
     // Most events change nothing. Then the lock and the record are not touched.
     let facts = node.look(selection)?;
-    if !matches!(selection, Selection::All) && !node.plan(&facts).asks_for_anything() {
+    if !matches!(selection, Selection::All) && !node.plan(&facts).changes_anything() {
         return Ok(None);
     }
     let mut locked = node.lock()?;

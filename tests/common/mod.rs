@@ -27,7 +27,7 @@ use serde_json::Value;
 #[allow(unused_imports, reason = "see above")]
 pub use trace::Request;
 #[allow(unused_imports, reason = "see above")]
-pub use watch::{PATIENCE, VXLAN, Watch};
+pub use watch::{MAX_WAIT, VXLAN, Watch};
 
 pub const VXCSUM: &str = env!("CARGO_BIN_EXE_vxcsum");
 pub const FEATURE: &str = "tx-checksum-ip-generic";
@@ -133,14 +133,14 @@ pub fn names(report: &Value) -> Vec<&str> {
 
 /// A feature as ethtool(8) shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct EthtoolFeature {
     pub active: bool,
     pub requested: bool,
     pub fixed: bool,
 }
 
 /// The features of one device, by name.
-pub type SeenFeatures = BTreeMap<String, Seen>;
+pub type EthtoolFeatures = BTreeMap<String, EthtoolFeature>;
 
 /// A network namespace that is deleted when the test ends, also by a panic.
 pub struct Netns {
@@ -323,7 +323,7 @@ impl Netns {
 
     /// The features of a device according to ethtool(8).
     #[track_caller]
-    pub fn ethtool(&self, device: impl AsRef<OsStr>) -> SeenFeatures {
+    pub fn ethtool(&self, device: impl AsRef<OsStr>) -> EthtoolFeatures {
         let run = run(self.command("ethtool").args(["--json", "-k"]).arg(device)).expect(0);
         // Without the line with the name, which ethtool does not escape.
         let lines = run.out.split(|byte| *byte == b'\n');
@@ -340,7 +340,7 @@ impl Netns {
             // Combined features of ethtool have nulls here.
             .filter(|(_, value)| !value["fixed"].is_null())
             .map(|(name, value)| {
-                let seen = Seen {
+                let seen = EthtoolFeature {
                     active: bit(value, "active"),
                     requested: bit(value, "requested"),
                     fixed: bit(value, "fixed"),
@@ -381,7 +381,7 @@ impl Netns {
 
     /// The features of every device of the namespace, according to ethtool(8).
     #[track_caller]
-    pub fn everything(&self) -> BTreeMap<String, SeenFeatures> {
+    pub fn everything(&self) -> BTreeMap<String, EthtoolFeatures> {
         self.links()
             .into_keys()
             .map(|name| {

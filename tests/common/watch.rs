@@ -12,7 +12,7 @@ use super::{Netns, VXCSUM};
 
 pub const VXLAN: &str = "dstport 8472 udpcsum";
 /// The longest wait of a test. Waits usually take a thousandth of it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// A running `vxcsum watch` that does not outlive its test.
 pub struct Watch<'a> {
@@ -42,7 +42,7 @@ impl<'a> Watch<'a> {
         let path = |name: &str| directory.path().join(name);
         let notify = UnixDatagram::bind(path("notify")).expect("bind a socket");
         notify
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(MAX_WAIT))
             .expect("set a time limit");
         let mut command: Command = if strace.is_empty() {
             netns.command(VXCSUM)
@@ -134,7 +134,7 @@ impl<'a> Watch<'a> {
 
     #[track_caller]
     pub fn until(&self, what: &str, done: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while !done() {
             assert!(Instant::now() < deadline, "{what}\n{}", self.errors());
             std::thread::sleep(Duration::from_millis(2));
@@ -165,7 +165,7 @@ impl<'a> Watch<'a> {
             last.is_some_and(|line| line.contains("poll("))
         };
         let mut text = self.written();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             std::thread::sleep(Duration::from_millis(300));
             let now = self.written();

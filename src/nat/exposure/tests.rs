@@ -26,7 +26,7 @@ pub(crate) fn flow() -> OuterFlow {
         underlay_driver: Some("ixgbe".into()),
         underlay_finishes: true,
         underlay_addresses: vec![own("192.0.2.1"), own("fe80::1")],
-        elsewhere: None,
+        other_egress: None,
         local: Some("192.0.2.1".parse().unwrap()),
         routed: None,
         remotes: vec!["192.0.2.2".parse().unwrap()],
@@ -80,7 +80,7 @@ fn word(e: &Exposure) -> &'static str {
 }
 
 #[test]
-fn what_is_known_of_the_device_decides_a_bare_masquerade() {
+fn a_bare_masquerade_depends_on_the_addresses() {
     let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(0)]]);
     let two = vec![own("192.0.2.1"), own("198.51.100.3")];
     let others = |change: fn(&mut OwnAddress)| {
@@ -197,9 +197,9 @@ fn to(address: &str, mask: &str, invert: bool) -> Expr {
 
 /// The rules of flannel: from the nodes to the pods.
 #[test]
-fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
+fn a_rule_for_some_destinations_depends_on_the_remotes() {
     let pods = || to("10.244.0.0", "255.255.0.0", false);
-    let elsewhere = to("192.0.2.0", "255.255.255.0", true);
+    let other_network = to("192.0.2.0", "255.255.255.0", true);
     // The addresses of each subnet that end in 7.
     let holes = to("192.0.0.7", "255.255.0.255", false);
     for (condition, remotes, want) in [
@@ -212,11 +212,11 @@ fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
         // The destinations are not known, so they can match.
         (pods(), &[], "exposed"),
         (
-            elsewhere.clone(),
+            other_network.clone(),
             &["192.0.2.2", "192.0.2.3"],
             "not-exposed",
         ),
-        (elsewhere, &["192.0.2.2", "192.0.3.2"], "exposed"),
+        (other_network, &["192.0.2.2", "192.0.3.2"], "exposed"),
         (holes.clone(), &["192.0.2.2", "192.0.7.8"], "not-exposed"),
         (holes, &["192.0.2.2", "192.0.3.7"], "exposed"),
     ] {
@@ -232,7 +232,7 @@ fn where_the_outer_packets_go_decides_a_rule_for_some_destinations() {
 
 /// The rule is for IPv4.
 #[test]
-fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
+fn destinations_of_one_family_exclude_the_other() {
     let rules = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
     let (v4, v6) = ("192.0.2.2", "2001:db8::2");
     for (local, remotes, want) in [
@@ -255,7 +255,7 @@ fn where_all_destinations_are_of_one_family_no_packet_is_of_the_other() {
 
 /// If the outgoing device is not certain, a rule for any device can match, and a masquerade can choose any address.
 #[test]
-fn the_way_out_decides_rules_for_a_device() {
+fn the_outgoing_device_decides_rules_for_a_device() {
     let through = |name: &[u8]| {
         Expr::Match(Match::Interface {
             side: Side::Destination,
@@ -267,7 +267,7 @@ fn the_way_out_decides_rules_for_a_device() {
     let (random, bare) = (masquerade(NAT_RANDOM_FULLY), masquerade(0));
     let sure = None;
     let detour = Some(OtherEgress::Device(7));
-    for (body, elsewhere, known, want) in [
+    for (body, other_egress, known, want) in [
         (&[][..], sure, true, "not-exposed"),
         (&[], detour, true, "unknown"),
         (&[], Some(OtherEgress::Diverted), true, "unknown"),
@@ -283,7 +283,7 @@ fn the_way_out_decides_rules_for_a_device() {
     ] {
         let rules = rules_at(Hook::Postrouting, true, &[body]);
         let mut device = OuterFlow {
-            elsewhere,
+            other_egress,
             ..flow()
         };
         if !known {
@@ -294,7 +294,7 @@ fn the_way_out_decides_rules_for_a_device() {
 }
 
 #[test]
-fn an_underlay_that_may_hand_packets_on_unfinished_is_never_shown_harmless() {
+fn an_underlay_that_does_not_finish_checksums_is_never_not_exposed() {
     let rules = NatRules::default();
     for (driver, finishes, want) in [
         (Some("ixgbe"), true, "not-exposed"),
@@ -329,7 +329,7 @@ fn an_underlay_that_may_hand_packets_on_unfinished_is_never_shown_harmless() {
 }
 
 #[test]
-fn what_was_not_read_or_not_understood_is_unknown() {
+fn unread_or_opaque_rules_are_unknown() {
     let unread = NatRules {
         unread: vec![Fault::other("read nf_tables", "what came made no sense")],
         ..NatRules::default()
@@ -355,12 +355,12 @@ fn what_was_not_read_or_not_understood_is_unknown() {
         )
     );
     // At another hook it cannot rewrite.
-    let elsewhere = rules_at(
+    let other_hook = rules_at(
         Hook::Postrouting,
         false,
         &[&[Expr::Opaque("FULLCONENAT".into())]],
     );
-    assert_eq!(word(&analyze(&elsewhere, &flow())), "not-exposed");
+    assert_eq!(word(&analyze(&other_hook, &flow())), "not-exposed");
     // A rule that rewrites and was read decides, whatever was not read.
     let mut both = rules_at(Hook::Postrouting, true, &[&[masquerade(NAT_RANDOM_FULLY)]]);
     both.unread = unread.unread;
@@ -368,7 +368,7 @@ fn what_was_not_read_or_not_understood_is_unknown() {
 }
 
 #[test]
-fn marks_from_elsewhere() {
+fn marks_from_other_programs() {
     let wants = |value| {
         Expr::Match(Match::Mark {
             value,
@@ -424,7 +424,7 @@ fn a_hostile_name_does_not_reach_a_terminal() {
 }
 
 #[test]
-fn a_loop_or_a_maze_ends() {
+fn loops_and_many_paths_end() {
     let jump = |n| Rule {
         exprs: [
             Expr::Match(Match::Other("x".into())),

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_recognised_and_nothing_else() {
+    fn only_our_own_table_is_recognised() {
         let made = read(&replace(&all()));
         assert_eq!(recognise(&made), Some(all()));
         assert_eq!(

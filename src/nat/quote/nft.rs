@@ -280,12 +280,12 @@ impl<'a> Nft<'a> {
 
     /// The first members of an anonymous set.
     fn members(&self, set: &Set, kind: Option<Source>) -> String {
-        const MOST: usize = 4;
+        const MAX_SHOWN: usize = 4;
         let mut all: Vec<&Element> = set.elements.iter().flatten().collect();
         all.sort_by_key(|e| &e.key);
         let mut words: Vec<String> = all
             .iter()
-            .take(MOST)
+            .take(MAX_SHOWN)
             .map(|e| {
                 let key = value(kind, &e.key);
                 match &e.data {
@@ -294,7 +294,7 @@ impl<'a> Nft<'a> {
                 }
             })
             .collect();
-        if all.len() > MOST || set.elements.is_none() {
+        if all.len() > MAX_SHOWN || set.elements.is_none() {
             words.push("...".into());
         }
         format!("{{ {} }}", words.join(", "))
