@@ -69,7 +69,7 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
         text,
     }));
     for file in files.iter().filter(|file| file.kind != "link-file") {
-        if let Some(line) = file.text.lines().find(|line| sets_offload(line)) {
+        if let Some(line) = file.text.lines().find(|line| sets_offload(line, devices)) {
             let known = if file.path.ends_with("/flannel-ethtool.service") {
                 " (the name of kURL's unit)"
             } else if file.text.contains("sys-devices-virtual-net-flannel") {
@@ -87,13 +87,44 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     found
 }
 
-/// True if a line calls ethtool to change a transmit checksum.
-fn sets_offload(line: &str) -> bool {
+/// True if a line calls `ethtool -K` for one of these devices and names a transmit checksum. A device in a variable may
+/// be any device.
+fn sets_offload(line: &str, devices: &[IfName]) -> bool {
     let line = line.trim_start();
-    let names = ["tx-checksum", " tx off", " tx on"];
-    !line.starts_with(['#', ';'])
-        && line.contains("ethtool")
-        && names.iter().any(|name| line.contains(name))
+    if line.starts_with(['#', ';']) {
+        return false;
+    }
+    // Quotes and separators of shell, udev and unit files are no part of a word here.
+    let mut words = line
+        .split(|c: char| c.is_ascii_whitespace() || "\"';,&|()".contains(c))
+        .filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        if word.rsplit(['/', '=']).next() != Some("ethtool") {
+            continue;
+        }
+        if !matches!(words.next(), Some("-K" | "--features" | "--offload")) {
+            continue;
+        }
+        let Some(device) = words.next() else {
+            return false;
+        };
+        let any = device.contains(['$', '%', '{', '*', '`']);
+        if !any
+            && devices
+                .iter()
+                .all(|name| name.as_bytes() != device.as_bytes())
+        {
+            continue;
+        }
+        let mut rest = words.clone();
+        while let Some(feature) = rest.next() {
+            let named = feature == "tx" || feature.starts_with("tx-checksum");
+            if named && matches!(rest.clone().next(), Some("on" | "off")) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The keys and values of one section of a .link file.
@@ -184,6 +215,37 @@ mod tests {
             for (found, expected) in found.iter().zip(expected) {
                 assert!(found.text.contains(expected), "{name_of}: {found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn only_calls_that_change_the_feature_of_a_device_count() {
+        for (line, counts) in [
+            ("ethtool -K flannel.1 tx-checksum-ip-generic off", true),
+            ("  /usr/sbin/ethtool --offload flannel.1 rx on tx on", true),
+            (
+                "ethtool -K flannel.1 gso off; ethtool -K flannel.1 tx off",
+                true,
+            ),
+            ("ExecStart=/bin/sh -c 'ethtool -K \"$DEV\" tx off'", true),
+            (
+                "RUN+=\"/sbin/ethtool -K $name tx-checksum-ip-generic off\"",
+                true,
+            ),
+            ("PROGRAM=ethtool", false),
+            ("# ethtool -K flannel.1 tx off", false),
+            // The pause frames and the rings of a NIC, another device, other features, and a question.
+            ("ethtool -A eth0 rx off tx off", false),
+            ("ethtool -G eth0 rx 4096 tx 4096", false),
+            ("ethtool -K eth0 tx off", false),
+            ("ethtool -K flannel.1 tx-udp_tnl-segmentation off", false),
+            (
+                "ethtool -k flannel.1 | grep tx-checksum-ip-generic: on",
+                false,
+            ),
+            ("echo the ethtool tx off trick is not needed", false),
+        ] {
+            assert_eq!(sets_offload(line, &[name("flannel.1")]), counts, "{line}");
         }
     }
 
