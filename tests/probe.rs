@@ -12,10 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vxcsum::kernel::BugId;
 use vxcsum::link::OuterChecksum;
-use vxcsum::probe::frame::Checksum;
+use vxcsum::probe::burst::{Below, Burst, Forwarding};
+use vxcsum::probe::frame::{Checksum, parse};
 use vxcsum::probe::run_io::{host, run};
-use vxcsum::probe::{BugOutcome, BugResult, CaseNat, Cause, Limits, Observed, Place, ProbeRun};
+use vxcsum::probe::{
+    BugOutcome, BugResult, CaseNat, Cause, Hex, Limits, Observed, Place, ProbeRun,
+};
 
 /// The file for the result of [`child`]. Only a child has this variable.
 const OUT: &str = "VXCSUM_TEST_PROBE_OUT";
@@ -69,12 +73,29 @@ fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
     run.results.iter().map(code).collect()
 }
 
-/// Every bug has an answer, every packet was seen, and turning the feature off cures each bug.
+/// Every bug has an answer, the same over IPv4 and IPv6. Every packet was seen, and turning a feature off cures each bug.
 fn assert_conclusive(run: &ProbeRun) {
     for result in &run.results {
-        match (&result.outcome, result.cured) {
-            (BugOutcome::NotAffected, None) | (BugOutcome::Affected, Some(true)) => {}
+        let fraglist = (result.id == BugId::GsoLcoCsum).then_some(true);
+        match (&result.outcome, result.cured, result.cured_by_fraglist_off) {
+            (BugOutcome::NotAffected, None, None) => {}
+            (BugOutcome::Affected, Some(true), by_fraglist) if by_fraglist == fraglist => {}
             other => panic!("{}: {other:?} ({:?})", result.id.as_str(), run.failed),
+        }
+        assert_eq!(result.other, None, "{}", result.id.as_str());
+    }
+    let Some(Forwarding::Bursts(bursts)) = &run.forwarding else {
+        panic!("nothing was forwarded: {:?}", run.forwarding);
+    };
+    for burst in bursts {
+        let counts = burst.counts().expect("nothing captured");
+        assert!(
+            counts.whole() && counts.none + counts.unfinished == 0,
+            "{burst:?}"
+        );
+        match (burst.below, burst.off) {
+            (Below::Macvlan, None) => assert!(counts.segmented_twice(), "{burst:?}"),
+            _ => assert_eq!(counts.wrong, 0, "{burst:?}"),
         }
     }
     for case in &run.cases {
@@ -112,6 +133,13 @@ fn tcpdump_agrees() {
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 0xffff, 1] {
         pcap.extend_from_slice(&word.to_ne_bytes());
     }
+    let mut add = |frame: &Hex| {
+        let len = u32::try_from(frame.0.len()).unwrap();
+        for word in [0, 0, len, len] {
+            pcap.extend_from_slice(&word.to_ne_bytes());
+        }
+        pcap.extend_from_slice(&frame.0);
+    };
     let mut seen = Vec::new();
     for case in &run.cases {
         let Observed::Frame {
@@ -123,12 +151,16 @@ fn tcpdump_agrees() {
         else {
             panic!("nothing captured: {case:?}");
         };
-        let len = u32::try_from(frame.0.len()).unwrap();
-        for word in [0, 0, len, len] {
-            pcap.extend_from_slice(&word.to_ne_bytes());
-        }
-        pcap.extend_from_slice(&frame.0);
+        add(frame);
         seen.push((*outer, *inner));
+    }
+    let Some(Forwarding::Bursts(bursts)) = &run.forwarding else {
+        panic!("nothing was forwarded");
+    };
+    for counts in bursts.iter().filter_map(Burst::counts) {
+        let parsed = parse(&counts.frame.0).unwrap();
+        add(&counts.frame);
+        seen.push((parsed.outer.sum, parsed.inner.sum));
     }
     let mut tcpdump = Command::new("tcpdump")
         .args(["-nn", "-vv", "-t", "-r", "-"])
@@ -307,7 +339,7 @@ fn without_a_capability() {
         let drop = format!("--bounding-set=-{capability}");
         let inherit = format!("--inh-caps=-{capability}");
         let run = run_child(&["setpriv", &inherit, &drop]);
-        assert_eq!(codes(&run), [Some(Cause::NoPermission); 2], "{capability}");
+        assert_eq!(codes(&run), [Some(Cause::NoPermission); 3], "{capability}");
         let reason = run.failed.unwrap();
         assert!(reason.text.contains("CAP_SYS_ADMIN"), "{reason}");
         assert!(run.cases.is_empty());
@@ -354,7 +386,7 @@ fn in_a_namespace_that_was_given() {
     // A namespace with a device that a user added is refused, whatever the name of the device.
     for device in ["veth9", "lo0", "gre00"] {
         let (run, code, untouched) = unprivileged(&format!("ip link add {device} type bridge"));
-        assert_eq!(codes(&run), [Some(Cause::NoNetworkNamespace); 2]);
+        assert_eq!(codes(&run), [Some(Cause::NoNetworkNamespace); 3]);
         assert!(run.failed.unwrap().text.contains(device));
         assert_eq!((code.as_str(), untouched), ("1\n", true));
     }
@@ -372,7 +404,7 @@ fn no_more_namespaces_allowed() {
         script,
         "sh",
     ]);
-    assert_eq!(codes(&run), [Some(Cause::SetupFailed); 2]);
+    assert_eq!(codes(&run), [Some(Cause::SetupFailed); 3]);
     let reason = run.failed.unwrap();
     assert!(reason.text.contains("(ENOSPC)"), "{reason}");
 }
@@ -384,5 +416,5 @@ fn out_of_time() {
         packets: Duration::from_millis(1),
     };
     let run = run(&limits, Place::NewNamespace);
-    assert_eq!(codes(&run), [Some(Cause::Timeout); 2]);
+    assert_eq!(codes(&run), [Some(Cause::Timeout); 3]);
 }

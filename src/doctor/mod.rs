@@ -23,8 +23,7 @@ use crate::nat::rules::NatRules;
 use crate::offload::health::{NodeState, named};
 use crate::offload::plan::{Action, ReasonCode};
 use crate::offload::report::{DeviceReport, Report};
-use crate::probe::frame::Checksum;
-use crate::probe::{BugOutcome, BugResult, Hex, Observed, ProbeRun};
+use crate::probe::{BugOutcome, BugResult, ProbeRun};
 
 /// A bug for which the table and the probe disagree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,25 +53,12 @@ fn disagreements(table: &KernelVerdict, run: &ProbeRun) -> Vec<Disagreement> {
                 bug,
                 table: said,
                 measured,
-                frame: telling_frame(run, bug, measured).map(ToString::to_string),
+                frame: run
+                    .telling_frame(bug, measured == Status::Affected)
+                    .map(ToString::to_string),
             })
         })
         .collect()
-}
-
-fn telling_frame(run: &ProbeRun, bug: BugId, status: Status) -> Option<&Hex> {
-    let mut cases = run.cases.iter().filter(|case| case.tests(bug));
-    cases.find_map(|case| match &case.observed {
-        Observed::Frame {
-            rewritten: true,
-            outer,
-            frame,
-            ..
-        } if matches!(outer, Checksum::Invalid { .. }) == (status == Status::Affected) => {
-            Some(frame)
-        }
-        _ => None,
-    })
 }
 
 /// The most devices that a step names.

@@ -1,7 +1,8 @@
 //! The SIOCETHTOOL ioctl, names of devices, and the system calls that no crate offers safely.
 //!
-//! Owns the only `unsafe` code of the project: an ioctl whose argument holds a pointer, two socket options that rustix
-//! does not have, leaving the network namespace, and borrowing neli's descriptor. Only the safe functions here call it.
+//! Owns the only `unsafe` code of the project: an ioctl whose argument holds a pointer, socket options and the
+//! address of a packet socket, which rustix does not have, leaving the network namespace, and borrowing neli's descriptor.
+//! Only the safe functions here call it.
 //! The functions for the ioctl take the size of their buffers from `ethtool::structs`, which tests the layouts.
 #![allow(
     clippy::disallowed_macros,
@@ -232,11 +233,54 @@ pub fn get_option(
             &raw mut len,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
-    }
+    result_of(result)
+}
+
+/// `setsockopt` with any level and name, for an option whose value is an `int`.
+///
+/// # Errors
+/// The errno of `setsockopt`.
+pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+    let size = libc::socklen_t::try_from(size_of::<i32>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel reads one `int`, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            size,
+        )
+    };
+    result_of(result)
+}
+
+/// Binds a packet socket to one device and to frames of one kind (`ETH_P_IP`, ...). The kind 0 is for a socket that only
+/// sends.
+///
+/// # Errors
+/// The errno of `bind`: `ENODEV` if there is no such device.
+pub fn bind_packet(socket: BorrowedFd<'_>, ifindex: u32, ethertype: u16) -> Result<(), Errno> {
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(|_| Errno::INVAL)?,
+        sll_protocol: ethertype.to_be(),
+        sll_ifindex: ifindex.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let size =
+        libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel reads one `sockaddr_ll` of the given size, which lives until the call returns.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            size,
+        )
+    };
+    result_of(result)
 }
 
 /// Attaches a classic BPF program: the kernel drops messages that the program does not accept.
@@ -271,6 +315,11 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<
             size,
         )
     };
+    result_of(result)
+}
+
+/// What a system call says that gives 0 or sets `errno`.
+fn result_of(result: i32) -> Result<(), Errno> {
     if result == 0 {
         Ok(())
     } else {

@@ -13,6 +13,8 @@ use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ethtool::Feature;
+
 /// The strings that identify a kernel: the running one, or one named on the command line. Not parsed yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelFacts {
@@ -187,8 +189,20 @@ pub type KernelVerdict = PerBug<BugVerdict>;
 pub struct Measured {
     /// They had a wrong outer checksum.
     pub affected: bool,
-    /// They had a correct outer checksum while the feature was off. `None` if that was not tried.
+    /// They had a correct outer checksum while `tx-checksum-ip-generic` was off. `None` if that was not tried.
     pub cured: Option<bool>,
+    /// They had a correct outer checksum while `tx-scatter-gather-fraglist` was off. `None` if that was not tried.
+    pub cured_by_fraglist_off: Option<bool>,
+}
+
+impl Measured {
+    /// Whether the packets had a correct outer checksum while this feature was off.
+    pub fn cured_by(self, feature: Feature) -> Option<bool> {
+        match feature {
+            Feature::Checksum => self.cured,
+            Feature::Fraglist => self.cured_by_fraglist_off,
+        }
+    }
 }
 
 /// `None` if the measurement was inconclusive.

@@ -5,7 +5,7 @@
 use super::release::Kernel;
 use super::{
     Basis, BugId, BugVerdict, Evidence, EvidenceSource, KernelFacts, KernelOverride, KernelVerdict,
-    Status, Why, bugs,
+    Status, Trigger, Why, bugs,
 };
 
 use super::{Measured, Measurements};
@@ -33,30 +33,37 @@ pub fn judge(
 }
 
 fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
-    let (status, text) = match (result.affected, result.cured) {
-        (false, _) => (
+    let (status, seen) = match (weaker.id.describe().trigger, result.affected) {
+        (Trigger::Nat, true) => (
+            Status::Affected,
+            "packets that NAT had rewritten left with a wrong outer checksum",
+        ),
+        (Trigger::Nat, false) => (
             Status::NotAffected,
-            "measured on this boot: packets that NAT had rewritten left with a right outer checksum",
+            "packets that NAT had rewritten left with a right outer checksum",
         ),
-        (true, Some(true)) => (
+        (Trigger::Segmentation, true) => (
             Status::Affected,
-            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, and with a right one \
-             while the feature was off",
+            "forwarded packets that were segmented twice left with a wrong outer checksum",
         ),
-        (true, Some(false)) => (
-            Status::Affected,
-            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum, even with the feature \
-             off",
-        ),
-        (true, None) => (
-            Status::Affected,
-            "measured on this boot: packets that NAT had rewritten left with a wrong outer checksum",
+        (Trigger::Segmentation, false) => (
+            Status::NotAffected,
+            "no forwarded packet that was segmented twice left with a wrong outer checksum",
         ),
     };
+    let cures = weaker.id.describe().cures.iter().map(|feature| {
+        let name = feature.as_str();
+        match result.cured_by(*feature) {
+            Some(true) => format!(", and with a right one while {name} was off"),
+            Some(false) => format!(", even while {name} was off"),
+            None => String::new(),
+        }
+    });
+    let text = format!("measured on this boot: {seen}{}", cures.collect::<String>());
     let evidence = Evidence {
         source: EvidenceSource::Probe,
         mark: Basis::Measured,
-        text: text.to_owned(),
+        text,
         url: None,
     };
     BugVerdict {

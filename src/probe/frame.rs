@@ -212,21 +212,31 @@ fn transport(
 
 /// The transport checksum over pseudo header and segment, with the two bytes at `sum_at` counted as zero.
 fn checksum(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8], sum_at: usize) -> u16 {
-    // A segment in one IP packet is shorter than 2^16, so that 64 bits cannot overflow.
-    let words = |bytes: &[u8]| -> u64 {
-        bytes
-            .chunks(2)
-            .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
-            .sum()
-    };
-    let mut sum = words(&octets(src)) + words(&octets(dst)) + u64::from(protocol);
-    sum += segment.len() as u64 + words(&segment[..sum_at]) + words(&segment[sum_at + 2..]);
+    let pseudo = pseudo_header(src, dst, protocol, segment.len());
+    !fold(pseudo + words(&segment[..sum_at]) + words(&segment[sum_at + 2..]))
+}
+
+/// The sum over the pseudo header of a segment with this length.
+pub(super) fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u64 {
+    words(&octets(src)) + words(&octets(dst)) + u64::from(protocol) + len as u64
+}
+
+/// The sum of big-endian 16-bit words. Less than 2^48 bytes cannot overflow it.
+pub(super) fn words(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(2)
+        .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
+        .sum()
+}
+
+/// A sum with its carries added in, not inverted.
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]
     let folded = sum as u16;
-    !folded
+    folded
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! Requests that set_up an empty network namespace with devices and addresses, as rtnetlink takes them.
 //!
-//! Owns the bytes for veth pairs, VXLAN devices, addresses and neighbours. Pure: may not send anything. Values and
+//! Owns the bytes for veth pairs, VXLAN and macvlan devices, addresses, forwarding and neighbours. Pure: may not send anything. Values and
 //! layout: `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h`.
 
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
 use crate::link::rtnl::{
-    AF_BRIDGE, IFA_ADDRESS, IFA_LOCAL, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
-    IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LINK,
-    IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM,
-    IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, family,
+    AF_BRIDGE, IFA_ADDRESS, IFA_LOCAL, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND,
+    IFLA_LINK, IFLA_LINKINFO, IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6, IFLA_VXLAN_ID,
+    IFLA_VXLAN_LEARNING, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT,
+    IFLA_VXLAN_UDP_CSUM, IFLA_VXLAN_UDP_ZERO_CSUM6_TX, NDA_DST, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWNEIGH, family,
 };
 use crate::netlink::requests::Requests;
 use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL};
@@ -21,6 +22,13 @@ const AF_UNSPEC: u8 = 0;
 /// `IFF_UP | IFF_NOARP`. Without ARP the kernel takes every neighbour of the device for known and gives it the device's
 /// own MAC address: nothing has to be resolved before the first packet, and IPv6 addresses need no duplicate detection.
 const UP_WITHOUT_ARP: u32 = 0x1 | 0x80;
+
+/// `linux/if_link.h`, `linux/ip.h`.
+const IFLA_MTU: u16 = 4;
+const IFLA_AF_SPEC: u16 = 26;
+const AF_INET: u16 = 2;
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
 
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_VXLAN_PORT_RANGE: u16 = 10;
@@ -81,6 +89,34 @@ pub fn veth(requests: &mut Requests, device: NewDevice, peer: NewDevice) -> u32 
 /// Sets a device up, without ARP.
 pub fn up(requests: &mut Requests, ifindex: u32) -> u32 {
     requests.acked(RTM_NEWLINK, 0, &ifinfomsg(ifindex, UP_WITHOUT_ARP), |_| {})
+}
+
+/// Sets a device up, without ARP, with this MAC address, and lets it forward IPv4. Per device and by netlink: a sandbox takes
+/// `/proc/sys` away.
+pub fn router(requests: &mut Requests, ifindex: u32, mac: [u8; 6]) -> u32 {
+    let header = ifinfomsg(ifindex, UP_WITHOUT_ARP);
+    requests.acked(RTM_NEWLINK, 0, &header, |b| {
+        b.put(IFLA_ADDRESS, &mac);
+        b.put_nest(IFLA_AF_SPEC, |b| {
+            b.put_nest(AF_INET, |b| {
+                b.put_nest(IFLA_INET_CONF, |b| {
+                    b.put(IPV4_DEVCONF_FORWARDING, &1u32.to_ne_bytes());
+                });
+            });
+        });
+    })
+}
+
+/// A macvlan device in the default mode (VEPA: everything goes to the device `below`), up.
+pub fn macvlan(requests: &mut Requests, device: NewDevice, below: u32, mtu: u32) -> u32 {
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let header = ifinfomsg(device.ifindex, UP_WITHOUT_ARP);
+    requests.acked(RTM_NEWLINK, flags, &header, |b| {
+        b.put(IFLA_IFNAME, &nul_terminated(device.name));
+        b.put(IFLA_MTU, &mtu.to_ne_bytes());
+        b.put(IFLA_LINK, &below.to_ne_bytes());
+        b.put_nest(IFLA_LINKINFO, |b| b.put(IFLA_INFO_KIND, b"macvlan"));
+    })
 }
 
 /// A VXLAN device, up.
@@ -235,6 +271,24 @@ mod tests {
             ]
         );
         assert_eq!(requests.acks, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_router_and_a_macvlan_device() {
+        let mut requests = Requests::default();
+        router(&mut requests, 10, [2, 0, 0, 0, 0, 1]);
+        let device = NewDevice {
+            name: "m",
+            ifindex: 11,
+        };
+        macvlan(&mut requests, device, 10, 1340);
+        assert_eq!(
+            lines(&requests, 16),
+            [
+                "10 5 #1 000000000a0000008100000081000000 1=020000000001 26[ 2[ 1[ 1=01000000 ] ] ]",
+                "10 605 #2 000000000b0000008100000081000000 3=6d00 4=3c050000 5=0a000000 18[ 1=6d6163766c616e ]",
+            ]
+        );
     }
 
     #[test]

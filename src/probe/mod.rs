@@ -1,4 +1,4 @@
-//! The probe: does the running kernel corrupt the outer checksum of VXLAN packets that NAT rewrites.
+//! The probe: does the running kernel corrupt the outer checksum of VXLAN packets that NAT rewrites, or that it forwards.
 //!
 //! Owns the vocabulary of a run: its cases, what was seen, what follows for each bug. Pure: `probe::run_io` builds the
 //! namespace that `plan` describes, sends and captures; `verdict` judges; `stored` keeps a run for the rest of the boot.
@@ -8,10 +8,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ethtool::Feature;
 use crate::kernel::{BugId, Measured, Measurements, PerBug, Trigger};
 use crate::link::OuterChecksum;
 
+pub mod burst;
+mod burst_verdict;
+mod capture_io;
 pub mod file_io;
+mod forward_io;
 pub mod frame;
 pub mod link_setup;
 pub(crate) mod log_io;
@@ -22,6 +27,7 @@ pub mod run_io;
 mod stored;
 mod verdict;
 
+use burst::{Burst, Forwarding};
 use frame::Checksum;
 pub use stored::StoredError;
 
@@ -151,9 +157,9 @@ pub enum Observed {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BugOutcome {
-    /// Packets left with a wrong outer checksum because NAT had rewritten them.
+    /// Packets left with a wrong outer checksum because NAT had rewritten them, or because they were segmented twice.
     Affected,
-    /// Packets that NAT had rewritten left with a right outer checksum, in every case.
+    /// Such packets left with a right outer checksum, in every case, or there can be none.
     NotAffected,
     /// Neither was shown.
     Inconclusive(Inconclusive),
@@ -168,14 +174,40 @@ pub struct BugResult {
     pub id: BugId,
     /// Whether the kernel has it.
     pub outcome: BugOutcome,
-    /// For an affected kernel, whether the same packets left intact with the feature off; `None` if that was not shown.
+    /// For an affected kernel, whether the same packets left intact with `tx-checksum-ip-generic` off; `None` if that was not
+    /// shown.
     pub cured: Option<bool>,
+    /// The same with `tx-scatter-gather-fraglist` off; `None` also for the bugs that this is no cure for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cured_by_fraglist_off: Option<bool>,
+    /// The other family, if not the same was seen over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<OtherFamily>,
+}
+
+/// What was seen over one family where the other showed the outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct OtherFamily {
+    /// The family of the underlay.
+    pub family: Family,
+    /// What was seen over it.
+    pub outcome: BugOutcome,
 }
 
 impl Case {
     /// Whether its packet is of the kind that the bug corrupts.
     pub fn tests(&self, bug: BugId) -> bool {
         bug.describe().trigger == Trigger::Nat && bug.meets(self.outer_checksum)
+    }
+
+    /// The bytes of its packet, if one arrived.
+    pub fn frame(&self) -> Option<&Hex> {
+        match &self.observed {
+            Observed::Frame { frame, .. } => Some(frame),
+            Observed::Missing(_) => None,
+        }
     }
 }
 
@@ -190,18 +222,61 @@ impl BugResult {
     }
 
     /// What it means, or why there is no answer, for people.
-    pub fn meaning(&self) -> &str {
-        match (&self.outcome, self.cured) {
-            (BugOutcome::Affected, Some(true)) => {
-                "packets that NAT rewrites leave corrupt; with tx-checksum-ip-generic off they do not"
+    pub fn meaning(&self) -> String {
+        let packets = match (self.id.describe().trigger, &self.outcome) {
+            (Trigger::Nat, BugOutcome::Affected) => "packets that NAT rewrites leave corrupt",
+            (Trigger::Nat, BugOutcome::NotAffected) => "packets that NAT rewrites leave intact",
+            (Trigger::Segmentation, BugOutcome::Affected) => {
+                "forwarded packets that are segmented twice leave corrupt"
             }
-            (BugOutcome::Affected, Some(false)) => {
-                "packets that NAT rewrites leave corrupt, even with tx-checksum-ip-generic off"
+            (Trigger::Segmentation, BugOutcome::NotAffected) => {
+                "no forwarded packet that is segmented twice leaves corrupt"
             }
-            (BugOutcome::Affected, None) => "packets that NAT rewrites leave corrupt",
-            (BugOutcome::NotAffected, _) => "packets that NAT rewrites leave intact",
-            (BugOutcome::Inconclusive(reason), _) => &reason.text,
-        }
+            (_, BugOutcome::Inconclusive(reason)) => return reason.text.clone(),
+        };
+        let with_off = |cured: bool| {
+            let features = [
+                (Feature::Fraglist, self.cured_by_fraglist_off),
+                (Feature::Checksum, self.cured),
+            ];
+            let names: Vec<&str> = features
+                .iter()
+                .filter(|(_, seen)| *seen == Some(cured))
+                .map(|(feature, _)| feature.as_str())
+                .collect();
+            let then = if cured {
+                "they do not"
+            } else {
+                "they still do"
+            };
+            match &*names.join(" or ") {
+                "" => String::new(),
+                names => format!("; with {names} off {then}"),
+            }
+        };
+        let other = self.other.as_ref().map(OtherFamily::meaning);
+        [
+            packets.to_owned(),
+            with_off(true),
+            with_off(false),
+            other.unwrap_or_default(),
+        ]
+        .concat()
+    }
+}
+
+impl OtherFamily {
+    fn meaning(&self) -> String {
+        let (one, other) = match self.family {
+            Family::Ipv4 => ("IPv6", "IPv4"),
+            Family::Ipv6 => ("IPv4", "IPv6"),
+        };
+        let what = match &self.outcome {
+            BugOutcome::Affected => "they leave corrupt",
+            BugOutcome::NotAffected => "they leave intact",
+            BugOutcome::Inconclusive(reason) => &reason.text,
+        };
+        format!("; seen over {one} only, over {other}: {what}")
     }
 }
 
@@ -228,6 +303,8 @@ codes! {
         NoVeth = "no-veth",
         /// The kernel has no VXLAN devices, or their module is missing.
         NoVxlan = "no-vxlan",
+        /// The kernel has no macvlan devices, or their module is missing.
+        NoMacvlan = "no-macvlan",
         /// The kernel has no `nf_tables` NAT, or a module of it is missing.
         NoNfTables = "no-nf-tables",
         /// The kernel has no packet sockets, or their module is missing.
@@ -252,6 +329,12 @@ codes! {
         ModeNotKept = "mode-not-kept",
         /// An outer checksum was wrong without any NAT: something else than these bugs.
         WrongWithoutNat = "wrong-without-nat",
+        /// Segments were forwarded one by one: GRO on veth, since 5.13, did not merge them.
+        NotMerged = "not-merged",
+        /// Packets were not segmented twice on their way.
+        NotSegmentedTwice = "not-segmented-twice",
+        /// An outer checksum was wrong though packets were segmented only once: something else than these bugs.
+        WrongSegmentedOnce = "wrong-segmented-once",
         /// An outer checksum was wrong with the feature off and right with it on: something else than these bugs.
         WrongWithFeatureOff = "wrong-with-feature-off",
     }
@@ -271,10 +354,13 @@ pub struct ProbeRun {
     pub version: String,
     /// `/proc/sys/kernel/random/boot_id`; empty if it could not be read, and such a run is never used as evidence.
     pub boot_id: String,
-    /// What every bug's result follows from; empty if the run failed before the first packet.
+    /// What the results for the NAT bugs follow from; empty if the run failed before the first of these packets.
     pub cases: Vec<Case>,
     /// Why there are no cases.
     pub failed: Option<Inconclusive>,
+    /// What the result for gso-lco-csum follows from; `None` in a run of a vxcsum that did not know that bug.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Forwarding>,
     /// The result for each bug that is measured, in the order of [`BugId::ALL`].
     pub results: Vec<BugResult>,
     /// How long the run took.
@@ -283,10 +369,26 @@ pub struct ProbeRun {
     pub elapsed: Duration,
 }
 
+/// What a run measures.
+pub struct Observations {
+    /// The packets that NAT is to rewrite, or why there are none.
+    pub cases: Result<Vec<Case>, Inconclusive>,
+    /// The packets that are forwarded.
+    pub forwarding: Forwarding,
+}
+
 impl ProbeRun {
     /// Judges what was measured.
-    pub fn new(measured: Result<Vec<Case>, Inconclusive>, host: Host, elapsed: Duration) -> Self {
-        let (cases, failed) = match measured {
+    pub fn new(
+        measured: Result<Observations, Inconclusive>,
+        host: Host,
+        elapsed: Duration,
+    ) -> Self {
+        let Observations { cases, forwarding } = measured.unwrap_or_else(|reason| Observations {
+            cases: Err(reason.clone()),
+            forwarding: Forwarding::Failed(reason),
+        });
+        let (cases, failed) = match cases {
             Ok(cases) => (cases, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
@@ -295,9 +397,10 @@ impl ProbeRun {
             release: host.release,
             version: host.version,
             boot_id: host.boot_id,
-            results: verdict::results(&cases, failed.as_ref()),
+            results: verdict::results(&cases, failed.as_ref(), Some(&forwarding)),
             cases,
             failed,
+            forwarding: Some(forwarding),
             elapsed,
         }
     }
@@ -311,6 +414,7 @@ impl ProbeRun {
                 BugOutcome::Affected | BugOutcome::NotAffected => Some(Measured {
                     affected: result.outcome == BugOutcome::Affected,
                     cured: result.cured,
+                    cured_by_fraglist_off: result.cured_by_fraglist_off,
                 }),
             }
         })
@@ -319,6 +423,28 @@ impl ProbeRun {
     /// The result for one bug; `None` if it is not measured.
     pub fn result(&self, bug: BugId) -> Option<&BugResult> {
         self.results.iter().find(|result| result.id == bug)
+    }
+
+    /// The first frame that shows that a kernel has this bug, or that it does not.
+    pub fn telling_frame(&self, bug: BugId, affected: bool) -> Option<&Hex> {
+        let rewritten = |case: &'_ Case| match &case.observed {
+            Observed::Frame {
+                rewritten: true,
+                outer,
+                ..
+            } => case.tests(bug) && matches!(outer, Checksum::Invalid { .. }) == affected,
+            _ => false,
+        };
+        match (bug.describe().trigger, &self.forwarding) {
+            (Trigger::Nat, _) => self.cases.iter().find(|case| rewritten(case))?.frame(),
+            (Trigger::Segmentation, Some(Forwarding::Bursts(bursts))) => {
+                let mut counts = bursts.iter().filter_map(Burst::counts);
+                counts
+                    .find(|counts| counts.segmented_twice() && (counts.wrong > 0) == affected)
+                    .map(|counts| &counts.frame)
+            }
+            (Trigger::Segmentation, _) => None,
+        }
     }
 
     /// Whether there is an answer for any bug.
@@ -359,7 +485,7 @@ pub(crate) fn observe(family: Family, frame: &frame::VxlanFrame, bytes: &[u8]) -
 }
 
 /// Bytes that are written as hexadecimal digits.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(into = "String"))]
 pub struct Hex(pub Vec<u8>);
 
@@ -383,7 +509,93 @@ impl fmt::Display for Inconclusive {
 
 #[cfg(test)]
 mod tests {
-    use super::first_foreign_device;
+    use super::{
+        BugOutcome, BugResult, Cause, Family, Inconclusive, OtherFamily, first_foreign_device,
+    };
+    use crate::kernel::BugId;
+
+    #[test]
+    fn what_a_result_means() {
+        let reason = Inconclusive {
+            code: Cause::NoIpv6,
+            text: "probe: no IPv6".to_owned(),
+        };
+        let inconclusive = || BugOutcome::Inconclusive(reason.clone());
+        let over = |family, outcome| Some(OtherFamily { family, outcome });
+        let (nat, gso) = (BugId::NatLcoCsum, BugId::GsoLcoCsum);
+        let (yes, no) = (BugOutcome::Affected, BugOutcome::NotAffected);
+        for (id, outcome, cured, cured_by_fraglist_off, other, text) in [
+            (
+                nat,
+                no.clone(),
+                None,
+                None,
+                None,
+                "packets that NAT rewrites leave intact",
+            ),
+            (
+                gso,
+                no.clone(),
+                None,
+                None,
+                None,
+                "no forwarded packet that is segmented twice leaves corrupt",
+            ),
+            (nat, inconclusive(), None, None, None, "probe: no IPv6"),
+            (
+                nat,
+                yes.clone(),
+                None,
+                None,
+                None,
+                "packets that NAT rewrites leave corrupt",
+            ),
+            (
+                nat,
+                yes.clone(),
+                Some(true),
+                None,
+                over(Family::Ipv6, no.clone()),
+                "packets that NAT rewrites leave corrupt; with tx-checksum-ip-generic off they do not; seen over IPv4 only, \
+                 over IPv6: they leave intact",
+            ),
+            (
+                nat,
+                no.clone(),
+                None,
+                None,
+                over(Family::Ipv6, inconclusive()),
+                "packets that NAT rewrites leave intact; seen over IPv4 only, over IPv6: probe: no IPv6",
+            ),
+            (
+                gso,
+                yes.clone(),
+                Some(true),
+                Some(true),
+                None,
+                "forwarded packets that are segmented twice leave corrupt; with tx-scatter-gather-fraglist or \
+                 tx-checksum-ip-generic off they do not",
+            ),
+            (
+                gso,
+                yes,
+                Some(true),
+                Some(false),
+                over(Family::Ipv4, no),
+                "forwarded packets that are segmented twice leave corrupt; with tx-checksum-ip-generic off they do not; with \
+                 tx-scatter-gather-fraglist off they still do; seen over IPv6 only, over IPv4: they leave intact",
+            ),
+        ] {
+            let result = BugResult {
+                id,
+                outcome,
+                cured,
+                cured_by_fraglist_off,
+                other,
+            };
+            assert_eq!(result.meaning(), text);
+        }
+    }
 
     #[test]
     fn other_devices_are_foreign() {

@@ -34,7 +34,7 @@ pub const PEER: NewDevice<'static> = NewDevice {
 };
 
 /// What the kernel picks the outer source port from.
-const SRC_PORTS: RangeInclusive<u16> = 40_000..=49_999;
+pub(super) const SRC_PORTS: RangeInclusive<u16> = 40_000..=49_999;
 /// What NAT picks it from. No port of the one range is congruent to one of the other modulo 65535, so that a checksum
 /// that misses the change cannot be right by chance.
 const NAT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
@@ -52,26 +52,26 @@ pub const VXLANS: [(Family, OuterChecksum, NewDevice<'static>); 4] = [
     (
         Family::Ipv4,
         OuterChecksum::Zero,
-        vxlan_device("vxprobe4z", 1002),
+        new_device("vxprobe4z", 1002),
     ),
     (
         Family::Ipv4,
         OuterChecksum::Present,
-        vxlan_device("vxprobe4p", 1003),
+        new_device("vxprobe4p", 1003),
     ),
     (
         Family::Ipv6,
         OuterChecksum::Zero,
-        vxlan_device("vxprobe6z", 1004),
+        new_device("vxprobe6z", 1004),
     ),
     (
         Family::Ipv6,
         OuterChecksum::Present,
-        vxlan_device("vxprobe6p", 1005),
+        new_device("vxprobe6p", 1005),
     ),
 ];
 
-const fn vxlan_device(name: &'static str, ifindex: u32) -> NewDevice<'static> {
+pub(super) const fn new_device(name: &'static str, ifindex: u32) -> NewDevice<'static> {
     NewDevice { name, ifindex }
 }
 
@@ -86,6 +86,10 @@ pub enum Step {
     Veth,
     /// Giving the underlay an address.
     Underlay(Family),
+    /// Creating the veth pair that packets are forwarded from, and making a router of its end.
+    Ingress,
+    /// Creating a macvlan device.
+    Macvlan,
     /// Creating a VXLAN device with its address, neighbours and forwarding entries.
     Vxlan(Family),
     /// Opening a socket of the family that `nf_tables` has, installing the rules.
@@ -94,6 +98,8 @@ pub enum Step {
     Offload,
     /// Opening a packet socket.
     Capture,
+    /// Sending segments through one.
+    Inject,
 }
 
 impl Step {
@@ -123,7 +129,12 @@ impl Step {
                 "; the kernel has no network namespaces",
             ),
             _ if self.family() == Some(Family::Ipv6) => (Cause::NoIpv6, ""),
-            (Self::Veth, _) if missing => (Cause::NoVeth, "; the kernel has no veth module"),
+            (Self::Veth | Self::Ingress, _) if missing => {
+                (Cause::NoVeth, "; the kernel has no veth module")
+            }
+            (Self::Macvlan, _) if missing => {
+                (Cause::NoMacvlan, "; the kernel has no macvlan module")
+            }
             (Self::Vxlan(_), _) if missing => (Cause::NoVxlan, "; the kernel has no vxlan module"),
             (Self::Nat(_), _) if missing => (
                 Cause::NoNfTables,
@@ -147,14 +158,17 @@ impl Step {
             Self::Namespace => "create a network namespace",
             Self::Netlink => "talk to rtnetlink",
             Self::Veth => "create a veth pair",
-            Self::Underlay(Family::Ipv4) => "give the veth pair an IPv4 address",
-            Self::Underlay(Family::Ipv6) => "give the veth pair an IPv6 address",
+            Self::Underlay(Family::Ipv4) => "give the underlay an IPv4 address",
+            Self::Underlay(Family::Ipv6) => "give the underlay an IPv6 address",
+            Self::Ingress => "create a veth pair to forward from",
+            Self::Macvlan => "create a macvlan device",
             Self::Vxlan(Family::Ipv4) => "create a VXLAN device over IPv4",
             Self::Vxlan(Family::Ipv6) => "create a VXLAN device over IPv6",
             Self::Nat(Family::Ipv4) => "install IPv4 NAT with nf_tables",
             Self::Nat(Family::Ipv6) => "install IPv6 NAT with nf_tables",
             Self::Offload => "switch checksum offload",
             Self::Capture => "open a packet socket",
+            Self::Inject => "inject segments",
         }
     }
 }
@@ -255,7 +269,7 @@ pub fn cases(feature_on: bool) -> Vec<Case> {
 /// Where a case's inner packet is to be sent.
 pub fn destination(case: &Case) -> SocketAddrV4 {
     let port = if case.feature_on { PORT_ON } else { PORT_OFF };
-    SocketAddrV4::new(inner_address(device_index(case), remote(case.nat)), port)
+    SocketAddrV4::new(inner_address(index_of(case), remote(case.nat)), port)
 }
 
 /// Whether a captured frame is the packet of this case. Looks at nothing that NAT can change.
@@ -265,7 +279,7 @@ pub fn is_of(case: &Case, frame: &VxlanFrame) -> bool {
         InnerProtocol::Tcp => PROTOCOL_TCP,
     };
     let destination = destination(case);
-    frame.vni == u32::from(device_index(case)) + 1
+    frame.vni == u32::from(index_of(case)) + 1
         && frame.inner.protocol == protocol
         && frame.inner.dst == IpAddr::from(*destination.ip())
         && frame.inner.dst_port == destination.port()
@@ -278,7 +292,7 @@ pub fn rewritten(family: Family, outer: &Transport) -> bool {
 }
 
 /// The last part of an address: of the sender, and of what NAT makes of it.
-const LOCAL: u8 = 1;
+pub(super) const LOCAL: u8 = 1;
 const SECOND: u8 = 9;
 
 /// The last part of the address that packets with this kind of NAT are sent to, inside and outside.
@@ -298,13 +312,18 @@ fn underlay_address(family: Family, host: u8) -> IpAddr {
 }
 
 /// Every VXLAN device has an inner network of its own.
-fn inner_address(device_index: u8, host: u8) -> Ipv4Addr {
+pub(super) fn inner_address(device_index: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, device_index, host)
 }
 
-fn device_index(case: &Case) -> u8 {
-    let family = u8::from(case.family == Family::Ipv6);
-    let outer = u8::from(case.outer_checksum == OuterChecksum::Present);
+fn index_of(case: &Case) -> u8 {
+    device_index(case.family, case.outer_checksum)
+}
+
+/// The number of a device of [`VXLANS`].
+pub(super) fn device_index(family: Family, outer_checksum: OuterChecksum) -> u8 {
+    let family = u8::from(family == Family::Ipv6);
+    let outer = u8::from(outer_checksum == OuterChecksum::Present);
     family * 2 + outer
 }
 
@@ -333,7 +352,7 @@ mod tests {
             let remote = underlay_address(case.family, remote(case.nat));
             let frame = VxlanFrame {
                 outer: transport(remote, PROTOCOL_UDP, VXLAN_PORT),
-                vni: u32::from(device_index(case)) + 1,
+                vni: u32::from(index_of(case)) + 1,
                 inner: transport(IpAddr::from(*to.ip()), protocol, to.port()),
             };
             let owners: Vec<usize> = (0..cases.len())
@@ -347,7 +366,7 @@ mod tests {
     #[test]
     fn devices_are_in_the_order_of_their_numbers() {
         for case in cases(true) {
-            let (family, outer, _) = VXLANS[usize::from(device_index(&case))];
+            let (family, outer, _) = VXLANS[usize::from(index_of(&case))];
             assert_eq!((family, outer), (case.family, case.outer_checksum));
         }
     }
@@ -385,6 +404,11 @@ mod tests {
             (Step::Offload, 95, Cause::FeatureStuck),
             (Step::Capture, 97, Cause::NoPacketSocket),
             (Step::Capture, 1, Cause::NoPermission),
+            (Step::Ingress, 95, Cause::NoVeth),
+            (Step::Ingress, 22, Cause::SetupFailed),
+            (Step::Macvlan, 95, Cause::NoMacvlan),
+            (Step::Macvlan, 1, Cause::NoPermission),
+            (Step::Inject, 100, Cause::SetupFailed),
         ] {
             let reason = step.failed(Errno::from_raw_os_error(errno));
             assert_eq!(reason.code, code, "{step:?} {errno}");

@@ -4,8 +4,10 @@
 
 use std::io::{self, Write};
 
+use super::burst::{Below, Burst, Forwarding};
 use super::frame::Checksum;
-use super::{BugOutcome, Case, CaseNat, Observed, ProbeRun};
+use super::{BugOutcome, Case, CaseNat, Family, Observed, ProbeRun};
+use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 use crate::term::table::{Cell, TextTable};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped};
@@ -32,15 +34,18 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
         crate::text::escape(run.release.as_bytes()),
         run.elapsed.as_millis()
     )?;
-    for result in &run.results {
+    // A reason that is the same for several bugs is written once.
+    for same in run.results.chunk_by(|a, b| a.meaning() == b.meaning()) {
+        let Some(result) = same.first() else { continue };
         let style = match result.outcome {
             BugOutcome::Affected => RED,
             BugOutcome::NotAffected => GREEN,
             BugOutcome::Inconclusive(_) => YELLOW,
         };
+        let ids: Vec<&str> = same.iter().map(|result| result.id.as_str()).collect();
         let text = format!(
             "{}: {}: {}",
-            result.id.as_str(),
+            ids.join(", "),
             paint(result.word(), style, color),
             result.meaning()
         );
@@ -49,6 +54,10 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     if !run.cases.is_empty() {
         writeln!(out)?;
         matrix(run).write(out, width(), &[], color)?;
+    }
+    if let Some(Forwarding::Bursts(bursts)) = &run.forwarding {
+        writeln!(out)?;
+        forwarded(bursts).write(out, width(), &[], color)?;
     }
     let after = match (run.answers(), stored) {
         (true, Stored::NotStored) => return Ok(()),
@@ -64,6 +73,38 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     writeln!(out, "\n{after}")
 }
 
+fn forwarded(bursts: &[Burst]) -> TextTable<4> {
+    let mut table = TextTable::new(["FORWARDED INTO", "OFF", "OVER IPV4", "OVER IPV6"]);
+    for kind in bursts.iter().filter(|burst| burst.family == Family::Ipv4) {
+        let cell = |family: Family| {
+            let mut of = bursts
+                .iter()
+                .filter(|b| (b.family, b.below, b.off) == (family, kind.below, kind.off));
+            let counts = of.find_map(Burst::counts);
+            counts.map_or((0, 0), |counts| (counts.arrived(), counts.wrong))
+        };
+        table.row([
+            Cell::plain(match kind.below {
+                Below::Underlay => "vxlan",
+                Below::Macvlan => "vxlan, macvlan",
+            }),
+            Cell::plain(kind.off.map_or("-", Feature::as_str)),
+            seen(cell(Family::Ipv4)),
+            seen(cell(Family::Ipv6)),
+        ]);
+    }
+    table
+}
+
+/// How many packets arrived, and how many of them with a wrong outer checksum.
+fn seen((arrived, wrong): (u64, u64)) -> Cell {
+    match (arrived, wrong) {
+        (0, _) => Cell::styled("not seen", YELLOW),
+        (arrived, 0) => Cell::styled(format!("{arrived} intact"), GREEN),
+        (arrived, wrong) => Cell::styled(format!("{wrong} of {arrived} corrupt"), RED),
+    }
+}
+
 fn matrix(run: &ProbeRun) -> TextTable<5> {
     let mut table = TextTable::new(["OUTER", "OFFLOAD", "NO NAT", "NEW ADDRESS", "NEW PORT"]);
     for outer in [OuterChecksum::Zero, OuterChecksum::Present] {
@@ -72,18 +113,14 @@ fn matrix(run: &ProbeRun) -> TextTable<5> {
                 let of = |case: &&Case| {
                     (case.outer_checksum, case.feature_on, case.nat) == (outer, on, nat)
                 };
-                let (mut seen, mut wrong) = (0, 0);
+                let (mut arrived, mut wrong) = (0, 0);
                 for case in run.cases.iter().filter(of) {
                     if let Observed::Frame { outer, .. } = &case.observed {
-                        seen += 1;
-                        wrong += usize::from(matches!(outer, Checksum::Invalid { .. }));
+                        arrived += 1;
+                        wrong += u64::from(matches!(outer, Checksum::Invalid { .. }));
                     }
                 }
-                match (seen, wrong) {
-                    (0, _) => Cell::styled("not seen", YELLOW),
-                    (seen, 0) => Cell::styled(format!("{seen} intact"), GREEN),
-                    (seen, wrong) => Cell::styled(format!("{wrong} of {seen} corrupt"), RED),
-                }
+                seen((arrived, wrong))
             };
             table.row([
                 Cell::plain(outer.as_str()),
@@ -103,6 +140,32 @@ mod tests {
 
     use super::*;
     use crate::probe::{Cause, Host, Inconclusive};
+
+    #[test]
+    fn what_was_forwarded() {
+        let run = include_bytes!("../../tests/cases/probe-6.18.44-forwarded.json");
+        let run = ProbeRun::from_json(run).unwrap();
+        let mut out = Vec::new();
+        probe(&mut out, &run, Stored::ThisRun, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let table = "\n\
+            FORWARDED INTO  OFF                         OVER IPV4         OVER IPV6\n\
+            vxlan           -                           64 intact         64 intact\n\
+            vxlan, macvlan  -                           63 of 64 corrupt  63 of 64 corrupt\n\
+            vxlan, macvlan  tx-scatter-gather-fraglist  64 intact         64 intact\n\
+            vxlan, macvlan  tx-checksum-ip-generic      64 intact         64 intact\n\n";
+        assert!(text.contains(table), "{text}");
+        // An older run has none.
+        let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
+        let run = ProbeRun::from_json(run).unwrap();
+        let mut out = Vec::new();
+        probe(&mut out, &run, Stored::ThisRun, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            !text.contains("FORWARDED") && !text.contains("gso-lco-csum"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_run_without_an_answer_does_not_claim_to_decide() {
@@ -128,7 +191,9 @@ mod tests {
             let mut out = Vec::new();
             probe(&mut out, &run, stored, false).unwrap();
             let text = String::from_utf8(out).unwrap();
-            assert!(text.contains("nat-zero-csum: inconclusive: probe: install IPv4 NAT: no"));
+            assert!(text.contains(
+                "nat-zero-csum, nat-lco-csum, gso-lco-csum: inconclusive: probe: install IPv4 NAT: no"
+            ));
             assert!(text.ends_with(&format!("\n\n{after}\n")), "{text}");
         }
     }

@@ -6,7 +6,7 @@
 //! process ends. Nothing gets a name outside, and no file is written. Under a service manager that has given the process
 //! a namespace already, that one is used and goes with the process; one that is not empty is left alone.
 //!
-//! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), nfnetlink, `nf_tables`, its `nat`
+//! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), macvlan, nfnetlink, `nf_tables`, its `nat`
 //! chain and expression (`nft_chain_nat`, `nft_nat`, `nf_nat`, `nf_conntrack`), `af_packet`. They stay loaded.
 #![allow(
     clippy::disallowed_macros,
@@ -17,24 +17,22 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use neli::consts::socket::NlFamily;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, connect, recv, socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::burst::Forwarding;
+use super::capture_io::Capture;
+use super::forward_io;
 use super::plan::{self, Step};
 use super::{
-    Case, Cause, Family, Host, Inconclusive, InnerProtocol, Limits, Observed, Place, ProbeRun,
-    first_foreign_device, observe,
+    Case, Cause, Family, Host, Inconclusive, InnerProtocol, Limits, Observations, Observed, Place,
+    ProbeRun, first_foreign_device, observe,
 };
 use crate::ethtool::ioctl_io;
 use crate::fault::{describe_errno, describe_io};
@@ -88,36 +86,58 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
     ProbeRun::new(measured, host(), begun.elapsed())
 }
 
-fn measure(place: Place, deadline: Instant, patience: Duration) -> Result<Vec<Case>, Inconclusive> {
+fn measure(
+    place: Place,
+    deadline: Instant,
+    patience: Duration,
+) -> Result<Observations, Inconclusive> {
     match place {
         Place::NewNamespace => {
             ioctl_io::unshare_network().map_err(|e| Step::Namespace.failed(e))?;
         }
         Place::PrivateNetwork => require_empty()?,
     }
-    let unusable = set_up()?;
+    let (requests, steps) = plan::devices();
+    let mut unusable = build(&requests, &steps)?;
     let switches = ioctl_io::Socket::open().map_err(|e| Step::Offload.failed(e))?;
-    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .map_err(|e| Step::Offload.failed(errno_of(&e)))?;
     for end in [plan::UNDERLAY, plan::PEER] {
         switch(&switches, end.name, false)?;
     }
-    let capture = Capture::open()?;
+    let capture = Capture::open(plan::PEER.ifindex)?;
+    // First: it needs no NAT, and connection tracking would be in its way.
+    let forwarding =
+        forward_io::measure(&switches, &capture, unusable.as_ref(), deadline, patience)
+            .unwrap_or_else(Forwarding::Failed);
+    let cases = install_nat(&mut unusable)
+        .and_then(|()| translate(&switches, &capture, unusable.as_ref(), deadline, patience));
+    Ok(Observations { cases, forwarding })
+}
+
+/// Sends every packet of the matrix through NAT.
+fn translate(
+    switches: &ioctl_io::Socket,
+    capture: &Capture,
+    unusable: Option<&Inconclusive>,
+    deadline: Instant,
+    patience: Duration,
+) -> Result<Vec<Case>, Inconclusive> {
+    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .map_err(|e| Step::Offload.failed(errno_of(&e)))?;
     let mut cases = Vec::new();
     for feature_on in [true, false] {
         for (family, _, device) in plan::VXLANS {
             if family == Family::Ipv4 || unusable.is_none() {
-                switch(&switches, device.name, feature_on)?;
+                switch(switches, device.name, feature_on)?;
             }
         }
         let mut half = plan::cases(feature_on);
-        if let Some(reason) = &unusable {
+        if let Some(reason) = unusable {
             for case in half.iter_mut().filter(|c| c.family == Family::Ipv6) {
                 case.observed = Observed::Missing(reason.clone());
             }
         }
         let _connections = send_all(&udp, &mut half);
-        capture.collect(&mut half, deadline.min(Instant::now() + patience))?;
+        collect(capture, &mut half, deadline.min(Instant::now() + patience))?;
         cases.append(&mut half);
     }
     Ok(cases)
@@ -147,33 +167,43 @@ fn require_empty() -> Result<(), Inconclusive> {
     }
 }
 
-/// Builds devices and NAT. Returns why an IPv6 underlay cannot be had, if it cannot.
-fn set_up() -> Result<Option<Inconclusive>, Inconclusive> {
+/// Makes devices. Returns why those over IPv6 cannot be had, if they cannot.
+pub(super) fn build(
+    requests: &Requests,
+    steps: &[(u32, Step)],
+) -> Result<Option<Inconclusive>, Inconclusive> {
     let mut unusable = None;
-    let mut note = |reason: Inconclusive, family| {
-        if family == Some(Family::Ipv6) {
-            unusable.get_or_insert(reason);
-            Ok(())
-        } else {
-            Err(reason)
-        }
-    };
-    let (requests, steps) = plan::devices();
-    for (seq, answer) in exchange(NlFamily::Route, &requests, Step::Netlink)? {
+    for (seq, answer) in exchange(NlFamily::Route, requests, Step::Netlink)? {
         let step = steps.iter().find(|(s, _)| *s == seq);
         let step = step.map_or(Step::Netlink, |(_, step)| *step);
         if let Err(errno) = answer {
-            note(step.failed(errno), step.family())?;
+            note(&mut unusable, step, errno)?;
         }
     }
+    Ok(unusable)
+}
+
+/// Installs NAT for both families. The first failure over IPv6 goes to `unusable`.
+fn install_nat(unusable: &mut Option<Inconclusive>) -> Result<(), Inconclusive> {
     for family in [Family::Ipv4, Family::Ipv6] {
         let step = Step::Nat(family);
         let answers = exchange(NlFamily::Netfilter, &plan::nat(family), step)?;
         if let Some(errno) = answers.into_iter().find_map(|(_, answer)| answer.err()) {
-            note(step.failed(errno), step.family())?;
+            note(unusable, step, errno)?;
         }
     }
-    Ok(unusable)
+    Ok(())
+}
+
+/// A failure is an error, unless only IPv6 needed the step.
+fn note(unusable: &mut Option<Inconclusive>, step: Step, errno: Errno) -> Result<(), Inconclusive> {
+    let reason = step.failed(errno);
+    if step.family() == Some(Family::Ipv6) {
+        unusable.get_or_insert(reason);
+        Ok(())
+    } else {
+        Err(reason)
+    }
 }
 
 /// Sends requests over a socket of this thread's namespace.
@@ -189,7 +219,11 @@ fn exchange(
 
 /// Turns `tx-checksum-ip-generic` on or off and makes sure of it. Uses the oldest of ethtool's commands, which all
 /// kernels have: on a VXLAN device it is about no other feature.
-fn switch(socket: &ioctl_io::Socket, device: &str, on: bool) -> Result<(), Inconclusive> {
+pub(super) fn switch(
+    socket: &ioctl_io::Socket,
+    device: &str,
+    on: bool,
+) -> Result<(), Inconclusive> {
     let fail = |errno: Errno| Inconclusive {
         text: format!(
             "probe: {device}: switch checksum offload: {}",
@@ -254,74 +288,24 @@ fn syn(to: SocketAddrV4, connections: &mut Vec<OwnedFd>) -> rustix::io::Result<(
     }
 }
 
-/// Packet sockets for IPv4 and IPv6 frames. A socket for one protocol sees what a device receives and not what one
-/// sends, which here leaves only the far end of the veth pair.
-struct Capture([OwnedFd; 2]);
-
-impl Capture {
-    fn open() -> Result<Self, Inconclusive> {
-        let open = |ethertype: u16| {
-            socket_with(
-                AddressFamily::PACKET,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-                NonZeroU32::new(ethertype.to_be().into()).map(Protocol::from_raw),
-            )
-            .map_err(|errno| Step::Capture.failed(errno))
-        };
-        Ok(Self([open(ETHERTYPE_IPV4)?, open(ETHERTYPE_IPV6)?]))
+/// Fills in what arrives until every packet that was sent is there or the deadline has passed.
+fn collect(capture: &Capture, cases: &mut [Case], deadline: Instant) -> Result<(), Inconclusive> {
+    let mut open = cases.iter().filter(|c| awaited(c)).count();
+    if open == 0 {
+        return Ok(());
     }
-
-    /// Fills in what arrives until every packet that was sent is there or the deadline has passed.
-    fn collect(&self, cases: &mut [Case], deadline: Instant) -> Result<(), Inconclusive> {
-        let mut buffer = vec![0; 64 * 1024];
-        let mut open = cases.iter().filter(|c| awaited(c)).count();
-        while open > 0 {
-            let mut idle = true;
-            for socket in &self.0 {
-                let len = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
-                    Ok((len, _)) => len,
-                    Err(Errno::AGAIN | Errno::INTR) => continue,
-                    Err(errno) => return Err(Step::Capture.failed(errno)),
-                };
-                idle = false;
-                let bytes = &buffer[..len];
-                // Whatever else the kernel sends, such as router solicitations, is no VXLAN frame of any case.
-                let Ok(parsed) = frame::parse(bytes) else {
-                    continue;
-                };
-                let owner = cases.iter_mut().find(|c| plan::is_of(c, &parsed));
-                if let Some(case) = owner.filter(|c| awaited(c)) {
-                    case.observed = observe(case.family, &parsed, bytes);
-                    open -= 1;
-                }
-            }
-            if idle && !await_input(&[self.0[0].as_fd(), self.0[1].as_fd()], deadline) {
-                break;
-            }
+    capture.frames(deadline, |parsed, bytes| {
+        let owner = cases.iter_mut().find(|c| plan::is_of(c, parsed));
+        if let Some(case) = owner.filter(|c| awaited(c)) {
+            case.observed = observe(case.family, parsed, bytes);
+            open -= 1;
         }
-        Ok(())
-    }
+        open > 0
+    })
 }
 
 fn awaited(case: &Case) -> bool {
     matches!(&case.observed, Observed::Missing(reason) if reason.code == Cause::NoPacket)
-}
-
-/// Waits until one of the sockets can be read. False if the deadline has passed.
-fn await_input(sockets: &[BorrowedFd], deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let Ok(timeout) = left.try_into() else {
-        return false;
-    };
-    let mut fds: Vec<PollFd> = sockets
-        .iter()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-        .collect();
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(ready) => ready > 0,
-        Err(errno) => errno == Errno::INTR && !left.is_zero(),
-    }
 }
 
 fn errno_of(error: &io::Error) -> Errno {

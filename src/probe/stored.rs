@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::burst::{Burst, Forwarding};
 use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, frame, observe, verdict};
 
 /// Why bytes are not a stored run.
@@ -74,9 +75,21 @@ impl ProbeRun {
                 }
             }
         }
-        if verdict::results(&run.cases, run.failed.as_ref()) != run.results {
+        if let Some(Forwarding::Bursts(bursts)) = &run.forwarding {
+            for counts in bursts.iter().filter_map(Burst::counts) {
+                let parsed = frame::parse(&counts.frame.0)
+                    .map_err(|_| StoredError::Contradiction("a frame is no VXLAN frame"))?;
+                if !counts.shows(&parsed) {
+                    return Err(StoredError::Contradiction(
+                        "a frame does not show what is said of it",
+                    ));
+                }
+            }
+        }
+        if verdict::results(&run.cases, run.failed.as_ref(), run.forwarding.as_ref()) != run.results
+        {
             return Err(StoredError::Contradiction(
-                "the results do not follow from the cases",
+                "the results do not follow from the packets",
             ));
         }
         Ok(run)
@@ -132,8 +145,10 @@ mod tests {
     use super::*;
     use crate::kernel::BugId;
 
-    /// A run on Linux 6.18.44 as it was written.
+    /// A run on Linux 6.18.44 as a vxcsum wrote it that did not know gso-lco-csum.
     const RUN: &str = include_str!("../../tests/cases/probe-6.18.44.json");
+    /// A run on the same kernel with what was forwarded.
+    const FORWARDED: &str = include_str!("../../tests/cases/probe-6.18.44-forwarded.json");
 
     #[test]
     fn a_real_run_comes_back_as_it_was() {
@@ -150,6 +165,78 @@ mod tests {
             BugOutcome::Affected
         );
         assert_eq!(run.result(BugId::NatLcoCsum).unwrap().cured, Some(true));
+    }
+
+    /// An older file is as good as ever for what it is about, and says nothing about the rest.
+    #[test]
+    fn what_an_older_vxcsum_did_not_measure_is_not_measured() {
+        let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
+        assert_eq!(run.result(BugId::GsoLcoCsum), None);
+        assert_eq!(run.measurements()[BugId::GsoLcoCsum], None);
+        assert!(run.measurements()[BugId::NatLcoCsum].is_some_and(|m| m.affected));
+    }
+
+    #[test]
+    fn a_real_run_with_forwarding_comes_back_as_it_was() {
+        let run = ProbeRun::from_json(FORWARDED.as_bytes()).unwrap();
+        assert_eq!(run.to_json().unwrap(), FORWARDED.trim_end());
+        let result = run.result(BugId::GsoLcoCsum).unwrap();
+        assert_eq!(result.outcome, BugOutcome::Affected);
+        assert_eq!(
+            (result.cured, result.cured_by_fraglist_off, &result.other),
+            (Some(true), Some(true), &None)
+        );
+        let telling = run.telling_frame(BugId::GsoLcoCsum, true).unwrap();
+        let telling = frame::parse(&telling.0).unwrap();
+        assert!(matches!(telling.outer.sum, frame::Checksum::Invalid { .. }));
+        assert_eq!(run.telling_frame(BugId::GsoLcoCsum, false), None);
+        let swap = |from: &str, to: &str| {
+            assert!(FORWARDED.contains(from), "{from}");
+            FORWARDED.replacen(from, to, 1)
+        };
+        for (name, text, message) in [
+            (
+                "no corrupt packet counted",
+                swap("\"right\":1,\"wrong\":63", "\"right\":64,\"wrong\":0"),
+                "what is said of it",
+            ),
+            (
+                "another number of packets",
+                swap("\"vxlan\":2,\"below\":5", "\"vxlan\":2,\"below\":4"),
+                "do not follow",
+            ),
+            (
+                "a packet less",
+                swap("\"right\":64,\"wrong\":0", "\"right\":63,\"wrong\":0"),
+                "do not follow",
+            ),
+            (
+                "other cure",
+                swap(
+                    "\"cured_by_fraglist_off\":true",
+                    "\"cured_by_fraglist_off\":false",
+                ),
+                "do not follow",
+            ),
+            (
+                "unknown key in a burst",
+                swap(
+                    "{\"family\":\"ipv4\",\"below\"",
+                    "{\"x\":1,\"family\":\"ipv4\",\"below\"",
+                ),
+                "unknown field",
+            ),
+            (
+                "unknown key in its counts",
+                swap("{\"vxlan\":", "{\"x\":1,\"vxlan\":"),
+                "unknown field",
+            ),
+        ] {
+            let error = ProbeRun::from_json(text.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(message), "{name}: {error}");
+        }
     }
 
     #[test]

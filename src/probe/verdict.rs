@@ -2,8 +2,12 @@
 //!
 //! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
 
+use super::burst::Forwarding;
 use super::frame::Checksum;
-use super::{BugOutcome, BugResult, Case, CaseNat, Cause, Family, Inconclusive, Observed, plan};
+use super::{
+    BugOutcome, BugResult, Case, CaseNat, Cause, Family, Inconclusive, Observed, OtherFamily,
+    burst_verdict, plan,
+};
 use crate::kernel::{BugId, Trigger};
 use crate::link::OuterChecksum;
 
@@ -17,20 +21,64 @@ enum Shown<'a> {
     Nothing(&'a Case, Cause),
 }
 
-/// The result for each bug that needs NAT.
-pub fn results(cases: &[Case], failed: Option<&Inconclusive>) -> Vec<BugResult> {
-    let incomplete = (!complete(cases)).then(|| Inconclusive {
-        code: Cause::SetupFailed,
-        text: "probe: not all packets of the matrix were tried".to_owned(),
-    });
-    BugId::ALL
-        .into_iter()
-        .filter(|id| id.describe().trigger == Trigger::Nat)
-        .map(|id| match failed.or(incomplete.as_ref()) {
-            Some(reason) => inconclusive(id, reason.clone()),
-            None => result(id, cases),
+/// What the packets over one family say about a bug.
+#[derive(Debug)]
+pub(super) struct Shows {
+    /// Whether it is there.
+    pub outcome: BugOutcome,
+    /// Whether the control was as it should be.
+    pub controlled: bool,
+    /// As in [`BugResult`].
+    pub cured: Option<bool>,
+    /// As in [`BugResult`].
+    pub cured_by_fraglist_off: Option<bool>,
+}
+
+impl Shows {
+    /// That the scene is not to be trusted.
+    pub(super) fn flaw(reason: Inconclusive) -> Self {
+        Self {
+            outcome: BugOutcome::Inconclusive(reason),
+            controlled: false,
+            cured: None,
+            cured_by_fraglist_off: None,
+        }
+    }
+}
+
+/// The result for each bug that the run is about.
+pub fn results(
+    cases: &[Case],
+    failed: Option<&Inconclusive>,
+    forwarding: Option<&Forwarding>,
+) -> Vec<BugResult> {
+    let whole = |what: &str, complete: bool| {
+        (!complete).then(|| Inconclusive {
+            code: Cause::SetupFailed,
+            text: format!("probe: not all {what} were tried"),
         })
-        .collect()
+    };
+    let of = |id: BugId| match id.describe().trigger {
+        Trigger::Nat => {
+            let complete = whole("packets of the matrix", complete(cases));
+            let reason = failed.or(complete.as_ref()).cloned();
+            Some(match reason {
+                Some(reason) => inconclusive(id, reason),
+                None => joined(id, |family| rewritten(id, family, cases)),
+            })
+        }
+        Trigger::Segmentation => Some(match forwarding? {
+            Forwarding::Failed(reason) => inconclusive(id, reason.clone()),
+            Forwarding::NoFraglist => shown(id, BugOutcome::NotAffected),
+            Forwarding::Bursts(bursts) => {
+                match whole("packets to forward", burst_verdict::complete(bursts)) {
+                    Some(reason) => inconclusive(id, reason),
+                    None => joined(id, |family| burst_verdict::forwarded(family, bursts)),
+                }
+            }
+        }),
+    };
+    BugId::ALL.into_iter().filter_map(of).collect()
 }
 
 /// Whether these are all the cases there are, once each and in order: no case may be missed silently.
@@ -41,52 +89,75 @@ fn complete(cases: &[Case]) -> bool {
 }
 
 fn inconclusive(id: BugId, reason: Inconclusive) -> BugResult {
+    shown(id, BugOutcome::Inconclusive(reason))
+}
+
+/// A result that says no more than its outcome.
+fn shown(id: BugId, outcome: BugOutcome) -> BugResult {
     BugResult {
         id,
-        outcome: BugOutcome::Inconclusive(reason),
+        outcome,
         cured: None,
+        cured_by_fraglist_off: None,
+        other: None,
     }
 }
 
 /// A bug is shown by one underlay; that it is not there, by IPv4 and by IPv6 where IPv6 works.
-fn result(id: BugId, cases: &[Case]) -> BugResult {
-    let of = |family: Family| {
-        let own: Vec<&Case> = cases
-            .iter()
-            .filter(|c| c.tests(id) && c.family == family)
-            .collect();
-        let controls = own.iter().filter(|c| c.nat == CaseNat::None);
-        match first_flaw(controls) {
-            Some((case, code)) => Err(reason(case, code)),
-            None => Ok(judge(&own)),
-        }
-    };
-    let (v4, v6) = (of(Family::Ipv4), of(Family::Ipv6));
-    let shown: Vec<Option<bool>> = [&v4, &v6]
+fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
+    let (v4, v6) = (over(Family::Ipv4), over(Family::Ipv6));
+    let affected: Vec<&Shows> = [&v4, &v6]
         .into_iter()
-        .flatten()
-        .filter(|(outcome, _)| *outcome == BugOutcome::Affected)
-        .map(|(_, cured)| *cured)
+        .filter(|shows| shows.outcome == BugOutcome::Affected)
         .collect();
-    if shown.is_empty() {
-        return match (v4, v6) {
-            (Err(reason) | Ok((BugOutcome::Inconclusive(reason), _)), _)
-            | (_, Ok((BugOutcome::Inconclusive(reason), _))) => inconclusive(id, reason),
-            _ => BugResult {
-                id,
-                outcome: BugOutcome::NotAffected,
-                cured: None,
-            },
-        };
-    }
-    BugResult {
-        id,
-        outcome: BugOutcome::Affected,
-        cured: if shown.contains(&Some(false)) {
+    let outcome = match (&v4.outcome, &v6.outcome) {
+        _ if !affected.is_empty() => BugOutcome::Affected,
+        (BugOutcome::Inconclusive(reason), _) => BugOutcome::Inconclusive(reason.clone()),
+        (_, BugOutcome::Inconclusive(reason)) if v6.controlled => {
+            BugOutcome::Inconclusive(reason.clone())
+        }
+        _ => BugOutcome::NotAffected,
+    };
+    // One underlay without a cure says that there is none; all of them have to show that there is one.
+    let cure = |of: fn(&Shows) -> Option<bool>| {
+        let each: Vec<Option<bool>> = affected.iter().map(|shows| of(shows)).collect();
+        let all = || each.iter().copied().collect::<Option<Vec<bool>>>();
+        if each.contains(&Some(false)) {
             Some(false)
         } else {
-            shown.into_iter().collect::<Option<Vec<_>>>().map(|_| true)
-        },
+            all().filter(|all| !all.is_empty()).map(|_| true)
+        }
+    };
+    let (cured, cured_by_fraglist_off) = (cure(|s| s.cured), cure(|s| s.cured_by_fraglist_off));
+    let other = [(Family::Ipv4, v4.outcome), (Family::Ipv6, v6.outcome)]
+        .into_iter()
+        .filter(|_| !matches!(outcome, BugOutcome::Inconclusive(_)))
+        .find(|(_, seen)| *seen != outcome)
+        .map(|(family, outcome)| OtherFamily { family, outcome });
+    BugResult {
+        cured,
+        cured_by_fraglist_off,
+        other,
+        ..shown(id, outcome)
+    }
+}
+
+/// What the packets that NAT is to rewrite say about a bug over one family.
+fn rewritten(id: BugId, family: Family, cases: &[Case]) -> Shows {
+    let own: Vec<&Case> = cases
+        .iter()
+        .filter(|c| c.tests(id) && c.family == family)
+        .collect();
+    let controls = own.iter().filter(|c| c.nat == CaseNat::None);
+    if let Some((case, code)) = first_flaw(controls) {
+        return Shows::flaw(reason(case, code));
+    }
+    let (outcome, cured) = judge(&own);
+    Shows {
+        outcome,
+        controlled: true,
+        cured,
+        cured_by_fraglist_off: None,
     }
 }
 
@@ -414,7 +485,7 @@ mod tests {
         ];
         for (name, changed, change, expected) in rows {
             let cases = run(|c| if changed(c) { change(c) } else { intact(c) });
-            assert_eq!(short(&results(&cases, None)), *expected, "{name}");
+            assert_eq!(short(&results(&cases, None, None)), *expected, "{name}");
         }
         // Corrupt over IPv4 and cured there, the cure over IPv6 not seen.
         let cases = run(|c| match (nat(c) && present(c), c.feature_on, v6(c)) {
@@ -422,7 +493,10 @@ mod tests {
             (true, false, true) => None,
             _ => intact(c),
         });
-        assert_eq!(short(&results(&cases, None)), ["not-affected", "affected"]);
+        assert_eq!(
+            short(&results(&cases, None, None)),
+            ["not-affected", "affected"]
+        );
     }
 
     #[test]
@@ -433,20 +507,23 @@ mod tests {
         };
         let whole = run(intact);
         assert_eq!(
-            short(&results(&whole, Some(&reason))),
+            short(&results(&whole, Some(&reason), None)),
             ["NoVxlan", "NoVxlan"]
         );
-        assert_eq!(short(&results(&[], None)), ["SetupFailed", "SetupFailed"]);
+        assert_eq!(
+            short(&results(&[], None, None)),
+            ["SetupFailed", "SetupFailed"]
+        );
         for lost in 0..whole.len() {
             let mut cases = whole.clone();
             cases.remove(lost);
             assert_eq!(
-                short(&results(&cases, None)),
+                short(&results(&cases, None, None)),
                 ["SetupFailed", "SetupFailed"]
             );
             cases.insert(lost, whole[(lost + 1) % whole.len()].clone());
             assert_eq!(
-                short(&results(&cases, None)),
+                short(&results(&cases, None, None)),
                 ["SetupFailed", "SetupFailed"]
             );
         }
