@@ -1,9 +1,9 @@
-# What people and packagers call. `make demo` and `make test` are the two commands of the README.
+# Targets for users and packagers. `make demo` and `make test` are the two commands of the README.
 #
-# The release binary is linked statically (crt-static), so that one file runs on old and new distributions. That takes an
-# explicit --target, because build scripts and procedural macros cannot be linked that way. It is linked to a fixed address
-# (relocation-model=static): to relocate a static-pie at each start takes a tenth of the time of a whole run on one device.
-# `make build RELOCATION=pie` makes a position-independent one.
+# The release binary is linked statically (crt-static), so one file runs on old and new distributions. That needs an
+# explicit --target, because build scripts and procedural macros cannot be linked that way. It is linked to a fixed
+# address (relocation-model=static), because relocating a static-pie at each start takes a tenth of the time of a whole
+# run on one device. `make build RELOCATION=pie` builds a position-independent binary.
 
 SHELL       = /bin/bash
 CARGO      ?= cargo
@@ -14,10 +14,10 @@ LIBDIR     ?= $(PREFIX)/lib
 RELOCATION ?= static
 DOCDIR     ?= $(PREFIX)/share/doc/vxcsum
 
-# What `vxcsum --version` names beside the version; empty where there is no git.
+# The commit that `vxcsum --version` names. Empty without git.
 export VXCSUM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
-# rustup puts cargo here; a fresh login shell may not know it yet.
+# rustup installs cargo here, and a fresh login shell may not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -41,12 +41,12 @@ demo: build
 	@tests/needs ip ethtool unshare
 	@tests/demo $(BIN)
 
-# Every test; those on real devices need root, and make network namespaces of their own.
+# Every test. Tests on real devices need root and create network namespaces of their own.
 test:
 	@tests/needs root cargo gcc ip ethtool tcpdump strace iptables ipset nft jq bash fish zsh setpriv
 	tests/untouched $(CARGO) test --locked
 
-# The analysis of NAT rules against packets once more, with many more sets of random rules.
+# Compares the analysis of NAT rules with packets, with many more random rule sets than `make test`.
 test-nat:
 	@tests/needs root cargo gcc ip ethtool iptables ipset nft
 	VXCSUM_RANDOM_RULES=150 $(CARGO) test --locked --test exposure -- --nocapture random
@@ -65,7 +65,8 @@ shellcheck:
 	@tests/needs shellcheck
 	shellcheck -S warning -x -P SCRIPTDIR $(SCRIPTS)
 
-# Licences, duplicates and sources. Advisories are left out: they need the network and change without this project changing.
+# Licences, duplicates and sources. Advisories are left out: they need the network and change without a change of this
+# project.
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; \
 	then $(CARGO) deny --locked check licenses bans sources; \
@@ -75,20 +76,20 @@ bench: build
 	@tests/needs root gcc ip ethtool strace iptables nft
 	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && benches/rules $(BIN) && exit $$status
 
-# What the cures cost, as ratios; nothing is built for it.
+# The costs of the cures, as ratios. Builds nothing.
 .PHONY: bench-throughput
 bench-throughput:
 	@tests/needs root ip ethtool nft iperf3 jq
 	benches/throughput
 
-# DESTDIR and PREFIX as packagers know them; PREFIX is /usr, where the packages put it too. Builds only if there is no binary yet, so
-# that the package step needs no cargo.
+# DESTDIR and PREFIX have the usual meaning. The default PREFIX is /usr, as in the packages. Builds only if there is no
+# binary yet, so the package step needs no cargo.
 install: install-files
 	@test -x $(BIN) || $(MAKE) build
 	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/vxcsum
 
-# In booted machines, with the built package: takes some minutes, and once some more for two kernels and a root. Each of
-# these can be run alone.
+# In booted machines, with the built package. Takes some minutes, and once more time for two kernels and a root. Each of
+# these can run alone.
 .PHONY: test-vm
 test-vm: build deb
 	tests/vm/prepare
@@ -101,14 +102,15 @@ test-vm: build deb
 	tests/vm/bullseye
 	tests/vm/prefix
 
-# What docs/upstream says, in guests with the kernel as it is and with the candidate fixes. Takes a quarter of an hour and serves
-# reports to others, so `.ci/run` leaves it out.
+# The selftests of docs/upstream, in guests with the kernel as it is and with the candidate fixes. Takes a quarter of an
+# hour, and its result is for kernel developers, so `.ci/run` leaves it out.
 .PHONY: test-vm-upstream
 test-vm-upstream:
 	tests/vm/prepare
 	tests/vm/upstream
 
-# All of them, the orders of events with each kind of rules, and what is segmented twice: what `.ci/run` has no time for.
+# All tests in guests, also the orders of events with each kind of rules and packets that are segmented twice, for which
+# `.ci/run` has no time.
 .PHONY: test-vm-all
 test-vm-all: test-vm test-vm-upstream
 	tests/vm/orders all
@@ -117,19 +119,19 @@ test-vm-all: test-vm test-vm-upstream
 # deb, rpm, check-packages, install-files, uninstall.
 include packaging/package.mk
 
-# The container image, as an archive: skopeo, podman and `ctr images import` take it.
+# The container image as an archive for skopeo, podman and `ctr images import`.
 .PHONY: image
 image: build
 	@tests/needs buildah jq
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) deploy/image/build $(BIN) build/vxcsum-image.tar
 
-# What every verb prints with --json, and policies, against the JSON Schemas.
+# Validates the JSON of every verb, and policies, with the JSON Schemas.
 .PHONY: check-json
 check-json: build
 	@tests/needs root ip jq python3
 	tests/json-schemas $(BIN)
 
-# Manifests, alerts, metrics and the image, each with the program that reads it.
+# Manifests, alerts, metrics and the image, each checked by the program that reads it.
 .PHONY: check-deploy
 check-deploy: build check-json
 	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl

@@ -1,21 +1,21 @@
 # Packages: `make deb`, `make rpm`, `make install-files`, `make check-packages`. Included by the Makefile.
 #
-# Both packages hold the binary of `make build`, linked statically. Built twice from one commit they are the same, byte for
-# byte, wherever the checkout and cargo's home are: times come from the commit, paths are mapped away.
+# Both packages hold the statically linked binary of `make build`. Two builds of one commit are identical, byte for
+# byte, wherever the checkout and the home of cargo are: times come from the commit, and paths are mapped away.
 
 PACKAGE_OUT       ?= build/packages
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 CARGO_HOME_DIR     = $(or $(CARGO_HOME),$(HOME)/.cargo)
 PACKAGE_FLAGS      = -C target-feature=+crt-static \
 	--remap-path-prefix=$(CURDIR)=/vxcsum --remap-path-prefix=$(CARGO_HOME_DIR)=/cargo
-# Not the directory of `make build`: other flags would build everything anew each time one follows the other.
+# Not the directory of `make build`: with different flags, each build would rebuild everything after the other.
 PACKAGE_TARGET     = $(TARGET_DIR)/package-build
 PACKAGE_BIN        = $(PACKAGE_TARGET)/$(TARGET)/release/vxcsum
 PACKAGE_TOOLS      = cargo-deb cargo-generate-rpm
 
 .PHONY: package-tools package-binary deb rpm check-packages check-units check-reproducible install-files
 
-# Not part of a distribution; each takes some minutes to build, once.
+# Not part of a distribution. Each takes some minutes to build, once.
 package-tools:
 	@for tool in $(PACKAGE_TOOLS); do \
 		command -v $$tool >/dev/null || $(CARGO) install --locked --target-dir $(TARGET_DIR)/tools $$tool || exit; \
@@ -32,8 +32,8 @@ deb: package-binary package-tools
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) CARGO_TARGET_DIR=$(PACKAGE_TARGET) \
 		$(CARGO) deb --quiet --no-build --locked --target $(TARGET) --output $(PACKAGE_OUT)/
 
-# From a copy, all of whose files are of the commit's time: cargo-generate-rpm only takes newer times back to it.
-# xz: rpm on RHEL 7 knows no zstd.
+# From a copy whose files all have the time of the commit, because cargo-generate-rpm only changes newer times. xz,
+# because rpm on RHEL 7 does not know zstd.
 rpm: package-binary package-tools
 	mkdir -p $(PACKAGE_OUT)
 	rm -rf $(PACKAGE_TARGET)/rpm
@@ -55,8 +55,9 @@ check-packages: deb rpm check-units
 check-reproducible:
 	packaging/check-reproducible
 
-# systemd and udev read these directories below /usr and /usr/local. With any other PREFIX (a read-only /usr: PREFIX=/opt/vxcsum) their
-# files go to /etc, and the default policy is the built-in one, which is the same.
+# systemd and udev read these directories below /usr and /usr/local. With another PREFIX (a read-only /usr:
+# PREFIX=/opt/vxcsum) their files go to /etc, and the built-in policy, which is the same, replaces the default policy
+# file.
 SYSTEM_LIBDIR  = $(if $(filter /usr /usr/local,$(PREFIX)),$(LIBDIR),/etc)
 UNITDIR       ?= $(SYSTEM_LIBDIR)/systemd/system
 PRESETDIR     ?= $(SYSTEM_LIBDIR)/systemd/system-preset
@@ -68,7 +69,8 @@ COMPLETIONS    = $(PREFIX)/share/bash-completion/completions/vxcsum $(PREFIX)/sh
 	$(PREFIX)/share/fish/vendor_completions.d/vxcsum.fish
 UNITS          = $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.path))
 
-# Everything but the binary, for packagers with tools of their own. DESTDIR and PREFIX as in `install`. The units name the binary.
+# Everything except the binary, for packagers with their own tools. DESTDIR and PREFIX as in `install`. The units name
+# the binary.
 install-files:
 	install -d $(DESTDIR)$(UNITDIR)
 	for unit in $(UNITS); do \
@@ -91,8 +93,8 @@ install-files:
 	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/packet-path.svg
 
-# What `install` wrote, with the same DESTDIR and PREFIX; the policy of the machine stays. First `vxcsum revert`, if the offload is to be
-# on again.
+# Removes the files of `install` with the same DESTDIR and PREFIX. The policy of the machine stays. Run `vxcsum revert`
+# first to turn the offload on again.
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/vxcsum $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS)) $(DESTDIR)$(RULESDIR)/90-vxcsum.rules \

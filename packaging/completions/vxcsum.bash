@@ -1,4 +1,4 @@
-# bash completion for vxcsum(8). Names of devices come from sysfs, so they are those of this moment.
+# bash completion for vxcsum(8). The names of devices come from sysfs when the user completes.
 
 _vxcsum_devices() {
     local file
@@ -9,7 +9,7 @@ _vxcsum_devices() {
     done
 }
 
-# The candidates, one a line, that begin with the current word, each quoted for the shell.
+# The candidates that begin with the current word, one in each line, quoted for the shell.
 _vxcsum_reply() {
     local candidate
     COMPREPLY=()
@@ -19,7 +19,7 @@ _vxcsum_reply() {
 }
 
 _vxcsum() {
-    # Not COMP_WORDS as it is: readline takes a colon or an equals sign in a word for its end.
+    # COMP_WORDS cannot be used directly: readline splits words at a colon or an equals sign.
     local cur=$2 prev=$3 word command='' sub=''
     local global='--json --log --quiet --color --log-target --policy --backend --root --help --version'
     local -i n=1

@@ -1,4 +1,4 @@
-# fish completion for vxcsum(8). Names of devices come from sysfs, so they are those of this moment.
+# fish completion for vxcsum(8). The names of devices come from sysfs when the user completes.
 
 function __vxcsum_devices
     for file in /sys/class/net/*/uevent

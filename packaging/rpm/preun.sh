@@ -1,7 +1,7 @@
-# On removal, not on an upgrade: nothing starts any more, and the devices get back what vxcsum turned off.
+# On removal, not on an upgrade: nothing starts any more, and vxcsum turns on again what it turned off.
 if [ "$1" -eq 0 ]; then
     if [ -d /run/systemd/system ]; then
-        # No event may start a unit while the rest goes.
+        # No event may start a unit while the files are being removed.
         mkdir -p /run/udev/rules.d
         ln -sf /dev/null /run/udev/rules.d/90-vxcsum.rules
         udevadm control --reload >/dev/null 2>&1 || :

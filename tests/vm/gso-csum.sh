@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The bug without any NAT, in one script: what a node forwards into a tunnel is segmented twice on its way down, and leaves with a wrong
-# outer checksum.
+# The bug without any NAT, in one script: packets that a node forwards into a tunnel are segmented twice on their way
+# down and have a wrong outer checksum.
 #
 #   client                 node a                                             node b
 #   eth0 10.244.0.2 ------ cni0    10.244.0.1, GRO                            the server 10.244.1.1:5001
@@ -44,7 +44,7 @@ up() {
     ip netns add "$NS-a"
     for in in in_client in_a in_b; do
         "$in" ip link set lo up
-        # Not before the address is usable: duplicates are not looked for.
+        # An address is usable at once, without duplicate address detection.
         "$in" sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0
     done
 
@@ -66,7 +66,7 @@ neigh add 10.244.0.0 lladdr 02:00:00:00:00:0a dev tun0
 BATCH
 
     in_client ip link add eth0 mtu 1400 type veth peer name cni0 mtu 1400 netns "$NS-a"
-    # As from a wire, one packet at a time, for GRO to merge.
+    # One packet at a time, as from a wire, so GRO can merge them.
     in_client ethtool -K eth0 gso off tso off > /dev/null
     in_a ethtool -K cni0 gro on > /dev/null
     [ "$TRAFFIC" = tcp ] || in_a ethtool -K cni0 rx-udp-gro-forwarding on > /dev/null
@@ -133,7 +133,7 @@ received() { in_b cat /sys/class/net/tun0/statistics/rx_bytes; }
 
 down() {
     local name
-    # A NIC comes back from a namespace that goes, but under another name.
+    # A NIC returns from a deleted namespace, but with another name.
     if [ "$UNDERLAY" = nics ]; then
         in_b ip link set eth0 down name eth1 netns $$ || true
         in_a ip link set eth0 down netns $$ || true
@@ -147,7 +147,7 @@ down() {
 
 usage() { echo "usage: gso-csum.sh run|up STACK [COMMAND...] | measure | down" >&2; exit 64; }
 
-# Takes the namespaces down however this ends. Not before b was added: namespaces that exist already are somebody else's.
+# Removes the namespaces at any end of the script. Only after b was created: existing namespaces belong to others.
 claim() {
     [ $# -ge 1 ] || usage
     ip netns add "$NS-b"

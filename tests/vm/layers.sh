@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# Devices between a tunnel and the NIC, for nat-delay.sh and gso-csum.sh, which source it. They define in_a and in_b.
+# Devices between a tunnel and the NIC, for nat-delay.sh and gso-csum.sh, which source this file and define in_a and
+# in_b.
 #
-# layers STACK builds what STACK names, from the top, separated by commas, on node a's eth0: bond (BOND_MODE), bridge, ipvlan, macvlan
-# (MACVLAN_MODE), vlan, vrf (the device below becomes its port); `nic` is nothing. Node b gets the VLANs alone. A_UNDER and B_UNDER are then the
-# devices that the tunnels go over.
-# layers_down removes them from node a.
+# layers STACK creates the devices in STACK, from the top, separated by commas, on eth0 of node a: bond (BOND_MODE),
+# bridge, ipvlan, macvlan (MACVLAN_MODE), vlan, vrf (the device below becomes its port); `nic` stands for no device.
+# Node b gets only the VLANs. A_UNDER and B_UNDER are then the underlays of the tunnels.
+# layers_down removes the devices from node a.
 
 BOND_MODE=${BOND_MODE:-active-backup}
 MACVLAN_MODE=${MACVLAN_MODE:-vepa}

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Functions for the tests in booted machines. To be sourced by a bash script under tests/vm, first thing after `set -euo pipefail`.
-# Owns the cache folder, throw-away copies of a root, and checks. Starts no guest itself: that is tests/vm/guest.
+# Functions for the tests in booted machines. A bash script under tests/vm sources it directly after `set -euo
+# pipefail`. Owns the cache directory, temporary copies of a root, and checks. Does not start guests: tests/vm/guest
+# does.
 
 VM_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 VM_CACHE=${VXCSUM_VM_CACHE:-$(cd "$VM_DIR/../.." && pwd)/build/vm}
@@ -9,13 +10,13 @@ VM_LOGS=$VM_CACHE/logs
 VM_SUITE=bookworm
 
 mkdir -p "$VM_CACHE" "$VM_LOGS"
-# The cache may be inside a checkout: keep it out of git's sight wherever it is.
+# The cache may be inside a checkout: git must ignore it.
 [ -e "$VM_CACHE/.gitignore" ] || echo '*' > "$VM_CACHE/.gitignore"
 
 vm_log() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 vm_die() { vm_log "$*"; exit 1; }
 
-# vm_need TOOL...: fails with the way out when a tool is missing.
+# vm_need TOOL...: fails with instructions if a tool is missing.
 vm_need() {
     local tool
     for tool; do
@@ -23,7 +24,7 @@ vm_need() {
     done
 }
 
-# A scratch folder that goes away when the script ends, however it ends. Other clean-up: vm_at_exit 'COMMAND'.
+# A scratch directory that is removed at any end of the script. Other clean-up: vm_at_exit 'COMMAND'.
 VM_AT_EXIT=()
 vm_at_exit() { VM_AT_EXIT+=("$1"); }
 vm_run_at_exit() {
@@ -37,14 +38,15 @@ trap 'exit 143' TERM
 
 vm_scratch() {
     [ -z "${VM_SCRATCH:-}" ] || return 0
-    # What a kill -9 left behind.
+    # Leftovers of a kill -9.
     find "$VM_CACHE" -maxdepth 1 -name 'scratch.*' -mmin +1440 -exec rm -rf --one-file-system {} +
     VM_SCRATCH=$(mktemp -d "$VM_CACHE/scratch.XXXXXX")
     # shellcheck disable=SC2016  # expanded at exit
     vm_at_exit 'rm -rf --one-file-system "$VM_SCRATCH"'
 }
 
-# vm_copy ROOT NAME: a throw-away copy of the cached root ROOT; sets VM_ROOT to its path. Survives several boots of one test.
+# vm_copy ROOT NAME: a temporary copy of the cached root ROOT; sets VM_ROOT to its path. Survives several boots of one
+# test.
 vm_copy() {
     local from
     from=$("$VM_DIR/root" "$1")
@@ -54,7 +56,8 @@ vm_copy() {
     cp -a --reflink=auto "$from" "$VM_ROOT"
 }
 
-# vm_share NAME: an empty folder that the guest sees as /vm; sets VM_SHARE. The guest's job is the executable file `run` in it.
+# vm_share NAME: an empty directory that is /vm in the guest; sets VM_SHARE. The executable file `run` in it is the job
+# of the guest.
 vm_share() {
     vm_scratch
     VM_SHARE=$VM_SCRATCH/$1.share
@@ -74,7 +77,8 @@ vm_chroot() {
         vm_chroot "$root" "$@"
 }
 
-# vm_pretend_rhel ROOT: gives a root the os-release of the distribution that the `affected` kernel's release names.
+# vm_pretend_rhel ROOT: gives a root the os-release of the distribution that matches the release of the `affected`
+# kernel.
 vm_pretend_rhel() {
     rm -f "$1/etc/os-release"
     cat > "$1/etc/os-release" <<'OS'
@@ -88,7 +92,7 @@ PRETTY_NAME="CentOS Linux 8 (Core)"
 OS
 }
 
-# vm_check 'WHAT' COMMAND...: one line per check; vm_done at the end fails if any check failed.
+# vm_check 'WHAT' COMMAND...: prints one line for each check; vm_done at the end fails if any check failed.
 VM_CHECKS=0
 VM_FAILED=0
 vm_check() {

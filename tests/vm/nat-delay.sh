@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The bug that vxcsum is for, in one script: a connection to a Kubernetes service stalls, because NAT breaks the outer checksum of VXLAN.
+# The reason for vxcsum, in one script: a connection to a Kubernetes service stalls, because NAT corrupts the outer
+# checksum of VXLAN.
 #
 #   node a                                        node b                      pod
 #   client -> 10.96.0.10:80                                                   10.244.1.2:80
@@ -36,7 +37,7 @@ IPTABLES=${IPTABLES:-iptables}
 CONNECTS=${CONNECTS:-10}
 SYN_RETRIES=${SYN_RETRIES:-4}
 . "$(dirname "$0")/layers.sh"
-# Address, peer's, MAC, peer's, pods, peer's.
+# The addresses of this node and its peer, their MAC addresses, and the networks of their pods.
 A=(192.168.50.1 192.168.50.2 02:00:00:00:00:0a 02:00:00:00:00:0b 10.244.0.0 10.244.1.0)
 
 in_a() { if [ "$NODE_A" = here ]; then "$@"; else ip netns exec "$NS-a" "$@"; fi; }
@@ -52,10 +53,10 @@ up() {
     layers "$STACK"
     node in_a "$A_UNDER" "${A[@]}" "$mode"
     node in_b "$B_UNDER" 192.168.50.2 192.168.50.1 02:00:00:00:00:0b 02:00:00:00:00:0a 10.244.1.0 10.244.0.0 "$mode"
-    # As by the default route. Not into a VRF: it would be the VRF's connection.
+    # As through the default route. Not into a VRF: the connection would belong to the VRF.
     case $STACK in *vrf*) in_a ip route add 10.96.0.0/16 dev flannel.1 ;; *) in_a ip route add 10.96.0.0/16 dev "$A_UNDER" ;; esac
     load_rules
-    # By default a connect that is never answered fails after 31 seconds instead of 127.
+    # By default a connect without an answer fails after 31 seconds instead of 127.
     in_a sysctl -qw net.ipv4.tcp_syn_retries="$SYN_RETRIES"
 
     in_b ip -batch - <<BATCH
@@ -74,7 +75,7 @@ BATCH
     await_server
 }
 
-# Stands for real NICs: checksums are finished before the wire, and the receiver checks them.
+# Replaces real NICs: checksums are finished before the wire, and the receiver checks them.
 wire_veth() {
     in_b ip link add eth0 type veth peer name "$NS-eth0"
     if [ "$NODE_A" = here ]; then in_b ip link set "$NS-eth0" netns $$; else in_b ip link set "$NS-eth0" netns "$NS-a"; fi
@@ -83,7 +84,7 @@ wire_veth() {
     in_b ethtool -K eth0 tx off > /dev/null
 }
 
-# They offer no offload at all: qemu's hub has no way to say of a frame that its checksum is unfinished.
+# These NICs offer no offload: qemu's hub cannot mark the checksum of a frame as unfinished.
 wire_virtio() { ip link set eth1 name eth0 netns "$NS-b"; }
 
 # node IN DEVICE ADDRESS PEER MAC PEER_MAC PODS PEER_PODS MODE: one node as flannel sets it up.
@@ -94,7 +95,7 @@ node() {
     [ "$KIND" = geneve ] || "$1" bridge fdb add "$6" dst "$4" dev flannel.1
 }
 
-# The same without address and peer.
+# As above, without address and peer.
 device() {
     local in=$1 device=$2 address=$3 peer=$4 mac=$5 peer_mac=$6 pods=$7 peer_pods=$8 mode=$9 kind
     case $KIND in
@@ -127,13 +128,14 @@ load_rules() {
 }
 
 clear_rules() {
-    # Those of iptables-nft are among them. A kernel without nf_tables has none.
+    # Includes the rules of iptables-nft. A kernel without nf_tables has none.
     in_a nft flush ruleset 2> /dev/null || true
     in_a "$IPTABLES" -t nat -F
     in_a "$IPTABLES" -t nat -X
 }
 
-# What kube-proxy 1.16 writes for one service: --random-fully came with 1.16, unmarking only with 1.16.13, 1.17.9 and 1.18.6.
+# The rules of kube-proxy 1.16 for one service: --random-fully came with 1.16, clearing the mark only with 1.16.13,
+# 1.17.9 and 1.18.6.
 kube_proxy() {
     in_a "$IPTABLES-restore" <<'RULES'
 *nat
@@ -164,7 +166,7 @@ measure() {
     local before after times target=10.244.1.2/80
     if [ -z "$RULES" ] || { [ "$RULES" != none ] && grep -q '10\.96\.0\.10' "$RULES"; }; then target=10.96.0.10/80; fi
     before=$(csum_errors)
-    # One shell for all connects: starting one must not be part of the time.
+    # One shell for all connects: the time must not include its start.
     # shellcheck disable=SC2016  # expanded by the inner shell
     times=$(in_a env LC_ALL=C CONNECTS="$CONNECTS" TARGET="$target" bash -euc '
         for ((i = 0; i < CONNECTS; i++)); do
@@ -181,7 +183,7 @@ measure() {
 
 csum_errors() { in_b nstat -asz UdpInCsumErrors | awk '$1 == "UdpInCsumErrors" { print $2 }'; }
 
-# Microseconds, one a line, to seconds.
+# Converts microseconds, one in each line, to seconds.
 median() {
     sort -n | awk '{ row[NR] = $1; none += $1 == "none" }
         END { if (none) printf "none"; else printf "%.3f", row[int((NR + 1) / 2)] / 1e6 }'
@@ -189,7 +191,7 @@ median() {
 
 down() {
     local name
-    # A NIC comes back from a namespace that goes, but under another name.
+    # A NIC returns from a deleted namespace, but with another name.
     [ "$UNDERLAY" != virtio ] || in_b ip link set eth0 down name eth1 netns $$ || true
     for name in "$NS-pod" "$NS-b" "$NS-a"; do
         [ -e "/run/netns/$name" ] || continue
@@ -199,14 +201,14 @@ down() {
     [ "$NODE_A" = here ] || return 0
     ip link del flannel.1 || true
     layers_down
-    # A veth went with b's end of it.
+    # A veth disappeared together with b's end.
     [ "$UNDERLAY" != virtio ] || { ip addr flush dev eth0 && ip link set eth0 down; } || true
     clear_rules || true
 }
 
 usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | device noudpcsum|udpcsum | peers | measure | down" >&2; exit 64; }
 
-# Takes the namespaces down however this ends. Not before b was added: namespaces that exist already are somebody else's.
+# Removes the namespaces at any end of the script. Only after b was created: existing namespaces belong to others.
 claim() {
     [[ ${1:-} =~ ^(no)?udpcsum$ ]] || usage
     [[ $UNDERLAY == veth || ( $UNDERLAY == virtio && $NODE_A == here ) ]] \
@@ -235,7 +237,7 @@ case ${1:-} in
         load_rules
         ;;
     device)
-        # Over the device over which it is.
+        # On the same underlay as the device before.
         A_UNDER=$(in_a ip -d -j link show flannel.1 | sed -n 's/.*"link":"\([^"]*\)".*/\1/p')
         in_a ip link del flannel.1
         device in_a "$A_UNDER" "${A[@]}" "$2"

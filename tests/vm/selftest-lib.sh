@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the selftests of docs/upstream use of the kernel's own tools/testing/selftests/net/netfilter/lib.sh, for kernels and machines
-# without it. There it is their `lib.sh`.
+# The functions of the kernel's tools/testing/selftests/net/netfilter/lib.sh that the selftests of docs/upstream use,
+# for kernels and machines without it. There it is their `lib.sh`.
 ksft_skip=4
 namespaces=()
 
