@@ -24,7 +24,7 @@ fn flows(netns: &Netns, only: Option<&str>) -> BTreeMap<String, OuterFlow> {
         let (_, devices) = discovery.devices(&mut backend, which).expect("discover");
         discovery.outer_flows(&devices).expect("look at flows")
     });
-    let by_name = flows.into_iter().map(|f| (f.device.to_string(), f));
+    let by_name = flows.into_iter().map(|(f, _)| (f.device.to_string(), f));
     by_name.collect()
 }
 

@@ -231,7 +231,7 @@ fn device(lab: &Lab, driver: &str) -> OuterFlow {
         let (_, devices) = discovery.devices(&mut backend, Selection::All).unwrap();
         discovery.outer_flows(&devices).unwrap()
     });
-    let [found] = found.try_into().unwrap();
+    let [(found, _)] = found.try_into().unwrap();
     assert_eq!(found.device.as_bytes(), b"flannel.1");
     assert_eq!(found.underlay_driver.as_deref(), Some("veth"));
     assert_eq!(found.remotes.len(), 1, "{found:?}");

@@ -19,7 +19,7 @@ fn decided(netns: &Netns) -> bool {
             .expect("discover");
         discovery.outer_flows(&devices).expect("look at flows")
     });
-    let [flow] = flows.try_into().expect("one device");
+    let [(flow, _)] = flows.try_into().expect("one device");
     assert!(flow.underlay.is_some());
     flow.underlay_finishes
 }

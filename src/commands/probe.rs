@@ -25,7 +25,7 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
             Ok(()) => Stored::ThisRun,
             Err(e) => {
                 warn!("{e}; apply and status will not know of this run");
-                Stored::NotStored
+                Stored::Nothing
             }
         }
     };

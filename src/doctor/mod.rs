@@ -7,8 +7,8 @@
 mod evidence;
 mod exemption;
 mod managers;
-pub mod read_io;
-pub mod render;
+pub(crate) mod read_io;
+pub(crate) mod render;
 
 pub use crate::offload::health::{Defence, Health};
 pub use evidence::{Count, Counters, Flows};

@@ -4,7 +4,7 @@
 //! decide which feature must be off.
 
 pub mod backend_io;
-pub mod ioctl_io;
+pub(crate) mod ioctl_io;
 pub mod netlink;
 pub mod structs;
 

@@ -3,9 +3,9 @@
 //! Owns the types that the table (`bugs`), the release parser (`release`) and the verdict (`verdict`) share. Pure.
 
 pub mod bugs;
-pub mod nodes;
-pub mod os_release;
-pub mod read_io;
+pub(crate) mod nodes;
+pub(crate) mod os_release;
+pub(crate) mod read_io;
 pub mod release;
 pub mod verdict;
 

@@ -2,10 +2,10 @@
 //!
 //! Owns the properties of a link, the messages about links, addresses and routes, and the events. Decides nothing.
 
-pub mod events_io;
-pub mod filter;
+pub(crate) mod events_io;
+pub(crate) mod filter;
 pub(crate) mod multicast_io;
-pub mod peer_events_io;
+pub(crate) mod peer_events_io;
 pub mod route;
 pub mod rtnl;
 pub(crate) mod underlay;

@@ -857,6 +857,7 @@ fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
 }
 
 /// Every rule as the tools print it, sorted by table.
+#[allow(dead_code, reason = "tests compare it with what the tools print")]
 pub fn quoted(rules: &NatRules) -> Vec<String> {
     let mut out = Vec::new();
     for table in &rules.tables {

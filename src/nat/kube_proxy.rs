@@ -75,11 +75,6 @@ pub fn leftovers_quoted(rules: &NatRules) -> Vec<(String, Option<String>)> {
     leftovers(rules).into_iter().map(quoted).collect()
 }
 
-/// True if kube-proxy creates chains with this name.
-pub fn owns(chain: &[u8]) -> bool {
-    chain.starts_with(b"KUBE-")
-}
-
 fn chains(rules: &NatRules) -> impl Iterator<Item = ((usize, u32), &Chain)> {
     rules.tables.iter().enumerate().flat_map(|(t, table)| {
         (0..)

@@ -3,10 +3,10 @@
 //! Owns reading the rules of `nf_tables` and xtables, their model, and the analysis. A rule that is not understood may
 //! do anything, so the answer errs towards "exposed".
 
-pub mod bits;
-pub mod events_io;
+pub(crate) mod bits;
+pub(crate) mod events_io;
 pub mod exposure;
-pub mod kube_proxy;
+pub(crate) mod kube_proxy;
 pub mod machine;
 pub mod nft;
 pub mod own_io;
@@ -16,8 +16,8 @@ pub mod partial_io;
 mod quote;
 pub mod read_io;
 mod registers;
-pub mod rules;
+pub(crate) mod rules;
 mod settable;
 mod state;
 pub(crate) mod uapi;
-pub mod xt;
+pub(crate) mod xt;

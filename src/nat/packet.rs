@@ -183,14 +183,14 @@ impl Packet<'_> {
                     }
                 }
             }
-            Source::SourceType if self.outer => put(0, &RTN_LOCAL.to_ne_bytes()),
+            Source::FibSaddrType if self.outer => put(0, &RTN_LOCAL.to_ne_bytes()),
             _ => {}
         }
     }
 
     /// True if a loaded value certainly differs from `data`.
     pub fn never(&self, source: Source, data: &[u8]) -> bool {
-        self.outer && source == Source::DestinationType && data == RTN_LOCAL.to_ne_bytes()
+        self.outer && source == Source::FibDaddrType && data == RTN_LOCAL.to_ne_bytes()
     }
 
     fn header(&self) -> [Byte; 40] {

@@ -361,9 +361,9 @@ pub enum Source {
     /// Bytes of the transport header at this offset.
     Transport(u16),
     /// The type of the source address: `fib saddr type`.
-    SourceType,
+    FibSaddrType,
     /// The type of the destination address: `fib daddr type`.
-    DestinationType,
+    FibDaddrType,
     /// Another expression, such as `fib saddr . iif oif`.
     Other(&'static str),
 }

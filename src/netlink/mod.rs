@@ -4,9 +4,9 @@
 //! dump. Pure. Reading borrows from the receive buffer and never allocates, because a dump of a thousand devices holds
 //! tens of thousands of attributes.
 
-pub mod filter;
-pub mod requests;
-pub mod socket_io;
+pub(crate) mod filter;
+pub(crate) mod requests;
+pub(crate) mod socket_io;
 
 use rustix::io::Errno;
 

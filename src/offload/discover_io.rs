@@ -119,7 +119,8 @@ impl Discovery {
         Ok((table, devices.collect()))
     }
 
-    /// What of each device decides which NAT rules its outer packets meet, in their order.
+    /// For each device, in their order: what decides which NAT rules its outer packets meet, and true if it certainly has no
+    /// destination yet.
     ///
     /// Where those packets go is what the device's forwarding entries say at this moment, and their way there what routing says.
     /// A node that joins later is not among them until somebody looks again: `watch` does so every minute, the packages' timer
@@ -127,16 +128,7 @@ impl Discovery {
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<OuterFlow>, Fault> {
-        let flows = self.flows_and_peers(devices)?;
-        Ok(flows.into_iter().map(|(flow, _)| flow).collect())
-    }
-
-    /// The same, and whether it is known that there is no destination yet.
-    ///
-    /// # Errors
-    /// As [`Self::outer_flows`].
-    pub fn flows_and_peers(&mut self, devices: &[Device]) -> Result<Vec<(OuterFlow, bool)>, Fault> {
+    pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<(OuterFlow, bool)>, Fault> {
         let addresses = self.addresses()?;
         let mut entries = self.entries(devices);
         let mut flows: Vec<OuterFlow> = Vec::with_capacity(devices.len());

@@ -308,7 +308,7 @@ impl Node {
         if !self.keep_rules {
             self.forget_rules();
         }
-        let flows = self.discovery.flows_and_peers(devices)?;
+        let flows = self.discovery.outer_flows(devices)?;
         let open = flows.iter().filter(|(_, no_peers)| !no_peers);
         let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
         let kept = || self.answers.load(self.netns, &open);

@@ -202,22 +202,6 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// How many devices were changed.
-    pub fn changed(&self) -> usize {
-        self.devices
-            .iter()
-            .filter(|device| device.outcome == Outcome::Changed)
-            .count()
-    }
-
-    /// How many devices are not as they should be.
-    pub fn failed(&self) -> usize {
-        let failed = |device: &&DeviceReport<'_>| {
-            matches!(device.outcome, Outcome::Failed | Outcome::Refused)
-        };
-        self.devices.iter().filter(failed).count()
-    }
-
     /// Only a device that failed, or that should be off and cannot be, makes the whole fail: one that is gone needs nothing
     /// any more. `pending` is what `--exit-code` asks for.
     pub fn exit_code(&self, pending: bool) -> ExitCode {

@@ -25,6 +25,7 @@ pub const RESYNC: &str = "e18f8008d4fa475d8f638fe63125373c";
 pub const PROBED: &str = "5e1faeba329f48b0876140ad5bda5fdc";
 
 /// Each event with its id.
+#[allow(dead_code, reason = "tests compare it with the catalog")]
 pub const ALL: [(&str, &str); 9] = [
     ("changed", CHANGED),
     ("refused", REFUSED),

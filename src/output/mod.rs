@@ -4,7 +4,7 @@
 //! (see `text::escape`), so no device name can control a terminal.
 
 mod explain;
-pub mod journal_io;
+pub(crate) mod journal_io;
 pub mod message_ids;
 mod nodes;
 mod npd;

@@ -4,7 +4,7 @@
 //! Does not read the kernel or devices.
 
 mod diagnose;
-pub mod files_io;
+pub(crate) mod files_io;
 mod parse;
 #[cfg(test)]
 pub(crate) mod schema;
@@ -23,7 +23,9 @@ use crate::link::OuterChecksum;
 use crate::text::{IfName, escape};
 
 pub use diagnose::{PolicyError, PolicyErrors, ProblemKind};
-pub use parse::{Kind, TABLES, parse};
+#[allow(unused_imports, reason = "a test compares it with the man page")]
+pub use parse::TABLES;
+pub use parse::{Kind, parse};
 
 /// The origin of a value that no file sets.
 pub const BUILT_IN: &str = "built-in";

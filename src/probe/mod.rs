@@ -15,21 +15,20 @@ use crate::link::OuterChecksum;
 pub mod burst;
 mod burst_verdict;
 mod capture_io;
-pub mod file_io;
+pub(crate) mod file_io;
 mod forward_io;
 pub mod frame;
-pub mod link_setup;
+pub(crate) mod link_setup;
 pub(crate) mod log_io;
-pub mod nat_setup;
-pub mod plan;
-pub mod render;
+pub(crate) mod nat_setup;
+pub(crate) mod plan;
+pub(crate) mod render;
 pub mod run_io;
 mod stored;
 mod verdict;
 
 use burst::{Burst, Forwarding};
 use frame::Checksum;
-pub use stored::StoredError;
 
 /// The version of the JSON form of [`ProbeRun`].
 pub const SCHEMA_VERSION: u32 = 1;

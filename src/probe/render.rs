@@ -20,7 +20,7 @@ pub enum Stored {
     /// An earlier one, which has an answer where this has none.
     EarlierRun,
     /// It could not be written.
-    NotStored,
+    Nothing,
 }
 
 /// The result for each bug, and the matrix behind it.
@@ -60,7 +60,7 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
         forwarded(bursts).write(out, width(), &[], color)?;
     }
     let after = match (run.answers(), stored) {
-        (true, Stored::NotStored) => return Ok(()),
+        (true, Stored::Nothing) => return Ok(()),
         (true, _) => "kept until the next boot; apply, status and explain decide by it",
         (false, Stored::EarlierRun) => {
             "an earlier run of this boot has an answer: apply, status and explain decide by that"
@@ -180,7 +180,7 @@ mod tests {
                 "nothing is decided by it: apply, status and explain go by the policy and the table",
             ),
             (
-                Stored::NotStored,
+                Stored::Nothing,
                 "nothing is decided by it: apply, status and explain go by the policy and the table",
             ),
             (

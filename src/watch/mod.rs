@@ -9,7 +9,7 @@
 )]
 
 mod manager;
-pub mod metrics;
+pub(crate) mod metrics;
 mod signals;
 
 use std::collections::BTreeSet;

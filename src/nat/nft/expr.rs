@@ -243,8 +243,8 @@ fn fib(f: &Attributes<'_>) -> Option<Expr> {
         to: f.reg(NFTA_FIB_DREG)?,
         // An address type without a limit to an interface or a mark.
         source: match (f.be32(NFTA_FIB_RESULT)?, f.be32(NFTA_FIB_FLAGS)?) {
-            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Source::SourceType,
-            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Source::DestinationType,
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Source::FibSaddrType,
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Source::FibDaddrType,
             _ => Source::Other("fib"),
         },
         len: 16,

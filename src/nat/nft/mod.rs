@@ -6,13 +6,13 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_tables.h>
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/ipset/ip_set.h>
 
-pub mod expr;
+pub(crate) mod expr;
 pub mod own;
 mod ruleset;
-pub mod sets;
+pub(crate) mod sets;
 #[cfg(test)]
 mod tests;
-pub mod write;
+pub(crate) mod write;
 
 pub use ruleset::{Ruleset, SetOf};
 

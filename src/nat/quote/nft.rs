@@ -390,8 +390,8 @@ fn source_words(source: Source, family: TableFamily) -> String {
         Source::Transport(0) => "th sport".into(),
         Source::Transport(2) => "th dport".into(),
         Source::Transport(n) => format!("@th,{},...", u32::from(n) * 8),
-        Source::SourceType => "fib saddr type".into(),
-        Source::DestinationType => "fib daddr type".into(),
+        Source::FibSaddrType => "fib saddr type".into(),
+        Source::FibDaddrType => "fib daddr type".into(),
         Source::Other(what) => what.into(),
     }
 }
@@ -424,7 +424,7 @@ fn value(kind: Option<Source>, data: &[u8]) -> String {
         Some(Source::Meta(_) | Source::Ct(_)) => {
             number().map_or_else(|| hex(data), |n| n.to_string())
         }
-        Some(Source::SourceType | Source::DestinationType) => match number() {
+        Some(Source::FibSaddrType | Source::FibDaddrType) => match number() {
             Some(n @ 0..12) => address_types(1 << n).to_lowercase(),
             _ => hex(data),
         },
