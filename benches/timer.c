@@ -6,7 +6,8 @@
  *
  * Usage: timer NAMESPACE ROUNDS <SPEC
  * SPEC has one command a line: LABEL, a tab, a command to run untimed before it (or -), a tab, the command. Words are split
- * at spaces. Prints a line per command: LABEL, median and least wall time in microseconds, peak memory in KiB, failed runs.
+ * at spaces. Prints a line per command: LABEL, median and least wall time in microseconds, peak memory in KiB, failed runs, median
+ * CPU time in microseconds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +30,7 @@ struct command {
 	char *label;
 	char *before[MAX_WORDS];
 	char *words[MAX_WORDS];
-	double took[MAX_ROUNDS];
+	double took[MAX_ROUNDS], cpu[MAX_ROUNDS];
 	long peak_kib;
 	int failed;
 };
@@ -127,6 +128,8 @@ int main(int argc, char **argv)
 			double start = now_us();
 			command->failed += run(command->words, &usage) != 0;
 			command->took[round] = now_us() - start;
+			command->cpu[round] = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 +
+					      usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
 			if (usage.ru_maxrss > command->peak_kib)
 				command->peak_kib = usage.ru_maxrss;
 		}
@@ -135,8 +138,9 @@ int main(int argc, char **argv)
 		struct command *command = &commands[i];
 
 		qsort(command->took, rounds, sizeof(double), by_value);
-		printf("%s\t%.0f\t%.0f\t%ld\t%d\n", command->label, command->took[rounds / 2], command->took[0],
-		       command->peak_kib, command->failed);
+		qsort(command->cpu, rounds, sizeof(double), by_value);
+		printf("%s\t%.0f\t%.0f\t%ld\t%d\t%.0f\n", command->label, command->took[rounds / 2], command->took[0],
+		       command->peak_kib, command->failed, command->cpu[rounds / 2]);
 	}
 	return 0;
 }

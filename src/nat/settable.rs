@@ -7,9 +7,10 @@ use super::machine::reach;
 use super::packet::Packet;
 use super::registers::{Origin, Registers, fill, word};
 use super::rules::{
-    Chain, Connmark, Data, Expr, MapTo, Match, NatRules, Op, Table, TableFamily, Verdict,
+    Connmark, Data, Expr, MapTo, Match, NatRules, Op, Source, Table, TableFamily, Verdict,
 };
 use super::state::PathState;
+use super::uapi::NFT_META_MARK;
 
 /// The bits of a mark that rules can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +34,14 @@ pub enum Assume {
 
 /// The bits that rules can set in packets of one family.
 pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
+    let about = about_marks(rules, v6, unread);
     // A mark saved from one packet can be restored into another packet and saved again.
     let mut connection = 0;
     loop {
-        let found = with_connection(rules, v6, unread, connection);
+        let found = with_connection(&about, v6, unread, connection);
         let held = found.anywhere | found.tested;
-        for (_, table) in tables(rules, v6) {
-            let chains = table.chains.iter().filter(|c| is_known(c, unread));
-            for rule in chains.flat_map(|c| &c.rules) {
-                connection |= saves(table, unread, &rule.exprs, held, found.anywhere);
-            }
+        for rule in &about {
+            connection |= saves(rule.table, unread, rule.exprs, held, found.anywhere);
         }
         if connection == found.connection {
             return found;
@@ -50,19 +49,19 @@ pub fn settable(rules: &NatRules, v6: bool, unread: Assume) -> Settable {
     }
 }
 
-fn is_known(chain: &Chain, unread: Assume) -> bool {
-    unread == Assume::Anything || !chain.is_unread()
+/// A rule that can set or test a mark, or that decides where a mark goes.
+struct AboutMarks<'a> {
+    table: &'a Table,
+    exprs: &'a [Expr],
+    /// Packets reach the rule without a nat chain.
+    outside: bool,
+    /// The rule makes copies of packets, or can.
+    copies: bool,
 }
 
-/// As [`settable`], if the mark of a connection can have these bits.
-fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) -> Settable {
-    let packet = Packet {
-        v6,
-        ct_bits: connection,
-        ..Packet::any()
-    };
-    let (mut anywhere, mut by_filter_chains, mut tested) = (0, 0, 0);
-    let mut copied = false;
+/// The rules about marks. A cluster has tens of thousands of other rules.
+fn about_marks(rules: &NatRules, v6: bool, unread: Assume) -> Vec<AboutMarks<'_>> {
+    let mut out = Vec::new();
     for (t, table) in tables(rules, v6) {
         let mut seen = vec![false; table.chains.len()];
         for (c, chain) in (0u32..).zip(&table.chains) {
@@ -70,25 +69,75 @@ fn with_connection(rules: &NatRules, v6: bool, unread: Assume, connection: u32) 
                 reach(rules, t, c, &mut seen, &mut |_| {});
             }
         }
-        for (chain, outside) in table
-            .chains
-            .iter()
-            .zip(seen)
-            .filter(|(c, _)| is_known(c, unread))
-        {
-            for rule in &chain.rules {
-                let (mut bits, tests) = sets_and_tests(&rule.exprs, &packet);
-                if rule.exprs.iter().any(|e| queues(table, unread, e)) {
-                    bits = u32::MAX;
-                }
-                copied |= rule.exprs.iter().any(|e| matches!(e, Expr::Copy(_)))
-                    || chain.is_unread() && !rules.no_copies;
-                anywhere |= bits;
-                tested |= tests;
-                if outside {
-                    by_filter_chains |= bits;
-                }
+        for (chain, outside) in table.chains.iter().zip(seen) {
+            if unread == Assume::Nothing && chain.is_unread() {
+                continue;
             }
+            let rules_here = chain.rules.iter().map(|rule| &*rule.exprs);
+            out.extend(
+                rules_here
+                    .filter(|e| e.iter().any(is_about_marks))
+                    .map(|exprs| AboutMarks {
+                        table,
+                        exprs,
+                        outside,
+                        copies: exprs.iter().any(|e| matches!(e, Expr::Copy(_)))
+                            || chain.is_unread() && !rules.no_copies,
+                    }),
+            );
+        }
+    }
+    out
+}
+
+/// Whether the functions below look at a rule because of this expression. A rule without such expressions sets and tests
+/// no bit.
+fn is_about_marks(e: &Expr) -> bool {
+    matches!(
+        e,
+        Expr::Match(Match::Mark { .. })
+            | Expr::Mark { .. }
+            | Expr::Connmark(_)
+            | Expr::SetMark { .. }
+            | Expr::SetConnmark { .. }
+            | Expr::Load {
+                source: Source::Meta(NFT_META_MARK),
+                ..
+            }
+            | Expr::Verdict(Verdict::Queue(_))
+            | Expr::Lookup {
+                to: MapTo::Verdict,
+                ..
+            }
+            | Expr::Copy(_)
+            | Expr::Opaque(_)
+    )
+}
+
+/// As [`settable`], if the mark of a connection can have these bits.
+fn with_connection(
+    about: &[AboutMarks<'_>],
+    v6: bool,
+    unread: Assume,
+    connection: u32,
+) -> Settable {
+    let packet = Packet {
+        v6,
+        ct_bits: connection,
+        ..Packet::any()
+    };
+    let (mut anywhere, mut by_filter_chains, mut tested) = (0, 0, 0);
+    let mut copied = false;
+    for rule in about {
+        let (mut bits, tests) = sets_and_tests(rule.exprs, &packet);
+        if rule.exprs.iter().any(|e| queues(rule.table, unread, e)) {
+            bits = u32::MAX;
+        }
+        copied |= rule.copies;
+        anywhere |= bits;
+        tested |= tests;
+        if rule.outside {
+            by_filter_chains |= bits;
         }
     }
     Settable {
