@@ -32,7 +32,7 @@ pub struct Cli {
     pub common: Common,
 }
 
-/// What `--version` says: the version, the commit it was built from if it is known, and how old the knowledge of kernels is.
+/// The text of `--version`: the version, the commit of the build if it is known, and the date of the table of kernels.
 fn version() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let commit = option_env!("VXCSUM_COMMIT").filter(|commit| !commit.is_empty());
@@ -295,7 +295,6 @@ pub struct StatusArgs {
     pub output: Option<PathBuf>,
 }
 
-/// `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorArg {
     /// In a terminal, unless NO_COLOR is set or TERM is dumb.

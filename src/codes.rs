@@ -2,7 +2,8 @@
 
 /// Declares an enum without fields. The code behind each value is the text in JSON, in the journal and in a policy.
 ///
-/// Defines `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, `Serialize`, and for tests the JSON Schema.
+/// Defines `ALL` (in the order of the list), `WORDS` (each code with its value), `as_str`, `Serialize`, and for tests
+/// the JSON Schema.
 macro_rules! codes {
     (
         $(#[$attribute:meta])*

@@ -32,7 +32,7 @@ pub enum Error {
     Usage(String),
     /// CAP_NET_ADMIN is missing.
     Permission(String),
-    /// The policy is not valid, or cannot be read.
+    /// The policy is not valid, or could not be read.
     Policy(PolicyErrors),
     /// A `--device` that is not a VXLAN device.
     Device(String),
@@ -43,9 +43,9 @@ pub enum Error {
 }
 
 codes! {
-    /// Why nothing could be done, as a stable code.
+    /// Why the command could do nothing, as a stable code.
     pub enum ErrorCode {
-        /// The command line asks for something impossible.
+        /// The options contradict each other or name something impossible.
         Usage = "usage",
         /// CAP_NET_ADMIN is missing.
         Permission = "permission",
@@ -53,9 +53,9 @@ codes! {
         Policy = "policy",
         /// No VXLAN device has this name.
         Device = "device",
-        /// The kernel could not be asked.
+        /// A question to the kernel failed.
         Kernel = "kernel",
-        /// A file or the output.
+        /// Reading a file or writing the output failed.
         Io = "io",
     }
 }

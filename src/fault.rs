@@ -27,7 +27,7 @@ pub struct KernelError {
     pub extack: Option<String>,
 }
 
-/// From a system call, which has no extended acknowledgement.
+/// A failed system call, which has no extended acknowledgement.
 impl From<Errno> for KernelError {
     fn from(code: Errno) -> Self {
         Self {

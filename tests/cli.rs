@@ -17,7 +17,7 @@ fn vxcsum(words: &str) -> Run {
         .stdin(Stdio::null()))
 }
 
-/// The exit code is that of the cause, and not always that of a bad policy.
+/// The exit code follows the cause. Only an invalid policy gives the exit code of an invalid policy.
 #[test]
 fn what_cannot_be_read_has_the_exit_code_of_its_cause() {
     let files = tempfile::tempdir().expect("make a directory");

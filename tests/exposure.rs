@@ -432,13 +432,13 @@ fn without_tracking(lab: &Lab, found: &Exposed) -> Option<String> {
     }
 }
 
-/// Carries out what `doctor` prints about the rules, or `apply` where that is the only cure. Returns what is not as the
-/// case says, and packets that are not fine after it.
+/// Runs the commands of `doctor` about the rules, or `apply` if it is the only cure. Returns the differences to the
+/// case, and packets that are not fine afterwards.
 fn cured(lab: &Lab, case: &Case, tool: &str) -> Vec<String> {
     let remove = "nft delete table inet vxlan-notrack 2>/dev/null || true\n";
     lab.within("a", || feed("sh", &["-e"], remove));
     let mut done: Vec<String> = Vec::new();
-    // A second rule is named once the first is no reason any more.
+    // doctor names a second rule only after the first rule is cured.
     while let commands = printed(lab)
         && !commands.is_empty()
         && done.len() < 4
@@ -463,7 +463,7 @@ fn cured(lab: &Lab, case: &Case, tool: &str) -> Vec<String> {
     if done != wanted {
         wrong.push(format!("the cure is {done:?}, and it is then {after:?}"));
     }
-    // A slow machine loses a packet now and then. One that is corrupt stays corrupt.
+    // A slow machine loses a packet now and then. A corrupt packet stays corrupt.
     let packets = Some(lab.packets()).filter(|packets| *packets != "lost");
     match packets.unwrap_or_else(|| lab.packets()) {
         "fine" => {}
@@ -472,7 +472,7 @@ fn cured(lab: &Lab, case: &Case, tool: &str) -> Vec<String> {
     wrong
 }
 
-/// The commands about NAT rules that `doctor` prints on node a, without those for a notrack rule.
+/// The commands about NAT rules in the output of `doctor` on node a, without those for a notrack rule.
 fn printed(lab: &Lab) -> Vec<String> {
     let report = lab.a.vxcsum("doctor --json").json();
     let steps = report["steps"].as_array().expect("steps");

@@ -129,12 +129,12 @@ fn node_problem_detector_gets_a_short_line() {
     }
 }
 
-/// What the policy leaves alone is a problem too where NAT corrupts its packets, as in every other answer.
+/// A device that the policy leaves alone is a problem too if NAT corrupts its packets, as in every other answer.
 #[test]
 fn node_problem_detector_says_what_status_says() {
     let netns = Netns::new();
     netns.ip("link add keep0 up type vxlan id 1 dstport 4789 remote 192.0.2.2 local 192.0.2.1");
-    // The rules are read for its sake.
+    // The rules are read because of this device.
     netns.ip("link add vx0 up type vxlan id 2 dstport 4790 remote 192.0.2.2 local 192.0.2.1");
     for (rules, state, code, line) in [
         ("", "ok", 0, "2 VXLAN devices are as they should be\n"),

@@ -73,7 +73,8 @@ fn codes(run: &ProbeRun) -> Vec<Option<Cause>> {
     run.results.iter().map(code).collect()
 }
 
-/// Every bug has an answer, the same over IPv4 and IPv6. Every packet was seen, and turning a feature off cures each bug.
+/// Every bug has an answer, the same over IPv4 and IPv6. Every packet was seen, and turning a feature off cures each
+/// bug.
 fn assert_conclusive(run: &ProbeRun) {
     for result in &run.results {
         let fraglist = (result.id == BugId::GsoLcoCsum).then_some(true);

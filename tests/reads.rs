@@ -33,7 +33,7 @@ fn node(marks: &str) -> Netns {
     netns
 }
 
-/// A table that a process owns goes with it: there is no event and no new generation.
+/// A table disappears with the process that owns it, without an event and without a new generation.
 #[test]
 fn answers_that_rest_on_a_table_with_an_owner_are_not_kept() {
     let netns = node("kept");
@@ -46,7 +46,7 @@ fn answers_that_rest_on_a_table_with_an_owner_are_not_kept() {
         let line = report.lines().find(|line| line.contains("exposure"));
         line.unwrap_or(&report).trim().to_owned()
     };
-    // Of a veth it is never known that no NAT comes after it.
+    // Behind a veth there may always be NAT that this node cannot see.
     let (exposed, untracked) = (r#""exposure": "exposed","#, r#""exposure": "unknown","#);
     assert_eq!(exposure("apply --json"), exposed);
     let table = netns.own_table(

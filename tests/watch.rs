@@ -38,7 +38,7 @@ fn with_json_each_change_is_a_report_on_a_line() {
     };
     let changed: Vec<_> = reports.iter().map(changed).collect();
     let first = ["a0", "b0", "c0"].map(|name| format!("{name:?}")).to_vec();
-    // The last is the device that `settle` makes.
+    // The last device comes from `settle`.
     assert_eq!(changed[..2], [first, vec!["\"flannel.1\"".to_owned()]]);
 }
 

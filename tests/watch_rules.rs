@@ -66,7 +66,7 @@ fn rules_that_name_an_ipset_are_looked_at_on_a_timer() {
     );
 }
 
-/// Nobody announces that a table goes with the process that owns it.
+/// The kernel does not announce that a table disappears with its process.
 #[test]
 fn rules_of_a_table_with_an_owner_are_looked_at_on_a_timer() {
     let netns = Netns::with_three();

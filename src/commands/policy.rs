@@ -12,27 +12,27 @@ use crate::offload::node_io::load_policy;
 use crate::offload::report::SCHEMA_VERSION;
 use crate::text::escape;
 
-/// What `policy check` prints of a valid policy.
+/// The output of `policy check` for a valid policy.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct PolicyChecked<'a> {
     /// See the report.
     #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     schema_version: u32,
-    /// One that is not valid is an error.
+    /// Always true: an invalid policy is an error.
     #[cfg_attr(test, schemars(extend("const" = true)))]
     valid: bool,
     /// The files that were read, in order.
     files: &'a [String],
-    /// Files in a policy.d that are not read, because their names do not end in .toml.
+    /// Files in a policy.d that are ignored, because their names do not end in .toml.
     ignored: &'a [String],
-    /// How many rules there are.
+    /// The number of rules.
     rules: usize,
-    /// How many entries for kernels there are.
+    /// The number of entries for kernels.
     kernels: usize,
 }
 
-/// What `policy show` prints.
+/// The output of `policy show`.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct PolicyShown<'a> {

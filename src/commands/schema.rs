@@ -1,6 +1,7 @@
-//! The JSON Schemas that ship are made from the types, here.
+//! Writes the shipped JSON Schemas from the types.
 //!
-//! `VXCSUM_BLESS=1 cargo test --lib schema` writes them; without it the test fails if they are not what the types say.
+//! `VXCSUM_BLESS=1 cargo test --lib schema` writes them. Without the variable, the test fails if they differ from the
+//! types.
 
 use std::fs;
 use std::path::Path;
@@ -17,9 +18,9 @@ use crate::offload::report::Report;
 use crate::output::{ErrorObject, Explanation, NodeSummary};
 use crate::probe::ProbeRun;
 
-/// What `vxcsum --json` prints: `Report` for status, apply, revert, watch (one a line) and `explain` without a device, and one for
-/// each other verb.
-/// `schema_version` is increased when a field changes its meaning or goes away; new fields and codes may come at any time.
+/// The output of `vxcsum --json`: `Report` for status, apply, revert, watch (one on each line) and `explain` without a
+/// device, and another part for each other verb. `schema_version` is increased if a field changes its meaning or is
+/// removed. New fields and codes can appear at any time.
 #[derive(JsonSchema)]
 #[schemars(untagged, title = "Output of vxcsum", extend("$id" = "urn:vxcsum:schema:report:1"))]
 #[allow(
@@ -38,8 +39,8 @@ enum Output {
     Error(ErrorObject<'static>),
 }
 
-/// What the types say that is not for readers of JSON: how their comments are wrapped and linked, which integer holds a number,
-/// and that vxcsum itself takes no other keys.
+/// Removes what readers of JSON do not need: the line breaks and links of comments, the widths of integers, and that
+/// vxcsum itself accepts no other keys.
 fn tidy(schema: &mut Schema) {
     schema.remove("format");
     schema.remove("additionalProperties");

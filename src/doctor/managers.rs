@@ -87,14 +87,14 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     found
 }
 
-/// True if a line calls `ethtool -K` for one of these devices and names a transmit checksum. A device in a variable may
-/// be any device.
+/// True if a line calls `ethtool -K` for one of these devices and names a transmit checksum. A variable counts as any
+/// device.
 fn sets_offload(line: &str, devices: &[IfName]) -> bool {
     let line = line.trim_start();
     if line.starts_with(['#', ';']) {
         return false;
     }
-    // Quotes and separators of shell, udev and unit files are no part of a word here.
+    // Quotes and separators of shell, udev and unit files do not belong to a word.
     let mut words = line
         .split(|c: char| c.is_ascii_whitespace() || "\"';,&|()".contains(c))
         .filter(|word| !word.is_empty());
@@ -234,7 +234,7 @@ mod tests {
             ),
             ("PROGRAM=ethtool", false),
             ("# ethtool -K flannel.1 tx off", false),
-            // The pause frames and the rings of a NIC, another device, other features, and a question.
+            // The pause frames and the rings of a NIC, another device, other features, and a query.
             ("ethtool -A eth0 rx off tx off", false),
             ("ethtool -G eth0 rx 4096 tx 4096", false),
             ("ethtool -K eth0 tx off", false),

@@ -1,8 +1,8 @@
 //! The SIOCETHTOOL ioctl, names of devices, and the system calls that no crate offers safely.
 //!
-//! Owns the only `unsafe` code of the project: an ioctl whose argument holds a pointer, socket options and the
-//! address of a packet socket, which rustix does not have, leaving the network namespace, and borrowing neli's descriptor.
-//! Only the safe functions here call it.
+//! Owns the only `unsafe` code of the project: an ioctl whose argument holds a pointer, socket options and the address
+//! of a packet socket, which rustix does not have, leaving the network namespace, and borrowing neli's descriptor. Only
+//! the safe functions here call it.
 //! The functions for the ioctl take the size of their buffers from `ethtool::structs`, which tests the layouts.
 #![allow(
     clippy::disallowed_macros,
@@ -236,7 +236,7 @@ pub fn get_option(
     result_of(result)
 }
 
-/// `setsockopt` with any level and name, for an option whose value is an `int`.
+/// `setsockopt` with any level and name, for an option with an `int` value.
 ///
 /// # Errors
 /// The errno of `setsockopt`.
@@ -255,8 +255,7 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
     result_of(result)
 }
 
-/// Binds a packet socket to one device and to frames of one kind (`ETH_P_IP`, ...). The kind 0 is for a socket that only
-/// sends.
+/// Binds a packet socket to one device and one ethertype (`ETH_P_IP`, ...). 0 is for a socket that only sends.
 ///
 /// # Errors
 /// The errno of `bind`: `ENODEV` if there is no such device.
@@ -318,7 +317,7 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<
     result_of(result)
 }
 
-/// What a system call says that gives 0 or sets `errno`.
+/// The result of a system call that returns 0 or sets `errno`.
 fn result_of(result: i32) -> Result<(), Errno> {
     if result == 0 {
         Ok(())

@@ -43,7 +43,6 @@ impl Feature {
 pub struct PerFeature<T>([T; Feature::ALL.len()]);
 
 impl<T> PerFeature<T> {
-    /// Makes each value from its feature.
     pub fn new(make: impl FnMut(Feature) -> T) -> Self {
         Self(Feature::ALL.map(make))
     }

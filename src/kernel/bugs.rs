@@ -8,7 +8,7 @@ use super::{Basis, BugId, Status, Trigger, Why};
 use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 
-/// The day of the last change of the table, for `vxcsum --version`.
+/// The date of the last change of the table, for `vxcsum --version`.
 pub const TABLE_DATE: &str = "2026-11-26";
 
 /// The properties of a bug that the rest of the program uses. A new bug gets its row here.
@@ -16,9 +16,9 @@ pub const TABLE_DATE: &str = "2026-11-26";
 pub struct Bug {
     /// The outer UDP checksum of the packets that the bug corrupts.
     pub outer_checksum: OuterChecksum,
-    /// What has to happen to those packets.
+    /// The event that lets the bug corrupt the packets.
     pub trigger: Trigger,
-    /// The features that cure it where one of them is off on the VXLAN device, the one that costs least first.
+    /// The features that cure the bug if one of them is off on the VXLAN device, the cheapest first.
     pub cures: &'static [Feature],
     /// The built-in policy acts only on devices that the trigger can reach, because most kernels have the bug.
     pub only_if_exposed: bool,
@@ -590,7 +590,7 @@ pub static TABLE: &[Row] = &[
           text: "the release does not start with a kernel version",
           url: None },
 
-    // The bug of a second segmentation: a VXLAN device takes packets with a frag_list only where it has NETIF_F_FRAGLIST
+    // The bug of a second segmentation: a VXLAN device accepts packets with a frag_list only with NETIF_F_FRAGLIST
     Row { id: "gso-el8-measured", bug: GsoLcoCsum, family: El8, base: ALL, build: In(&[147, 5, 1], &[147, 5, 2]), says: Predates, mark: Measured,
           text: "on RHEL 8.1's 4.18.0-147.5.1 tx-scatter-gather-fraglist of VXLAN devices is off [fixed], and no packet left corrupt",
           url: None },

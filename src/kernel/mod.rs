@@ -47,17 +47,18 @@ codes! {
         NatZeroCsum = "nat-zero-csum",
         /// Local checksum offload fills in the outer checksum, and NAT updates it as if it were unfinished. Not fixed.
         NatLcoCsum = "nat-lco-csum",
-        /// A second segmentation takes an outer checksum that local checksum offload finished for an unfinished one: not fixed.
+        /// Local checksum offload finishes the outer checksum, and a second segmentation treats it as unfinished. Not
+        /// fixed.
         GsoLcoCsum = "gso-lco-csum",
     }
 }
 
 codes! {
-    /// What has to happen to the outer packets of a device so that a bug can corrupt them.
+    /// The event on the path of outer packets that lets a bug corrupt them.
     pub enum Trigger {
         /// NAT rewrites their addresses or ports.
         Nat = "nat",
-        /// They are segmented twice in software on their way out.
+        /// Software segments them twice on their way out.
         Segmentation = "segmentation",
     }
 }
@@ -196,7 +197,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Whether the packets had a correct outer checksum while this feature was off.
+    /// Whether the packets had a correct outer checksum while this feature was off. `None` if that was not tried.
     pub fn cured_by(self, feature: Feature) -> Option<bool> {
         match feature {
             Feature::Checksum => self.cured,

@@ -78,8 +78,8 @@ pub struct OuterFlow {
 pub struct Routed {
     pub sources: BTreeSet<IpAddr>,
     pub nexthops: Vec<IpAddr>,
-    /// The source that the kernel chooses for each IPv6 destination where nobody asks for one, so also what `MASQUERADE` takes.
-    /// `None` if the route names one, or if there was no answer.
+    /// The source that the kernel chooses for each IPv6 destination without a given source. `MASQUERADE` uses the same
+    /// source. `None` if the route names a source, or if there was no answer.
     ///
     /// <https://github.com/torvalds/linux/blob/v6.12/include/net/ip6_route.h> (`ip6_route_get_saddr`)
     pub chosen_ipv6: Vec<Option<IpAddr>>,
@@ -191,7 +191,7 @@ pub enum NoCure {
     Copied,
     /// Untracked packets can still be rewritten. Holds the analysis as text.
     StillExposed(String),
-    /// No rule here rewrites these packets then, and whether they are rewritten is not known all the same; the analysis in words.
+    /// No rule here rewrites untracked packets, but it is not known whether others do. Holds the analysis as text.
     NotKnown(Untracked, String),
     /// A rule, or the policy of a chain, would drop untracked packets but not tracked packets.
     Dropped(String),
@@ -302,11 +302,11 @@ impl fmt::Display for NatChange {
 codes! {
     /// Whether NAT can rewrite the outer packets of a device.
     pub enum ExposureCode {
-        /// It can.
+        /// NAT can rewrite them.
         Exposed = "exposed",
-        /// It cannot.
+        /// NAT cannot rewrite them.
         NotExposed = "not-exposed",
-        /// That is not known.
+        /// Not known.
         Unknown = "unknown",
     }
 }
@@ -607,7 +607,7 @@ fn judge(rules: &NatRules, device: &OuterFlow, collected: &mut Collected) -> Exp
             Finding::Opaque(name) => not_understood = not_understood.or(Some((at, name))),
         }
     }
-    // What matters of the mark is what the way with the fewest bits needs.
+    // The path that needs the fewest bits shows which bits matter.
     let marks = paths.into_iter().min_by_key(|marks| marks.count_ones());
     if let Some(((v6, at, change), marks)) = rewrites.zip(marks) {
         return Exposure::Exposed(Box::new(Exposed {
@@ -827,8 +827,8 @@ fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
 }
 
 /// As [`masquerade_ipv4`], for IPv6. IPv6 chooses among the addresses of all devices, and prefers an address of the
-/// outgoing device that is valid and not deprecated. With several such addresses, routing says which one is chosen. A
-/// choice among addresses that expire does not last, and counts as not known.
+/// outgoing device that is valid and not deprecated. If there are several such addresses, routing names the chosen one.
+/// A choice among addresses with a limited lifetime does not last, and counts as not known.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
 fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {

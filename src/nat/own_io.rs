@@ -1,6 +1,6 @@
-//! Makes, reads and removes vxcsum's own table of `nf_tables` in this thread's network namespace.
+//! Creates, reads and removes vxcsum's own table of `nf_tables` in this thread's network namespace.
 //!
-//! Owns the requests and the look at what came of them. `nat::nft::own` says what is in the table. No other program is run.
+//! Owns the requests and the check of the result. `nat::nft::own` defines the contents. Runs no other program.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -19,23 +19,21 @@ use crate::netlink::DumpError;
 use crate::netlink::requests::Requests;
 use crate::netlink::socket_io::Netlink;
 
-/// The table as it was found.
+/// The state of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnTable {
-    /// There is none, or this kernel has no `nf_tables`.
+    /// The table does not exist, or this kernel has no `nf_tables`.
     Absent,
-    /// It is as vxcsum makes it, for these packets.
+    /// The table is as vxcsum creates it, for these packets.
     Made(Packets),
-    /// There is one of this name that is not, so that nothing is known of what it does.
+    /// A table with this name has other contents, so its effect is not known.
     Changed,
 }
 
-/// Reads it.
-///
 /// # Errors
-/// The kernel refuses, or it changed while it was read.
+/// The kernel refuses, or the table changed during the read.
 pub fn read() -> Result<OwnTable, Fault> {
-    // None there, no netfilter, or nobody who answers for this subsystem.
+    // No such table, no netfilter, or no such subsystem.
     let absent = [
         Errno::NOENT,
         Errno::PROTONOSUPPORT,
@@ -72,7 +70,7 @@ fn try_read() -> Result<OwnTable, DumpError> {
         }
         other => other?,
     }
-    // One that is dormant is not there for packets.
+    // A dormant table does not affect packets.
     let Some(of) = rules.begin_rules(0, 0) else {
         return Ok(OwnTable::Changed);
     };
@@ -84,15 +82,15 @@ fn try_read() -> Result<OwnTable, DumpError> {
         return Err(DumpError::Interrupted);
     }
     let [table] = <[_; 1]>::try_from(rules.finish()).map_err(|_| Malformed("table"))?;
-    // Its one chain is all that is in it.
+    // The table has nothing besides its one chain.
     let made = own::recognise(&table).filter(|_| objects == Some(1));
     Ok(made.map_or(OwnTable::Changed, OwnTable::Made))
 }
 
-/// Makes the table for these packets in one step, or removes it if there are none, and reads back what came of it.
+/// Creates the table for these packets in one step, or removes it if there are no packets, and reads the result back.
 ///
 /// # Errors
-/// The kernel refuses, or the table is not as it was made: then nothing is known of it.
+/// The kernel refuses, or the table differs from the request: then its state is not known.
 pub fn set(packets: &Packets) -> Result<(), Fault> {
     let (requests, verb, wanted) = if packets.is_empty() {
         (own::remove(), "remove", OwnTable::Absent)

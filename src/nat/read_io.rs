@@ -107,7 +107,7 @@ fn part(rules: &mut NatRules, operation: String, result: Result<Vec<Table>, Dump
         Err(e) => {
             let changing = format!("the rules changed during each of {ATTEMPTS} reads");
             let mut fault = e.fault(operation, changing);
-            // What to do depends on who asks: `offload::health` says it.
+            // The advice depends on the caller: see `offload::health`.
             fault.advice = None;
             rules.unread.push(fault);
         }

@@ -137,7 +137,8 @@ pub struct Table {
     pub chains: Vec<Chain>,
     /// Sets and maps. Lookups name them by their index here.
     pub sets: Vec<Set>,
-    /// It is gone once the process that owns it closes its socket. There is no message of that, and no new generation.
+    /// The table disappears when the process that owns it closes its socket. The kernel sends no message for that, and
+    /// the generation stays the same.
     ///
     /// <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_tables_api.c> (`nft_rcv_nl_event`)
     pub goes_unannounced: bool,
@@ -165,7 +166,7 @@ impl Chain {
         }];
     }
 
-    /// Takes all its rules out.
+    /// Removes all rules.
     pub fn clear(&mut self) {
         self.rules.clear();
     }

@@ -29,7 +29,7 @@ impl PathState {
         }
     }
 
-    /// A rule changes the mark.
+    /// Sets the mark, as a rule does.
     pub fn set_mark(&mut self, mark: Mark) {
         self.set_here = (self.set_here | mark.value & !self.mark.value) & mark.value;
         self.mark = mark;

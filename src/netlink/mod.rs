@@ -232,7 +232,7 @@ impl From<Errno> for DumpError {
 }
 
 impl DumpError {
-    /// With what was tried, and what to say if all attempts were interrupted.
+    /// The fault for this operation. `interrupted` is the text if all attempts were interrupted.
     pub fn fault(self, operation: impl Into<String>, interrupted: impl Into<String>) -> Fault {
         match self {
             Self::Malformed(e) => Fault::malformed(operation, e),

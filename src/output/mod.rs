@@ -44,7 +44,7 @@ pub fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Why nothing could be done at all.
+/// Why the command could do nothing.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ErrorObject<'a> {
@@ -59,10 +59,10 @@ pub(crate) struct ErrorObject<'a> {
 struct ErrorBody<'a> {
     /// For programs.
     code: ErrorCode,
-    /// What the process exits with.
+    /// The exit code of the process.
     #[cfg_attr(test, schemars(extend("enum" = [1, 64, 77, 78])))]
     exit_code: u8,
-    /// For people.
+    /// For users.
     text: String,
     /// Only with the code `policy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -10,16 +10,16 @@ use serde::Serialize;
 
 use crate::text::escape;
 
-/// What kind of problem it is.
+/// The cause of a problem. It determines the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// What the file says, or that a named file is missing.
+    /// The content of the file, or a named file that is missing.
     Content,
     /// The user may not read the file.
     Denied,
-    /// The root directory cannot be opened.
+    /// The root directory could not be opened.
     Root,
-    /// The system failed, whatever the file says.
+    /// A failure of the system, whatever the content of the file.
     System,
 }
 
@@ -119,7 +119,7 @@ impl PolicyErrors {
         self.0.iter()
     }
 
-    /// The one kind that all problems are of; `Content` if they differ.
+    /// The common kind of all problems. `Content` if they differ.
     pub fn kind(&self) -> ProblemKind {
         let first = self.0.first().map_or(ProblemKind::Content, |e| e.kind);
         let same = self.items().all(|error| error.kind == first);

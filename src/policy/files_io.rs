@@ -184,7 +184,7 @@ impl Loader<'_> {
         trusted.map_err(|problem| self.problem(path, problem)).ok()
     }
 
-    /// The names of a directory's policy files.
+    /// The names of the policy files in a directory.
     fn toml_files(&mut self, root: BorrowedFd, path: &Path) -> Vec<OsString> {
         let Some(fd) = self.directory(root, path) else {
             return Vec::new();
@@ -198,7 +198,7 @@ impl Loader<'_> {
             self.problem(path, Problem::io("list the directory", errno));
             Vec::new()
         });
-        // Hidden files and backups are an editor's.
+        // Hidden files and backups belong to an editor.
         names.retain(|n| !n.as_bytes().starts_with(b".") && !n.as_bytes().ends_with(b"~"));
         let (names, others): (Vec<_>, Vec<_>) = names
             .into_iter()

@@ -1,6 +1,6 @@
 //! The JSON Schema of a policy file, for editors: from the same tables as the parser.
 //!
-//! The parser has no types to derive it from, for it reads every value with its place.
+//! It cannot be derived from types, because the parser reads every value with its place.
 
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,7 @@ fn ranges(first: u32, last: u32) -> Value {
     )
 }
 
-/// A table with these keys and no others.
+/// A table with only these keys.
 fn table(keys: &[&str], required: &[&str], key: impl Fn(&str) -> (&'static str, Value)) -> Value {
     let mut properties = Map::new();
     for name in keys {
@@ -111,7 +111,6 @@ fn top_key(key: &str) -> (&'static str, Value) {
     }
 }
 
-/// The whole of it.
 pub fn schema() -> Value {
     let mut schema = table(&TOP, &[], top_key);
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();

@@ -152,7 +152,7 @@ fn give_back(node: &mut Node, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Logs what was changed and what failed; with `json` it prints the report too, on a line.
+/// Logs changes and failures. With `json` it also prints the report, on one line.
 fn say(report: &Report<'_>, json: bool) {
     journal_io::changes(report);
     let news = |device: &DeviceReport<'_>| device.outcome != Outcome::Unchanged;
@@ -364,7 +364,7 @@ impl Peers {
 /// Running totals for the status line.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Whether reports go to stdout.
+    /// Print reports to stdout.
     json: bool,
     /// How often the feature was turned off.
     changed: usize,

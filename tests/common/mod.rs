@@ -251,7 +251,8 @@ impl Netns {
         command
     }
 
-    /// A table `ip owned` of `nf_tables` with these commands, which lasts as long as the process that owns it.
+    /// Creates a table `ip owned` of `nf_tables` with these commands. The table exists as long as the process that owns
+    /// it.
     #[track_caller]
     pub fn own_table(&self, commands: &str) -> OwnedTable {
         let mut command = self.command("nft");
@@ -484,7 +485,7 @@ pub struct OwnedTable {
 }
 
 impl Drop for OwnedTable {
-    /// nft ends with its input, and the table with it.
+    /// nft ends when its input ends, and its table disappears.
     fn drop(&mut self) {
         drop(self.owner.stdin.take());
         let _ = self.owner.wait();

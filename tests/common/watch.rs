@@ -74,7 +74,7 @@ impl<'a> Watch<'a> {
         watch
     }
 
-    /// What it has written to stdout so far.
+    /// The output on stdout so far.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("stdout")).expect("read stdout")
     }
@@ -198,7 +198,7 @@ impl<'a> Watch<'a> {
         self.until(&format!("not read {times} times"), || self.reads() >= times);
     }
 
-    /// The wait that it is in.
+    /// The current wait.
     #[track_caller]
     pub fn wait(&self) -> String {
         let log = self.log();

@@ -1,4 +1,4 @@
-//! vxcsum's own table: made, read back, left out of the analysis, and changed by others.
+//! vxcsum's own table: created, read back, left out of the analysis, and changed by other programs.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ fn packets() -> Packets {
     [of(false, "192.168.77.1"), of(true, "fd00:77::1")].into()
 }
 
-/// As nft(8) sees it.
+/// The table according to nft(8).
 fn ruleset(lab: &Lab) -> String {
     let list = ["list", "ruleset"];
     lab.within("a", || {
@@ -42,7 +42,7 @@ fn the_table_is_made_and_removed_in_one_step_and_read_back() {
     );
     let nft = |text: &str| lab.within("a", || feed("nft", &["-f", "-"], text));
     assert_eq!(read(), OwnTable::Absent);
-    // To remove what is not there is no error, and makes nothing.
+    // Removing a missing table is not an error, and creates nothing.
     set(&Packets::new());
     assert_eq!(ruleset(&lab), "");
     for _ in 0..2 {
@@ -60,7 +60,7 @@ fn the_table_is_made_and_removed_in_one_step_and_read_back() {
         assert!(seen.contains(part), "no {part} in {seen}");
     }
     assert_eq!(seen.matches("notrack").count(), 2, "{seen}");
-    // What another program makes of the table is seen, and mended.
+    // vxcsum finds and repairs changes by other programs.
     for change in [
         "add rule inet vxcsum output accept",
         "add set inet vxcsum more { type ipv4_addr; }",
@@ -106,7 +106,7 @@ fn need_is_decided_as_if_the_table_were_not_there_unless_it_was_changed() {
     lab.within("a", || own_io::set(&packets())).unwrap();
     assert_eq!(lab.packets(), "fine");
     assert_eq!(both(), ("exposed", "exposed"));
-    // The same rule in a table that is not as it was made counts for what it is.
+    // The same rule in a changed table counts as any other rule.
     let more = "add rule inet vxcsum output udp dport 53 accept";
     lab.within("a", || feed("nft", &["-f", "-"], more));
     assert_eq!(both(), ("not-exposed", "not-exposed"));

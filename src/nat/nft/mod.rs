@@ -91,14 +91,14 @@ pub fn chain_rules_request(w: &mut Writer, seq: u32, (family, table, chain): (u8
     );
 }
 
-/// The request for one table: its family and its name.
+/// The request for one table: family and name.
 pub fn table_request(w: &mut Writer, seq: u32, (family, table): (u8, &[u8])) {
     write(w, (NFTABLES | NFT_MSG_GETTABLE, 0, seq), family, |w| {
         w.put_string(NFTA_TABLE_NAME, table);
     });
 }
 
-/// The request for one chain: its family, its table and its name.
+/// The request for one chain: family, table and name.
 pub fn chain_request(w: &mut Writer, seq: u32, (family, table, chain): (u8, &[u8], &[u8])) {
     write(w, (NFTABLES | NFT_MSG_GETCHAIN, 0, seq), family, |w| {
         w.put_string(NFTA_CHAIN_TABLE, table);
@@ -195,7 +195,6 @@ pub struct TableHead {
     pub goes_unannounced: bool,
 }
 
-/// A table.
 pub fn table(msg: &Message<'_>) -> Result<TableHead, Malformed> {
     let (family, rest) = msg.body()?;
     let f = Fields::<8>::read(rest)?;
@@ -208,7 +207,7 @@ pub fn table(msg: &Message<'_>) -> Result<TableHead, Malformed> {
     })
 }
 
-/// How many chains, sets and other objects a table has.
+/// The number of chains, sets and other objects in a table.
 pub fn objects(msg: &Message<'_>) -> Result<Option<u32>, Malformed> {
     let (_, rest) = msg.body()?;
     Ok(Fields::<8>::read(rest)?.be32(NFTA_TABLE_USE))

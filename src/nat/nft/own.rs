@@ -1,8 +1,9 @@
-//! The table of vxcsum itself, which leaves the outer packets of devices untracked.
+//! vxcsum's own table, which leaves the outer packets of devices untracked.
 //!
-//! Owns its name, its contents and how it is told from one that somebody else changed. Pure: `nat::own_io` makes and reads it.
+//! Owns its name and its contents, and recognises a table that another program changed. Pure: `nat::own_io` creates and
+//! reads the table.
 //!
-//! The table is not bound to a socket (`NFT_TABLE_F_OWNER`): it has to stay when the process ends.
+//! The table is not bound to a socket (`NFT_TABLE_F_OWNER`), because it must outlive the process.
 
 use std::collections::BTreeSet;
 
@@ -16,23 +17,23 @@ use crate::netlink::messages;
 use crate::netlink::requests::Requests;
 use crate::text::octets;
 
-/// Its family: one table for both families of IP.
+/// One table for IPv4 and IPv6.
 pub const FAMILY: u8 = NFPROTO_INET;
-/// Its name.
 pub const NAME: &[u8] = b"vxcsum";
-/// As nft(8) and people write it.
+/// The name as nft(8) and users write it.
 pub const TEXT: &str = "inet vxcsum";
-/// Its one chain.
+/// The only chain of the table.
 pub const CHAIN: &[u8] = b"output";
-/// What a reader of the rules has to know; nft(8) shows both. Kernels before 5.10 keep only that of a rule.
+/// Notes for people who read the rules. nft(8) shows both. Kernels before 5.10 store only the comment of a rule.
 const TABLE_COMMENT: &str =
     "made and kept by vxcsum: NAT on the outer packets of VXLAN corrupts them. See vxcsum explain";
 const COMMENT: &str = "by vxcsum: no NAT on VXLAN packets";
 
-/// The packets that the rules of the table are for.
+/// The packets of the rules in the table.
 pub type Packets = BTreeSet<Untracked>;
 
-/// A batch that makes the table, in place of one that is there. The kernel shows packets the old rules until it shows them the new.
+/// A batch that creates the table and replaces an existing one. The kernel applies the old rules to packets until it
+/// applies the new rules.
 pub fn replace(packets: &Packets) -> Requests {
     let mut batch = Batch::of(FAMILY, NAME);
     batch.delete();
@@ -49,14 +50,14 @@ pub fn replace(packets: &Packets) -> Requests {
     batch.end()
 }
 
-/// A batch that takes the table away, be it there or not.
+/// A batch that removes the table, whether it exists or not.
 pub fn remove() -> Requests {
     let mut batch = Batch::of(FAMILY, NAME);
     batch.delete();
     batch.end()
 }
 
-/// As [`Untracked::rule`] says it.
+/// Writes the rule of [`Untracked::rule`].
 fn rule(e: &mut Expressions<'_>, of: &Untracked) {
     let mut lo = [0; IFNAMSIZ];
     lo[..2].copy_from_slice(b"lo");
@@ -73,15 +74,15 @@ fn rule(e: &mut Expressions<'_>, of: &Untracked) {
     e.notrack();
 }
 
-/// Whether a table has the name of this one.
+/// True if a table has the name of this one.
 pub fn has_its_name(table: &Table) -> bool {
     table.backend == RuleStore::NfTables
         && table.family == TableFamily::Inet
         && *table.name == *NAME
 }
 
-/// The packets of a table that is exactly as [`replace`] makes it. Nothing else is believed: what has its name and anything more,
-/// less or different in it was changed by somebody else, and means what its rules say.
+/// The packets of a table that is exactly as [`replace`] creates it. `None` for a table with this name and other
+/// contents: another program changed it, and it counts by its rules.
 pub fn recognise(table: &Table) -> Option<Packets> {
     let base = Base {
         hook: Hook::Output,
@@ -105,7 +106,7 @@ pub fn recognise(table: &Table) -> Option<Packets> {
     (as_made && chain.rules == rules(&packets)).then_some(packets)
 }
 
-/// What a rule is about, if it is one of these at all: that is seen by making it again.
+/// The packets of a rule. `None` unless the rule is exactly one that vxcsum writes for them.
 fn packets_of(exprs: &[Expr]) -> Option<Untracked> {
     let mut loads = exprs.windows(2).filter_map(|two| match two {
         [
@@ -134,7 +135,7 @@ fn packets_of(exprs: &[Expr]) -> Option<Untracked> {
     Some(out)
 }
 
-/// The rules as they are read back: what was written, decoded.
+/// The rules after writing and decoding.
 fn rules(packets: &Packets) -> Vec<crate::nat::rules::Rule> {
     const NEWRULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE;
     let written = replace(packets);
@@ -145,7 +146,7 @@ fn rules(packets: &Packets) -> Vec<crate::nat::rules::Rule> {
         .collect()
 }
 
-/// These rules name nothing.
+/// These rules refer to no chains and sets.
 struct NoNames;
 
 impl Names for NoNames {
@@ -158,12 +159,12 @@ impl Names for NoNames {
     }
 }
 
-/// Takes this table out of the way of packets, if it is as it was made: whether it is needed is decided as if it were not there,
-/// or a device that it cures would be found not to need it.
+/// Removes the rules of this table from the analysis if vxcsum wrote them: the decision must be made as if the table
+/// did not exist. Otherwise a device that the table cures would not need the table.
 pub fn leave_out(tables: &mut [Table]) {
     for table in tables {
         if recognise(table).is_some() {
-            // The table stays, for others are named by their place among all.
+            // The table itself stays, because indices refer to tables.
             table.chains.iter_mut().for_each(Chain::clear);
         }
     }
@@ -195,7 +196,7 @@ mod tests {
         .into()
     }
 
-    /// The table as it would be read back.
+    /// The table as a read returns it.
     fn read(requests: &Requests) -> Table {
         let mut rules = Ruleset::default();
         for message in messages(requests.bytes()).map(Result::unwrap) {
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(tables[1], changed);
     }
 
-    /// The rules say what the commands for people say.
+    /// The rules match the commands for users.
     #[test]
     fn a_rule_is_quoted_as_the_command_that_makes_it() {
         let rules = crate::nat::rules::NatRules {

@@ -275,7 +275,7 @@ fn a_table_of_a_process_goes_unannounced() {
         (NFT_TABLE_F_DORMANT, true, false),
         (NFT_TABLE_F_OWNER, false, true),
         (NFT_TABLE_F_OWNER | NFT_TABLE_F_DORMANT, true, true),
-        // It stays when the process goes: firewalld's.
+        // The table of firewalld stays when the process ends.
         (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST, false, false),
     ] {
         let mut payload = vec![NFPROTO_IPV4, 0, 0, 0];

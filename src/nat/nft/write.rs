@@ -1,7 +1,8 @@
-//! Batches that change tables of `nf_tables`: the kernel carries out all of one, or nothing.
+//! Batches that change tables of `nf_tables`. The kernel carries out a whole batch or nothing.
 //!
-//! Owns the bytes of the messages and their numbering. Pure: may not send anything. Values and layout:
-//! `linux/netfilter/nf_tables.h`, <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/netfilter/nf_tables.h>.
+//! Owns the bytes of the messages and their numbering. Pure: sends nothing. Values and layout:
+//! `linux/netfilter/nf_tables.h`,
+//! <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/netfilter/nf_tables.h>.
 
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
@@ -12,21 +13,20 @@ use crate::netlink::requests::Requests;
 use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer};
 use crate::text::octets;
 
-/// A port out of a range, drawn at random.
+/// A random port from a range.
 const PORT_FULLY_RANDOM: u32 = NF_NAT_RANGE_PROTO_SPECIFIED | NF_NAT_RANGE_PROTO_RANDOM_FULLY;
-/// The type of a comment in what nft(8) keeps beside tables and rules.
+/// The type of a comment in the data that nft(8) stores with tables and rules.
 const COMMENT: u8 = 0;
 
-/// A chain that the stack calls.
+/// A chain that a hook calls.
 #[derive(Clone, Copy, Debug)]
 pub struct BaseChain<'a> {
-    /// Its name.
     pub name: &'a [u8],
     /// `filter` or `nat`.
     pub kind: &'a [u8],
     /// `NF_INET_*`.
     pub hook: u32,
-    /// Lower runs earlier.
+    /// Lower values run earlier.
     pub priority: i32,
 }
 
@@ -39,14 +39,14 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// About this table of this family (`NFPROTO_*`). Names have no NUL at their end here.
+    /// Starts a batch for this table of this family (`NFPROTO_*`). Names have no trailing NUL here.
     pub fn of(family: u8, table: &'a [u8]) -> Self {
         let mut out = Self {
             requests: Requests::default(),
             family,
             table,
         };
-        // Whoever fails answers without being asked to; an acknowledged BEGIN would be answered twice.
+        // A failure is answered even without NLM_F_ACK. An acknowledged BEGIN would be answered twice.
         out.frame(NFNL_MSG_BATCH_BEGIN);
         out
     }
@@ -63,7 +63,7 @@ impl<'a> Batch<'a> {
         self.requests.acked(kind, flags, &header, body);
     }
 
-    /// Makes the table, which must not be there.
+    /// Creates the table, which must not exist.
     pub fn create(&mut self, comment: Option<&str>) {
         let table = self.table;
         self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, |b| {
@@ -74,7 +74,7 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Deletes the table, be it there or not: a batch may make what it deletes.
+    /// Deletes the table, whether it exists or not: the batch creates it first.
     pub fn delete(&mut self) {
         let table = self.table;
         let name = |b: &mut Writer| b.put_string(NFTA_TABLE_NAME, table);
@@ -82,7 +82,7 @@ impl<'a> Batch<'a> {
         self.message(NFT_MSG_DELTABLE, 0, name);
     }
 
-    /// Makes a chain.
+    /// Adds a chain.
     pub fn chain(&mut self, chain: &BaseChain<'_>) {
         let table = self.table;
         self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, |b| {
@@ -96,7 +96,7 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Puts a rule behind those of a chain.
+    /// Appends a rule to a chain.
     pub fn rule(
         &mut self,
         chain: &[u8],
@@ -114,24 +114,24 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// The messages.
+    /// Ends the batch and returns the messages.
     pub fn end(mut self) -> Requests {
         self.frame(NFNL_MSG_BATCH_END);
         self.requests
     }
 }
 
-/// Type, length, value, and a NUL behind the text; the kernel takes 256 bytes, nft(8) a comment of 128.
+/// Type, length, value, and a NUL after the text. The kernel accepts 256 bytes, nft(8) a comment of 128.
 fn userdata(comment: &str) -> Vec<u8> {
     let text: Vec<u8> = comment.bytes().take(127).chain([0]).collect();
     [&[COMMENT, text.len().to_le_bytes()[0]], &text[..]].concat()
 }
 
-/// The expressions of one rule, from left to right. What is compared goes through the first register.
+/// The expressions of one rule, from left to right. Comparisons use the first register.
 pub struct Expressions<'w>(&'w mut Writer);
 
 impl Expressions<'_> {
-    /// `meta` with this key (`NFT_META_*`) is this, or with `NFT_CMP_NEQ` is not.
+    /// Tests that `meta` with this key (`NFT_META_*`) equals the value or, with `NFT_CMP_NEQ`, differs from it.
     pub fn meta(&mut self, key: u32, op: u32, value: &[u8]) {
         self.expression(b"meta\0", |b| {
             put_be32(b, NFTA_META_DREG, NFT_REG_1);
@@ -140,7 +140,7 @@ impl Expressions<'_> {
         self.compare(op, value);
     }
 
-    /// These bytes stand in a header (`NFT_PAYLOAD_*`) at this offset.
+    /// Tests that a header (`NFT_PAYLOAD_*`) has these bytes at this offset.
     pub fn payload(&mut self, header: u32, offset: u32, value: &[u8]) {
         let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
         self.expression(b"payload\0", |b| {
@@ -167,7 +167,7 @@ impl Expressions<'_> {
         });
     }
 
-    /// The packet gets this source address, of the family of the table; its port stays where it is free.
+    /// Sets the source address, of the family of the table. The port stays if it is free.
     pub fn source_address(&mut self, address: IpAddr) {
         self.immediate(NFT_REG_1, &octets(address));
         self.source(address.is_ipv6(), |b| {
@@ -175,7 +175,7 @@ impl Expressions<'_> {
         });
     }
 
-    /// The packet gets a source port out of this range, drawn as `random-fully` does; its address stays.
+    /// Sets a source port from this range, chosen as `random-fully` does. The address stays.
     pub fn source_port(&mut self, v6: bool, range: &RangeInclusive<u16>) {
         self.immediate(NFT_REG_1, &range.start().to_be_bytes());
         self.immediate(NFT_REG_2, &range.end().to_be_bytes());
@@ -194,7 +194,7 @@ impl Expressions<'_> {
         });
     }
 
-    /// Connection tracking, and so NAT, does not see the packet.
+    /// Excludes the packet from connection tracking, and so from NAT.
     pub fn notrack(&mut self) {
         self.0.put_nest(NFTA_LIST_ELEM, |b| {
             b.put(NFTA_EXPR_NAME, b"notrack\0");
@@ -209,7 +209,7 @@ impl Expressions<'_> {
     }
 }
 
-/// `NFPROTO_*` of a family of IP.
+/// `NFPROTO_*` of IPv4 or IPv6.
 pub fn nfproto(v6: bool) -> u8 {
     if v6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }
 }
