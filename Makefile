@@ -128,7 +128,7 @@ image: build
 # Validates the JSON of every verb, and policies, with the JSON Schemas.
 .PHONY: check-json
 check-json: build
-	@tests/needs root ip jq python3
+	@tests/needs root ip jq python3 setpriv
 	tests/json-schemas $(BIN)
 
 # Manifests, alerts, metrics and the image, each checked by the program that reads it.
