@@ -28,7 +28,8 @@ fn metrics_follow_the_devices() {
     assert_eq!(devices.len(), 3);
     for device in devices {
         let name = device["name"].as_str().expect("a name");
-        let of = |metric: &str| before[&format!("vxcsum_device_{metric}{{device=\"{name}\"}}")];
+        let labels = format!("device=\"{name}\",feature=\"{}\"", vxcsum::ethtool::FEATURE);
+        let of = |metric: &str| before[&format!("vxcsum_device_{metric}{{{labels}}}")];
         assert_eq!(
             of("offload_enabled"),
             u64::from(netns.is_on(name)),
@@ -51,7 +52,8 @@ fn metrics_follow_the_devices() {
     let mut turned_off = 0;
     for device in devices {
         let name = device["name"].as_str().expect("a name");
-        let of = |metric: &str| after[&format!("vxcsum_device_{metric}{{device=\"{name}\"}}")];
+        let labels = format!("device=\"{name}\",feature=\"{}\"", vxcsum::ethtool::FEATURE);
+        let of = |metric: &str| after[&format!("vxcsum_device_{metric}{{{labels}}}")];
         assert_eq!(
             of("offload_enabled"),
             u64::from(netns.is_on(name)),
@@ -142,7 +144,7 @@ fn node_problem_detector_says_what_status_says() {
             "add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; add rule ip n p udp dport 4789-4790 masquerade",
             "broken",
             1,
-            "keep0: NAT corrupts its packets (rule-never)\n",
+            "keep0: its packets leave corrupt (rule-never)\n",
         ),
     ] {
         run(netns.command("nft").arg(rules)).expect(0);

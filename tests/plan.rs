@@ -7,12 +7,13 @@ use vxcsum::ethtool::{
     BackendName, FEATURE, Feature, FeatureState, FeatureTable, Features, PerFeature,
 };
 use vxcsum::fault::{Fault, KernelError};
-use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status};
+use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status, Trigger};
+use vxcsum::link::segmentation::Segmentation;
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
 use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure};
 use vxcsum::nat::machine::RuleRef;
 use vxcsum::offload::facts::{Device, Exposure, Facts, History};
-use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on_exposure};
+use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on};
 use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
 use vxcsum::output;
 use vxcsum::policy::{Kind, Policy, merge, parse};
@@ -68,10 +69,12 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
             name: IfName::new(b"ens192").unwrap(),
             driver: Some("vmxnet3".to_owned()),
             finishes_checksums: true,
+            segmentation: Segmentation::NOT_ASKED,
             vrf: None,
         })),
         features,
         exposure: std::rc::Rc::new(Exposure::not_asked()),
+        segmentation: Segmentation::NOT_ASKED,
         remotes: Vec::new(),
         no_peers: false,
         history: PerFeature::default(),
@@ -890,7 +893,7 @@ fn decisions_by_exposure() {
     ] {
         let (policy, kernel) = (policy(policy_text), kernel(zero, lco));
         let mut asked = device(checksum, Ok(ON));
-        let depends = depends_on_exposure(&policy, std::slice::from_ref(&asked), &kernel);
+        let depends = depends_on(Trigger::Nat, &policy, std::slice::from_ref(&asked), &kernel);
         assert_eq!(depends, codes[0] != codes[1], "{name}");
         for (exposure, code) in exposures().into_iter().zip(codes) {
             asked.exposure = std::rc::Rc::new(exposure.clone());

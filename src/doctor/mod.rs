@@ -16,13 +16,14 @@ pub use managers::{Candidate, Manager, managers};
 
 use serde::Serialize;
 
-use crate::kernel::{BugId, KernelVerdict, Status};
-use crate::nat::exposure::{CitedRule, Doubt, Exposure, Untracked};
+use crate::ethtool::Feature;
+use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
+use crate::nat::exposure::{CitedRule, Doubt, Exposure, ExposureCode, Untracked};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
 use crate::offload::health::{NodeState, named};
 use crate::offload::plan::{Action, ReasonCode};
-use crate::offload::report::{DeviceReport, Report};
+use crate::offload::report::{DeviceReport, Report, by_device};
 use crate::probe::{BugOutcome, BugResult, ProbeRun};
 
 /// A bug for which the table and the probe disagree.
@@ -254,8 +255,8 @@ impl<'a> Diagnosis<'a> {
         self.refused(&mut steps);
         self.apply(&mut steps);
         let bad = |device: &&DeviceReport<'_>| {
-            !matches!(NodeState::of(device), NodeState::Ok)
-                || device.reason.code == ReasonCode::AlreadyOff
+            let off = device.reason.code == ReasonCode::AlreadyOff;
+            nat_threatens(device) && (off || NodeState::of(device) != NodeState::Ok)
         };
         let no_leftovers = leftovers.is_empty();
         for (rule, command) in leftovers {
@@ -287,6 +288,7 @@ impl<'a> Diagnosis<'a> {
                 commands: Untracked::commands(&tracked),
             });
         }
+        self.by_hand(&mut steps);
         self.unseen_nat(&mut steps);
         for bug in BugId::ALL.into_iter().filter(|bug| self.bug_matters(*bug)) {
             if let Some(versions) = bug.describe().fixed_in {
@@ -320,8 +322,8 @@ impl<'a> Diagnosis<'a> {
     /// The devices for which rules without tracking are enough, and how those rules describe their packets.
     fn cured_by_notrack(&self) -> (Vec<Untracked>, Vec<String>) {
         let (mut tracked, mut names) = (Vec::new(), Vec::new());
-        for device in &self.report.devices {
-            if device.verdict.status != Status::NotAffected
+        for (device, _) in by_device(&self.report.devices) {
+            if nat_threatens(device)
                 && let Some(Ok(packets)) = device.exposure.exposed().map(|found| &found.notrack)
             {
                 names.push(device.name.to_string());
@@ -413,18 +415,54 @@ impl<'a> Diagnosis<'a> {
         });
     }
 
+    /// The cure of double segmentation for people who set it themselves.
+    fn by_hand(&self, steps: &mut Vec<NextStep>) {
+        let entries = by_device(&self.report.devices).map(|(first, _)| first);
+        let devices: Vec<_> = entries
+            .filter(|d| threatens(d, Trigger::Segmentation))
+            .collect();
+        if devices.is_empty() {
+            return;
+        }
+        let feature = Feature::Fraglist.as_str();
+        let commands = devices
+            .iter()
+            .take(MAX_NAMED)
+            .map(|device| format!("ethtool -K {} {feature} off", device.name));
+        steps.push(NextStep {
+            rule: None,
+            text: format!(
+                "or turn off {feature} alone on {}: against packets that are segmented twice this is enough, and it keeps checksum \
+                 offload and TSO. It holds until the device is created again",
+                named(&devices, MAX_NAMED)
+            ),
+            commands: commands.filter(|command| plain(command)).collect(),
+        });
+    }
+
     /// What this node cannot see.
     fn unseen_nat(&self, steps: &mut Vec<NextStep>) {
         let doubtful = |device: &&DeviceReport<'_>| {
             matches!(
                 device.exposure,
                 Exposure::Unknown(Doubt::Underlay(_) | Doubt::OtherEgress(_))
-            ) && NodeState::of(device) == NodeState::AtRisk
+            ) && threatens(device, Trigger::Nat)
+                && NodeState::of(device) == NodeState::AtRisk
         };
-        let devices: Vec<_> = self.report.devices.iter().filter(doubtful).collect();
+        let entries = by_device(&self.report.devices).map(|(first, _)| first);
+        let devices: Vec<_> = entries.filter(doubtful).collect();
         if !devices.is_empty() {
+            let segmented = |device: &&DeviceReport<'_>| {
+                device.segmentation == ExposureCode::Unknown
+                    && threatens(device, Trigger::Segmentation)
+            };
+            let and = if devices.iter().any(segmented) {
+                " and that forwarded packets are not segmented twice (vxcsum explain DEVICE)"
+            } else {
+                ""
+            };
             steps.push(NextStep::new(format!(
-                "{}: no rule here rewrites its packets, but NAT beyond this network namespace cannot be seen. In a container, run vxcsum doctor on the host as well. If you know that no NAT touches them: unknown-exposure = \"not-exposed\" in the policy",
+                "{}: no rule here rewrites its packets, but NAT beyond this network namespace cannot be seen. In a container, run vxcsum doctor on the host as well. If you know that no NAT touches them{and}: unknown-exposure = \"not-exposed\" in the policy",
                 named(&devices, MAX_NAMED)
             )));
         }
@@ -436,11 +474,24 @@ impl<'a> Diagnosis<'a> {
             .iter()
             .zip(&self.defence)
             .any(|(device, defence)| {
-                device.verdict.status == Status::Affected
+                defence.trigger == bug.describe().trigger
+                    && device.verdict.status == Status::Affected
                     && device.verdict.bugs.contains(&bug)
                     && defence.health != Health::Safe
             })
     }
+}
+
+/// Whether the kernel may have a bug that needs NAT and that packets of the device can meet.
+fn nat_threatens(device: &DeviceReport<'_>) -> bool {
+    let defence = Defence::against(device, Trigger::Nat);
+    defence.is_some_and(|defence| defence.kernel != Some(true))
+}
+
+/// Whether no line of defence holds for certain against the bugs with one trigger.
+fn threatens(device: &DeviceReport<'_>, trigger: Trigger) -> bool {
+    let defence = Defence::against(device, trigger);
+    defence.is_some_and(|defence| defence.health != Health::Safe)
 }
 
 #[cfg(test)]

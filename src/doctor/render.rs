@@ -4,12 +4,12 @@
 
 use std::io::{self, Write};
 
+use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Defence, Diagnosis, Health};
-use crate::ethtool::FEATURE;
-use crate::kernel::EvidenceSource;
-use crate::nat::exposure::Exposure;
+use crate::kernel::{EvidenceSource, Trigger};
+use crate::nat::exposure::ExposureCode;
 use crate::nat::kube_proxy::KubeProxy;
 use crate::offload::health::named;
 use crate::offload::report::DeviceReport;
@@ -46,7 +46,7 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
         writeln!(out)?;
         diagram(out, device, defence, color)?;
     }
-    writeln!(out, "\n1. NAT rules")?;
+    writeln!(out, "\n1. NAT rules, and the devices below")?;
     nat_rules(out, diagnosis, color)?;
     writeln!(
         out,
@@ -54,16 +54,18 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
         escape(diagnosis.report.kernel.release.as_bytes())
     )?;
     kernel(out, diagnosis, color)?;
-    writeln!(out, "\n3. offload ({FEATURE})")?;
+    writeln!(out, "\n3. offload")?;
     let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| {
-        (a.feature, a.outer_checksum, a.action, a.reason.code)
-            == (b.feature, b.outer_checksum, b.action, b.reason.code)
+        a.feature_name == b.feature_name
+            && (a.feature, a.outer_checksum, a.action, a.reason.code)
+                == (b.feature, b.outer_checksum, b.action, b.reason.code)
     };
     for group in groups(diagnosis, alike) {
         let device = group[0];
         let text = format!(
-            "{}: {}; outer checksum {}; {} ({})",
+            "{}: {} {}; outer checksum {}; {} ({})",
             named(&group, MAX_NAMED),
+            device.feature_name.as_str(),
             feature(device.feature),
             device.outer_checksum.as_str(),
             device.action.as_str(),
@@ -101,11 +103,7 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
     let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| a.exposure_text == b.exposure_text;
     for group in groups(diagnosis, alike) {
         let device = group[0];
-        let style = match device.exposure {
-            Exposure::Exposed(_) => RED,
-            Exposure::NotExposed(_) => GREEN,
-            Exposure::Unknown(_) => YELLOW,
-        };
+        let style = exposure_style(device.exposure.code());
         let text = format!(
             "{}: {}: {}",
             named(&group, MAX_NAMED),
@@ -113,6 +111,19 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
             device.exposure_text
         );
         wrapped_around(out, "  ", &text, device.exposure_rule)?;
+    }
+    let alike =
+        |a: &DeviceReport<'_>, b: &DeviceReport<'_>| a.segmentation_text == b.segmentation_text;
+    for group in groups(diagnosis, alike) {
+        let device = group[0];
+        let style = exposure_style(device.segmentation);
+        let text = format!(
+            "{}: segmented twice: {}: {}",
+            named(&group, MAX_NAMED),
+            paint(device.segmentation.as_str(), style, color),
+            device.segmentation_text
+        );
+        wrapped(out, "  ", &text)?;
     }
     for part in &diagnosis.unread_rules {
         wrapped(out, "  ", &format!("failed: {part}"))?;
@@ -209,6 +220,14 @@ fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
     Ok(())
 }
 
+fn exposure_style(exposure: ExposureCode) -> Style {
+    match exposure {
+        ExposureCode::Exposed => RED,
+        ExposureCode::NotExposed => GREEN,
+        ExposureCode::Unknown => YELLOW,
+    }
+}
+
 /// The path of a packet, with a mark below the step that corrupts it.
 fn diagram(
     out: &mut impl Write,
@@ -234,9 +253,13 @@ fn diagram(
         (underlay.as_str(), ""),
         ("other node", ""),
     ];
+    let breaks = match defence.trigger {
+        Trigger::Nat => 3,
+        Trigger::Segmentation => 4,
+    };
     let (mut path, mut below, mut at) = (String::from("  "), String::from("  "), 0);
     for (n, (above, under)) in columns.iter().enumerate() {
-        if n == 3 {
+        if n == breaks {
             at = path.width();
         }
         let width = above.width().max(under.width());

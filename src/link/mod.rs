@@ -4,10 +4,12 @@
 
 pub(crate) mod events_io;
 pub(crate) mod filter;
+pub(crate) mod forwarding_io;
 pub(crate) mod multicast_io;
 pub(crate) mod peer_events_io;
 pub mod route;
 pub mod rtnl;
+pub mod segmentation;
 pub(crate) mod underlay;
 pub(crate) mod underlay_io;
 
@@ -77,6 +79,9 @@ pub struct Underlay {
     /// Packets leave the device with finished checksums; see `link::underlay`.
     #[serde(skip)]
     pub finishes_checksums: bool,
+    /// What the device, and those below it, do with long packets of a forwarding node; see `link::segmentation`.
+    #[serde(skip)]
+    pub segmentation: segmentation::Segmentation,
     /// The VRF of which the device is a port. Packets then pass POSTROUTING a second time, with the VRF as their output
     /// device.
     #[serde(skip)]

@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 
+use super::segmentation::LongPackets;
 use super::underlay::{MAX_DEPTH, StackedDevice, finishes_checksums};
-use super::{Underlay, rtnl};
+use super::{Underlay, rtnl, segmentation};
 use crate::ethtool::FeatureTable;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
@@ -43,6 +44,7 @@ impl Reader<'_> {
             name,
             driver,
             finishes_checksums: finishes_checksums(ifindex, &stack),
+            segmentation: segmentation::below(ifindex, &stack),
             vrf,
         })
     }
@@ -72,6 +74,12 @@ impl Reader<'_> {
             "tx-checksum-ipv6",
         ]);
         let tunnels = bits(&["tx-udp_tnl-segmentation"]);
+        // Any of them makes `skb_segment` cut into long pieces.
+        let tunnel_any = bits(&[
+            "tx-udp_tnl-segmentation",
+            "tx-udp_tnl-csum-segmentation",
+            "tx-gso-partial",
+        ]);
         let fraglist = bits(&["tx-scatter-gather-fraglist"]);
         let device = StackedDevice {
             driver: self.socket.driver(&link.name).ok().flatten(),
@@ -79,7 +87,14 @@ impl Reader<'_> {
             checksums_off: checksums != 0 && features.is_some_and(|f| f.active & checksums == 0),
             tunnel_segmentation: features
                 .is_none_or(|f| (f.active | (f.hw & !f.nochange)) & tunnels != 0),
-            splits: features.is_none_or(|f| f.active & tunnels != 0 && f.active & fraglist == 0),
+            long_packets: features.map(|f| {
+                match (f.active & tunnel_any != 0, f.active & fraglist != 0) {
+                    (false, _) => LongPackets::Segments,
+                    (true, true) => LongPackets::HandsOn,
+                    (true, false) => LongPackets::Splits,
+                }
+            }),
+            name: link.name,
             kind: link.kind,
             bus: link.bus,
             macvlan_mode: link.macvlan_mode,

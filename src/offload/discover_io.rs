@@ -21,6 +21,7 @@ use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
+use crate::link::segmentation::Segmentation;
 use crate::link::underlay_io::Reader;
 use crate::link::{OuterChecksum, OwnAddress, Underlay, UnderlayLink, VxlanLink, route, rtnl};
 use crate::nat::exposure::{OtherEgress, OuterFlow, Routed};
@@ -112,6 +113,7 @@ impl Discovery {
                     underlay,
                     features,
                     exposure: Rc::clone(&not_asked),
+                    segmentation: Segmentation::NOT_ASKED,
                     remotes: Vec::new(),
                     no_peers: false,
                     history: PerFeature::default(),

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
+use crate::link::segmentation::Segmentation;
 use crate::link::{Underlay, VxlanLink};
 pub use crate::nat::exposure::Exposure;
 
@@ -22,6 +23,8 @@ pub struct Device {
     pub features: Result<Features, Fault>,
     /// From the NAT rules; the same for many devices.
     pub exposure: Rc<Exposure>,
+    /// Whether the outer packets can be segmented twice.
+    pub segmentation: Segmentation,
     /// Where the outer packets go, as the exposure was decided on; empty if that is not known.
     pub remotes: Vec<IpAddr>,
     /// It is known that there is no destination yet.

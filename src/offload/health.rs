@@ -5,11 +5,11 @@
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::facts::Exposure;
 use super::plan::{Action, ReasonCode};
-use super::report::{DeviceReport, Outcome, Report};
+use super::report::{DeviceReport, Outcome, Report, by_device};
 use crate::fault::Fault;
-use crate::kernel::Status;
+use crate::kernel::{Status, Trigger};
+use crate::nat::exposure::ExposureCode;
 
 /// The sentence names at most this many devices and counts the rest; the table names them all.
 const MAX_NAMED: usize = 3;
@@ -27,15 +27,19 @@ codes! {
     }
 }
 
-/// The three lines of defence of one device; any that holds is enough. `None` where it is not known.
+/// The lines of defence of one device; of those against one kind of bug, any that holds is enough. `None` where it is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Defence {
     /// No NAT rule can rewrite its outer packets.
     pub nat_rules: Option<bool>,
-    /// The kernel does not have the bugs that its packets can meet.
+    /// Its outer packets are not segmented twice.
+    pub segmentation: Option<bool>,
+    /// What triggers the bugs that the rest is about: the ones that it stands worst against.
+    pub trigger: Trigger,
+    /// The kernel does not have those of them that its packets can meet.
     pub kernel: Option<bool>,
-    /// The feature is off.
+    /// A feature that cures them is off.
     pub offload: Option<bool>,
     /// What follows.
     pub health: Health,
@@ -44,32 +48,45 @@ pub struct Defence {
 impl Defence {
     /// Of one device. One without peers sends nothing that could be corrupted.
     pub fn of(device: &DeviceReport<'_>) -> Self {
-        let nat_rules = match device.exposure {
-            Exposure::Exposed(_) => Some(false),
-            Exposure::NotExposed(_) => Some(true),
-            Exposure::Unknown(_) => None,
+        let all = Trigger::ALL.into_iter().rev();
+        // The first of those that are equally bad.
+        all.filter_map(|trigger| Self::against(device, trigger))
+            .max_by_key(|defence| defence.health)
+            .expect("every outer checksum is susceptible to a bug")
+    }
+
+    /// Against the bugs with one trigger; `None` if its packets cannot meet any.
+    pub fn against(device: &DeviceReport<'_>, trigger: Trigger) -> Option<Self> {
+        let harmless = |trigger: Trigger| {
+            let danger = device.dangers[trigger as usize].as_ref()?;
+            danger.happens.map(|happens| !happens)
         };
-        let kernel = match device.verdict.status {
+        let kernel = match device.dangers[trigger as usize].as_ref()?.verdict.status {
             Status::Affected => Some(false),
             Status::NotAffected => Some(true),
             Status::Unknown => None,
         };
-        let offload = device.feature.map(|feature| !feature.active);
-        let lines = [nat_rules, kernel, offload];
-        let health = if lines.contains(&Some(true)) || device.reason.code == ReasonCode::NoPeersYet
-        {
+        let offload = device.cured[trigger as usize];
+        let lines = [harmless(trigger), kernel, offload];
+        let health = if lines.contains(&Some(true)) || device.waits {
             Health::Safe
         } else if lines == [Some(false); 3] {
             Health::Broken
         } else {
             Health::AtRisk
         };
-        Self {
-            nat_rules,
+        Some(Self {
+            nat_rules: harmless(Trigger::Nat),
+            segmentation: match device.segmentation {
+                ExposureCode::Exposed => Some(false),
+                ExposureCode::NotExposed => Some(true),
+                ExposureCode::Unknown => None,
+            },
+            trigger,
             kernel,
             offload,
             health,
-        }
+        })
     }
 }
 
@@ -78,9 +95,9 @@ codes! {
     pub enum NodeState {
         /// Nothing is to be done against corrupt packets.
         Ok = "ok",
-        /// NAT may corrupt packets, or it is not known that it cannot.
+        /// Packets may be corrupted, or it is not known that they cannot.
         AtRisk = "at-risk",
-        /// NAT corrupts packets.
+        /// Packets are corrupted.
         Broken = "broken",
         /// A device could not be read, or not changed as it has to be.
         Failed = "failed",
@@ -91,19 +108,33 @@ impl NodeState {
     /// Of one device. What is not known and what the policy counts as harmless is not held against it; a rule that is known to
     /// corrupt packets is, whatever the policy says.
     pub fn of(device: &DeviceReport<'_>) -> Self {
-        let accepted = matches!(
-            device.reason.code,
-            ReasonCode::RuleNever
-                | ReasonCode::BugNever
-                | ReasonCode::KernelUnknownFixed
-                | ReasonCode::ExposureUnknownNotExposed
-        );
-        match (device.outcome, Defence::of(device).health) {
-            (Outcome::Failed | Outcome::Refused, _) => Self::Failed,
-            (_, Health::Broken) => Self::Broken,
-            (_, Health::AtRisk) if !accepted => Self::AtRisk,
-            (_, Health::AtRisk | Health::Safe) => Self::Ok,
+        if matches!(device.outcome, Outcome::Failed | Outcome::Refused) {
+            return Self::Failed;
         }
+        let of = |trigger: Trigger| {
+            let defence = Defence::against(device, trigger)?;
+            let accepted = device.dangers[trigger as usize].as_ref()?.accepted;
+            Some(match defence.health {
+                Health::Broken => Self::Broken,
+                Health::AtRisk if !accepted => Self::AtRisk,
+                Health::AtRisk | Health::Safe => Self::Ok,
+            })
+        };
+        let states: Vec<_> = Trigger::ALL.into_iter().filter_map(of).collect();
+        let worst = [Self::Broken, Self::AtRisk];
+        let found = worst.into_iter().find(|state| states.contains(state));
+        found.unwrap_or(Self::Ok)
+    }
+
+    /// Of one device with all its entries, and the entry that says what is wrong: a further one can have failed.
+    pub fn of_all<'r, 'a>(
+        first: &'r DeviceReport<'a>,
+        others: &'r [DeviceReport<'a>],
+    ) -> (&'r DeviceReport<'a>, Self) {
+        let failed = |entry: &&DeviceReport<'_>| Self::of(entry) == Self::Failed;
+        let mut entries = std::iter::once(first).chain(others);
+        let telling = entries.find(failed).unwrap_or(first);
+        (telling, Self::of(telling))
     }
 
     /// The first word of a report.
@@ -142,14 +173,23 @@ pub struct Summary {
 impl Summary {
     /// Of all devices of a report.
     pub fn of(devices: &[DeviceReport<'_>]) -> Self {
-        let in_state = |state| devices.iter().filter(|d| NodeState::of(d) == state).count();
-        let with = |outcome| devices.iter().filter(|d| d.outcome == outcome).count();
+        let states: Vec<_> = by_device(devices)
+            .map(|(first, others)| NodeState::of_all(first, others).1)
+            .collect();
+        let in_state = |state| states.iter().filter(|s| **s == state).count();
+        let with = |outcome| {
+            let any = |(first, others): &(&DeviceReport<'_>, &[DeviceReport<'_>])| {
+                let mut entries = std::iter::once(*first).chain(*others);
+                entries.any(|entry| entry.outcome == outcome)
+            };
+            by_device(devices).filter(any).count()
+        };
         let worst = [NodeState::Failed, NodeState::Broken, NodeState::AtRisk]
             .into_iter()
             .find(|state| in_state(*state) > 0);
         Self {
             state: worst.unwrap_or(NodeState::Ok),
-            devices: devices.len(),
+            devices: states.len(),
             ok: in_state(NodeState::Ok),
             at_risk: in_state(NodeState::AtRisk),
             broken: in_state(NodeState::Broken),
@@ -181,25 +221,40 @@ pub fn answer(report: &Report<'_>) -> String {
             .to_owned();
     }
     let of = |state: NodeState| -> Vec<&DeviceReport<'_>> {
-        let devices = report.devices.iter();
-        devices.filter(|d| NodeState::of(d) == state).collect()
+        by_device(&report.devices)
+            .map(|(first, others)| NodeState::of_all(first, others))
+            .filter(|(_, found)| *found == state)
+            .map(|(device, _)| device)
+            .collect()
     };
     let devices = of(state);
     if state == NodeState::Ok {
         return all_ok(report);
     }
     let first = devices[0];
-    let bugs: Vec<_> = first.verdict.bugs.iter().map(|b| b.as_str()).collect();
-    let bugs = match first.verdict.status {
+    let trigger = Defence::of(first).trigger;
+    let verdict = first.dangers[trigger as usize]
+        .as_ref()
+        .map_or(first.verdict, |danger| &danger.verdict);
+    let bugs: Vec<_> = verdict.bugs.iter().map(|b| b.as_str()).collect();
+    let bugs = match verdict.status {
         Status::Unknown => format!(
             "it is not known whether this kernel has {}",
             bugs.join(", ")
         ),
         _ => format!("kernel bug {}", bugs.join(", ")),
     };
-    let why = match state {
-        NodeState::Broken => format!("NAT on this node corrupts VXLAN packets ({bugs})"),
-        NodeState::AtRisk => format!("NAT may corrupt VXLAN packets ({bugs})"),
+    let why = match (state, trigger) {
+        (NodeState::Broken, Trigger::Nat) => {
+            format!("NAT on this node corrupts VXLAN packets ({bugs})")
+        }
+        (NodeState::AtRisk, Trigger::Nat) => format!("NAT may corrupt VXLAN packets ({bugs})"),
+        (NodeState::Broken, Trigger::Segmentation) => {
+            format!("forwarded packets are segmented twice, which corrupts VXLAN packets ({bugs})")
+        }
+        (NodeState::AtRisk, Trigger::Segmentation) => format!(
+            "forwarded packets may be segmented twice, which corrupts VXLAN packets ({bugs})"
+        ),
         _ => failure(first),
     };
     format!(
@@ -216,7 +271,7 @@ fn all_ok(report: &Report<'_>) -> String {
     } else {
         "nothing to fix, as the policy counts what is not known"
     };
-    let count = match report.devices.len() {
+    let count = match report.summary.devices {
         1 => "1 VXLAN device".to_owned(),
         n => format!("{n} VXLAN devices"),
     };

@@ -21,7 +21,9 @@ use super::apply_io::apply;
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::health::Limit;
-use super::plan::{Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on_exposure, state};
+use super::plan::{
+    Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on, own_features, state,
+};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Changes, KernelReport, Outcome};
@@ -29,7 +31,9 @@ use crate::error::Error;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::ethtool::{Feature, FeatureTable};
 use crate::kernel::verdict::judge;
-use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements};
+use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements, Trigger};
+use crate::link::forwarding_io::forwards;
+use crate::link::segmentation::{Segmentation, segmentation};
 use crate::nat::exposure::{Doubt, Exposure, OuterFlow};
 use crate::nat::partial_io::RulesInUse;
 use crate::policy::Policy;
@@ -85,6 +89,8 @@ pub struct Dependencies {
     pub rules: bool,
     /// Where outer packets go: a device that is not exposed can become so with a new destination.
     pub destinations: bool,
+    /// Forwarding, and the devices below: packets that are segmented once can be segmented twice after a change.
+    pub segmentation: bool,
     /// The first peer of these devices.
     pub waiting: BTreeSet<u32>,
 }
@@ -279,23 +285,40 @@ impl Node {
             device.history = state.history(&self.identity(device), now);
         }
         // Many rules take seconds to read.
-        let matter =
-            !self.ignore_rules && depends_on_exposure(&self.policy, &devices, &self.verdict);
-        if matter || rules {
-            self.expose(&mut devices, rules)?;
+        let needs = |trigger| depends_on(trigger, &self.policy, &devices, &self.verdict);
+        let nat = rules || !self.ignore_rules && needs(Trigger::Nat);
+        let segmentation = rules || !self.ignore_rules && needs(Trigger::Segmentation);
+        if nat || segmentation {
+            let flows = self.discovery.outer_flows(&devices)?;
+            if segmentation {
+                let forwards = forwards();
+                for (device, (flow, _)) in devices.iter_mut().zip(&flows) {
+                    device.segmentation = segmented(device, &table, forwards, flow);
+                }
+            }
+            if nat {
+                self.expose(&mut devices, &flows, rules);
+            }
+            for (device, (flow, no_peers)) in devices.iter_mut().zip(flows) {
+                device.no_peers = no_peers;
+                device.remotes = flow.remotes;
+            }
         }
         match selection {
             Selection::All => self.depends_on = Dependencies::default(),
             Selection::ByIfindex(gone) => self.depends_on.waiting.retain(|i| !gone.contains(i)),
             Selection::Named(_) | Selection::NamedIfPresent(_) => {}
         }
-        let waiting = devices.iter().filter(|d| d.no_peers && matter);
+        let waiting = devices.iter().filter(|d| d.no_peers);
         self.depends_on
             .waiting
             .extend(waiting.map(|d| d.link.ifindex));
         let harmless = |d: &Device| d.no_peers || matches!(*d.exposure, Exposure::NotExposed(_));
-        self.depends_on.rules |= matter;
-        self.depends_on.destinations |= matter && devices.iter().any(harmless);
+        self.depends_on.rules |= nat;
+        self.depends_on.destinations |= nat && devices.iter().any(harmless);
+        // The cure against NAT is one against this, too.
+        let once = |d: &Device| d.segmentation.twice() == Some(false) && (!nat || harmless(d));
+        self.depends_on.segmentation |= segmentation && devices.iter().any(once);
         Ok(Facts {
             kernel: self.kernel.clone(),
             table,
@@ -304,11 +327,10 @@ impl Node {
     }
 
     /// Fills in the exposure of these devices, by no more of the rules than that takes unless `all` of them are wanted.
-    fn expose(&mut self, devices: &mut [Device], all: bool) -> Result<(), Error> {
+    fn expose(&mut self, devices: &mut [Device], flows: &[(OuterFlow, bool)], all: bool) {
         if !self.keep_rules {
             self.forget_rules();
         }
-        let flows = self.discovery.outer_flows(devices)?;
         let open = flows.iter().filter(|(_, no_peers)| !no_peers);
         let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
         let kept = || self.answers.load(self.netns, &open);
@@ -327,13 +349,10 @@ impl Node {
             exposures
         };
         let mut exposures = exposures.into_iter();
-        for (device, (flow, no_peers)) in devices.iter_mut().zip(flows) {
-            let decided = if no_peers { None } else { exposures.next() };
+        for (device, (_, no_peers)) in devices.iter_mut().zip(flows) {
+            let decided = if *no_peers { None } else { exposures.next() };
             device.exposure = Rc::new(decided.unwrap_or(Exposure::Unknown(Doubt::NoPeers)));
-            device.no_peers = no_peers;
-            device.remotes = flow.remotes;
         }
-        Ok(())
     }
 
     fn identity(&self, device: &Device) -> Identity {
@@ -402,12 +421,8 @@ impl Node {
             dirty = true;
         }
         let waiting: Vec<(Identity, bool)> = plan
-            .devices
-            .iter()
-            .map(|device| {
-                let waits = device.reason.code == ReasonCode::NoPeersYet;
-                (self.identity(device.device), waits)
-            })
+            .first_rows()
+            .map(|device| (self.identity(device.device), device.waits))
             .collect();
         dirty |= locked
             .state
@@ -415,8 +430,7 @@ impl Node {
         self.record.set_follow_up(locked.state.follow_up(now));
         if complete && !locked.state.is_empty() {
             let there: Vec<Identity> = plan
-                .devices
-                .iter()
+                .first_rows()
                 .map(|device| self.identity(device.device))
                 .collect();
             dirty |= locked.state.prune(self.netns, &there);
@@ -461,6 +475,23 @@ impl Node {
         }
         dirty
     }
+}
+
+fn segmented(
+    device: &Device,
+    table: &FeatureTable,
+    forwards: Option<bool>,
+    flow: &OuterFlow,
+) -> Segmentation {
+    let own = own_features(device, table);
+    let underlay = device.underlay.as_deref();
+    segmentation(
+        &device.link,
+        own,
+        forwards,
+        underlay,
+        flow.other_egress.is_some(),
+    )
 }
 
 fn is_off(plan: &DevicePlan<'_>, table: &FeatureTable) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Owns the decision and its reasons. Pure: values in, values out. May not know how a decision is carried out or shown.
 
+use std::fmt;
 use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
@@ -10,6 +11,7 @@ use super::facts::{Device, Exposure, Facts, History};
 use crate::ethtool::{Feature, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
 use crate::link::OuterChecksum;
+use crate::link::segmentation::{OwnFeatures, Segmentation};
 use crate::policy::{AssumeExposure, AssumeKernel, Policy, PolicyRule, Subject, When};
 use crate::text::IfName;
 
@@ -104,6 +106,10 @@ pub struct DevicePlan<'a> {
     pub device: &'a Device,
     /// What the kernel's bugs mean for it.
     pub verdict: DeviceVerdict,
+    /// What each trigger means for it; `None` where its packets cannot meet a bug of that trigger.
+    pub dangers: PerTrigger<Option<Danger>>,
+    /// A decision waits for its first peer.
+    pub waits: bool,
     /// Whether the feature must be off on it, whatever its state.
     pub must_be_off: bool,
     /// The feature that this is about.
@@ -145,7 +151,8 @@ pub enum Note {
 pub struct Plan<'a> {
     /// The names of the features, to read the sets of the devices.
     pub table: &'a FeatureTable,
-    /// By ifindex.
+    /// By ifindex. A device has one decision; behind it comes one about each other feature that vxcsum turned off and that is to
+    /// be kept off or given back.
     pub devices: Vec<DevicePlan<'a>>,
 }
 
@@ -157,6 +164,14 @@ impl Plan<'_> {
                 || device.reason.code == ReasonCode::Contested
                 || device.note.is_some()
         })
+    }
+
+    /// The decision about each device, without those about further features of one.
+    pub fn first_rows(&self) -> impl Iterator<Item = &DevicePlan<'_>> {
+        let rows = self
+            .devices
+            .chunk_by(|a, b| a.device.link.ifindex == b.device.link.ifindex);
+        rows.filter_map(<[_]>::first)
     }
 
     /// In how many seconds the next feature is given back if nothing changes.
@@ -175,9 +190,6 @@ const NEEDS_CHECKSUM: [&str; 5] = [
     "tx-tcp6-segmentation",
     "tx-udp-segmentation",
 ];
-
-/// What every decision is about so far; only a record can name another feature.
-const FOR_NAT: Feature = Feature::Checksum;
 
 /// What the kernel turns off with a feature.
 fn dependents(table: &FeatureTable, feature: Feature) -> u128 {
@@ -198,68 +210,91 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
             .iter()
             .position(|known| known.is_of(rule, device))
             .unwrap_or_else(|| {
-                judged.push(judge(policy, rule, device, &device.exposure, kernel));
+                judged.push(judge(policy, rule, device, kernel));
                 judged.len() - 1
             });
-        let judged = &judged[known];
-        let why = judged.reason.clone();
-        // Only what vxcsum turned off is given back.
-        let feature = if judged.must_be_off {
-            FOR_NAT
-        } else {
-            owned(device).unwrap_or(FOR_NAT)
-        };
-        let history = device.history[feature];
-        let state = state(device, table, feature);
-        let note = note(history, state, judged.must_be_off, why.code);
-        let mut give_back_in = None;
-        let is_off = state.is_some_and(FeatureState::off);
-        let (action, reason) = if judged.must_be_off {
-            act(device, table, why)
-        } else if history.owned && is_off && why.code != ReasonCode::NoPeersYet {
-            let wait = wait_before_give_back(policy, history, why.code);
-            give_back_in = wait.seconds();
-            give_back(&why, &wait)
-        } else {
-            (Action::Leave, why)
-        };
-        let dependents = dependents(table, feature);
-        let also = match (&device.features, action) {
-            (Ok(features), Action::TurnOff) => features.active & dependents,
-            (Ok(features), Action::TurnOn) => features.wanted & !features.active & dependents,
-            _ => 0,
-        };
-        let (verdict, must_be_off, rule) = (
-            judged.verdict.clone(),
-            judged.must_be_off,
-            judged.label.clone(),
-        );
-        DevicePlan {
-            device,
-            verdict,
-            must_be_off,
-            feature,
-            action,
-            reason,
-            rule,
-            also,
-            note,
-            give_back_in,
-        }
+        rows(policy, device, table, &judged[known])
     });
     Plan {
         table,
-        devices: devices.collect(),
+        devices: devices.flatten().collect(),
     }
 }
 
-/// The first feature that vxcsum turned off on a device.
-fn owned(device: &Device) -> Option<Feature> {
-    let mut features = Feature::ALL.into_iter();
-    features.find(|feature| device.history[*feature].owned)
+/// The decision about a device, and behind it one about each other feature that vxcsum turned off.
+fn rows<'a>(
+    policy: &Policy,
+    device: &'a Device,
+    table: &FeatureTable,
+    judged: &Judged<'_>,
+) -> Vec<DevicePlan<'a>> {
+    let needed = judged.needed(device, table);
+    let first = needed
+        .or_else(|| owned(device).next())
+        .unwrap_or(Feature::Checksum);
+    let others = owned(device).filter(|feature| *feature != first);
+    let features = std::iter::once(first).chain(others);
+    features
+        .map(|feature| row(policy, device, table, judged, feature, needed))
+        .collect()
 }
 
-/// Whether a decision holds only as long as the NAT rules are as they are.
+fn row<'a>(
+    policy: &Policy,
+    device: &'a Device,
+    table: &FeatureTable,
+    judged: &Judged<'_>,
+    feature: Feature,
+    needed: Option<Feature>,
+) -> DevicePlan<'a> {
+    let history = device.history[feature];
+    let state = state(device, table, feature);
+    let is_off = state.is_some_and(FeatureState::off);
+    let why = judged.why(feature, needed, history.owned).clone();
+    // Another feature cures its bug as well. That is no reason to turn this one on and, once the other is given back, off again.
+    let kept = needed.is_some() && is_off && judged.asks(feature);
+    let must_be_off = needed == Some(feature) || kept;
+    let note = note(history, state, must_be_off, why.code);
+    let mut give_back_in = None;
+    let (action, reason) = if must_be_off {
+        act(device, table, feature, why)
+    } else if history.owned && is_off && why.code != ReasonCode::NoPeersYet {
+        let wait = wait_before_give_back(policy, history, why.code);
+        give_back_in = wait.seconds();
+        give_back(&why, &wait)
+    } else {
+        (Action::Leave, why)
+    };
+    // Only what vxcsum turned off is given back.
+    let dependents = dependents(table, feature);
+    let also = match (&device.features, action) {
+        (Ok(features), Action::TurnOff) => features.active & dependents,
+        (Ok(features), Action::TurnOn) => features.wanted & !features.active & dependents,
+        _ => 0,
+    };
+    DevicePlan {
+        device,
+        verdict: judged.verdict.clone(),
+        dangers: judged.dangers.clone(),
+        waits: judged.waits(),
+        must_be_off,
+        feature,
+        action,
+        reason,
+        rule: judged.label.clone(),
+        also,
+        note,
+        give_back_in,
+    }
+}
+
+/// The features that vxcsum turned off on a device.
+fn owned(device: &Device) -> impl Iterator<Item = Feature> {
+    let mut features = Feature::ALL.into_iter();
+    std::iter::from_fn(move || features.find(|feature| device.history[*feature].owned))
+}
+
+/// Whether a decision holds only as long as NAT rules, forwarding and devices are as they are.
 fn rests_on_rules(code: ReasonCode) -> bool {
     matches!(
         code,
@@ -350,15 +385,31 @@ fn duration(seconds: u64) -> String {
     }
 }
 
+/// What the kernel and the way of its packets say about one device, for the bugs with one trigger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Danger {
+    /// What those bugs mean for it.
+    pub verdict: DeviceVerdict,
+    /// Whether the trigger can happen; `None` if that is not known.
+    pub happens: Option<bool>,
+    /// The policy counts what is not known as harmless, or says never.
+    pub accepted: bool,
+}
+
+/// One value for each trigger, in the order of [`Trigger::ALL`].
+pub type PerTrigger<T> = [T; Trigger::ALL.len()];
+
 /// What depends on nothing but the rule, the outer checksum and the exposure of a device.
 struct Judged<'a> {
     rule: Option<&'a PolicyRule>,
     outer_checksum: OuterChecksum,
     exposure: Rc<Exposure>,
+    segmentation: Segmentation,
     no_peers: bool,
     verdict: DeviceVerdict,
-    must_be_off: bool,
-    reason: Reason,
+    dangers: PerTrigger<Option<Danger>>,
+    /// Whether the bugs with a trigger ask for a feature to be off, and why; `None` if packets of the device cannot meet them.
+    asked: PerTrigger<Option<(bool, Reason)>>,
     label: Option<Rc<str>>,
 }
 
@@ -367,7 +418,184 @@ impl Judged<'_> {
         same_rule(self.rule, rule)
             && self.outer_checksum == device.link.outer_checksum
             && self.exposure == device.exposure
+            && self.segmentation == device.segmentation
             && self.no_peers == device.no_peers
+    }
+
+    fn waits(&self) -> bool {
+        let mut asked = self.asked.iter().flatten();
+        asked.any(|(_, reason)| reason.code == ReasonCode::NoPeersYet)
+    }
+
+    fn asking(&self) -> impl Iterator<Item = Trigger> {
+        Trigger::ALL.into_iter().filter(|t| self.asked_by(*t))
+    }
+
+    /// The feature that must be off: of those that cure every bug that asks, the one that costs least.
+    fn needed(&self, device: &Device, table: &FeatureTable) -> Option<Feature> {
+        let cures_all = |cure: &Feature| self.asking().all(|t| cures(t).any(|c| c == *cure));
+        let candidates = || {
+            self.asking()
+                .last()
+                .into_iter()
+                .flat_map(cures)
+                .filter(cures_all)
+        };
+        let state = |cure: &Feature| state(device, table, *cure);
+        // Somebody else has turned it off: nothing more is needed.
+        let is_off = |cure: &Feature| {
+            !device.history[*cure].owned && state(cure).is_some_and(FeatureState::off)
+        };
+        let fixed_on = |cure: &Feature| state(cure).is_some_and(|s| s.active && s.fixed());
+        candidates()
+            .find(is_off)
+            .or_else(|| candidates().find(|cure| !fixed_on(cure)))
+            .or_else(|| candidates().next())
+    }
+
+    fn asked_by(&self, trigger: Trigger) -> bool {
+        matches!(self.asked[trigger as usize], Some((true, _)))
+    }
+
+    /// Whether a bug asks for which this feature is the cure that costs least.
+    fn asks(&self, feature: Feature) -> bool {
+        let mut triggers = Trigger::ALL.into_iter();
+        triggers.any(|t| self.asked_by(t) && cures(t).next() == Some(feature))
+    }
+
+    /// Why a feature must or need not be off.
+    fn why(&self, feature: Feature, needed: Option<Feature>, owned: bool) -> &Reason {
+        let of = |trigger: Trigger| self.asked[trigger as usize].as_ref();
+        let all = || Trigger::ALL.into_iter();
+        let found = if needed == Some(feature) {
+            self.asking().find_map(of)
+        } else if owned {
+            all()
+                .filter(|t| cures(*t).next() == Some(feature))
+                .find_map(of)
+        } else {
+            None
+        };
+        let told = || all().filter_map(of).reduce(more_telling);
+        let (_, reason) = found
+            .or_else(told)
+            .expect("every outer checksum is susceptible to a bug");
+        reason
+    }
+}
+
+/// The features that cure the bugs with a trigger, the one that costs least first.
+pub fn cures(trigger: Trigger) -> impl Iterator<Item = Feature> {
+    let bug = BugId::ALL
+        .into_iter()
+        .find(move |bug| bug.describe().trigger == trigger);
+    bug.into_iter()
+        .flat_map(|bug| bug.describe().cures.iter().copied())
+}
+
+/// Of two reasons the one that says more, else the first.
+fn more_telling<'r>(first: &'r (bool, Reason), next: &'r (bool, Reason)) -> &'r (bool, Reason) {
+    let weight = |(off, reason): &(bool, Reason)| match (off, reason.code) {
+        (true, _) => 3,
+        (false, ReasonCode::NoPeersYet) => 2,
+        // That it is latent says more than that another bug is not there.
+        (false, ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed) => 1,
+        (false, _) => 0,
+    };
+    if weight(next) > weight(first) {
+        next
+    } else {
+        first
+    }
+}
+
+/// Whether a trigger can happen to the packets of a device, as a decision takes it.
+#[derive(Clone, Copy)]
+struct Way<'d> {
+    trigger: Trigger,
+    happens: Option<bool>,
+    /// Why.
+    text: &'d dyn fmt::Display,
+}
+
+impl<'d> Way<'d> {
+    fn of(trigger: Trigger, exposure: &'d Exposure, segmentation: &'d Segmentation) -> Self {
+        let (happens, text): (_, &dyn fmt::Display) = match trigger {
+            Trigger::Nat => (happens(exposure), exposure),
+            Trigger::Segmentation => (segmentation.twice(), segmentation),
+        };
+        Self {
+            trigger,
+            happens,
+            text,
+        }
+    }
+
+    /// To see what would be decided.
+    fn assumed(trigger: Trigger, happens: bool) -> Self {
+        Self {
+            trigger,
+            happens: Some(happens),
+            text: &"",
+        }
+    }
+
+    /// As a part of a sentence.
+    fn clause(&self) -> String {
+        let what = match (self.trigger, self.happens) {
+            (Trigger::Nat, Some(true)) => "and NAT on this node can rewrite the outer packets",
+            (Trigger::Nat, Some(false)) => {
+                "but latent: NAT on this node cannot rewrite the outer packets"
+            }
+            (Trigger::Nat, None) => {
+                "and whether NAT on this node rewrites the outer packets is not known"
+            }
+            (Trigger::Segmentation, Some(true)) => {
+                "and this node can segment the outer packets twice"
+            }
+            (Trigger::Segmentation, Some(false)) => {
+                "but latent: this node does not segment the outer packets twice"
+            }
+            (Trigger::Segmentation, None) => {
+                "and whether this node segments the outer packets twice is not known"
+            }
+        };
+        what.to_owned()
+    }
+}
+
+fn dangers(
+    device: &Device,
+    outer_checksum: OuterChecksum,
+    kernel: &KernelVerdict,
+    asked: Option<&PerTrigger<Option<(bool, Reason)>>>,
+) -> PerTrigger<Option<Danger>> {
+    Trigger::ALL.map(|trigger| {
+        let of = |bug: BugId| bug.describe().trigger == trigger;
+        let accepted = |reason: &Reason| {
+            matches!(
+                reason.code,
+                ReasonCode::RuleNever
+                    | ReasonCode::BugNever
+                    | ReasonCode::KernelUnknownFixed
+                    | ReasonCode::ExposureUnknownNotExposed
+            )
+        };
+        let asked = asked.and_then(|asked| asked[trigger as usize].as_ref());
+        let meets = susceptible(outer_checksum).any(of);
+        meets.then(|| Danger {
+            verdict: verdict(outer_checksum, kernel, of),
+            happens: Way::of(trigger, &device.exposure, &device.segmentation).happens,
+            accepted: asked.is_some_and(|(_, reason)| accepted(reason)),
+        })
+    })
+}
+
+fn happens(exposure: &Exposure) -> Option<bool> {
+    match exposure {
+        Exposure::Exposed(_) => Some(true),
+        Exposure::NotExposed(_) => Some(false),
+        Exposure::Unknown(_) => None,
     }
 }
 
@@ -375,66 +603,108 @@ fn judge<'a>(
     policy: &Policy,
     rule: Option<&'a PolicyRule>,
     device: &Device,
-    exposure: &Rc<Exposure>,
     kernel: &KernelVerdict,
 ) -> Judged<'a> {
     let found = device.link.outer_checksum;
     let outer_checksum = rule.map_or(found, |rule| rule.outer_checksum_of(found));
-    let verdict = verdict(outer_checksum, kernel);
-    let decide = |exposure: &Exposure| match rule {
-        Some(rule) => by_rule(policy, rule, &verdict, exposure),
-        None => by_bugs(policy, outer_checksum, exposure, kernel),
-    };
-    let (mut must_be_off, mut reason) = decide(exposure);
-    if device.no_peers && decide(&Exposure::assumed()).0 != decide(&Exposure::NotExposed(None)).0 {
-        let bugs: Vec<_> = verdict.bugs.iter().map(|bug| bug.as_str()).collect();
-        let text = format!(
-            "NAT decides about {} here, and the device has no peers yet: no packet leaves, so the offload stays as it is until \
-             the first peer is there",
-            bugs.join(" and ")
-        );
-        must_be_off = false;
-        reason = Reason {
-            code: ReasonCode::NoPeersYet,
-            text: text.into(),
+    let way = |trigger| Way::of(trigger, &device.exposure, &device.segmentation);
+    let asked = Trigger::ALL.map(|trigger| {
+        let decide = |way| asked_by(policy, rule, outer_checksum, kernel, way);
+        let depends = || {
+            let off = |happens| decide(Way::assumed(trigger, happens)).map(|(off, _)| off);
+            off(true) != off(false)
         };
-    }
-    let label = rule.map(|rule| rule.label().into());
+        if device.no_peers && depends() {
+            let bugs = names(&verdict(outer_checksum, kernel, |bug| bug.describe().trigger == trigger).bugs);
+            let text = match trigger {
+                Trigger::Nat => format!("NAT decides about {bugs} here"),
+                Trigger::Segmentation => format!("the way of the packets decides about {bugs} here"),
+            };
+            let text = format!(
+                "{text}, and the device has no peers yet: no packet leaves, so the offload stays as it is until the first peer \
+                 is there"
+            );
+            let code = ReasonCode::NoPeersYet;
+            return Some((false, Reason { code, text: text.into() }));
+        }
+        decide(way(trigger))
+    });
     Judged {
         rule,
         outer_checksum: found,
-        exposure: Rc::clone(exposure),
+        exposure: Rc::clone(&device.exposure),
+        segmentation: device.segmentation.clone(),
         no_peers: device.no_peers,
-        verdict,
-        must_be_off,
-        reason,
-        label,
+        verdict: verdict(outer_checksum, kernel, |_| true),
+        dangers: dangers(device, outer_checksum, kernel, Some(&asked)),
+        asked,
+        label: rule.map(|rule| rule.label().into()),
     }
 }
 
 /// Plans to give back what vxcsum turned off since boot, and nothing else.
 pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
-    let devices = facts.devices.iter().map(|device| {
-        let feature = owned(device).unwrap_or(FOR_NAT);
-        let dependents = dependents(table, feature);
-        let leave = |code, text: &str| (Action::Leave, Reason { code, text: text.into() }, 0);
-        let (action, reason, also) = match (device.history[feature].owned, &device.features, table.index(feature)) {
-            (false, _, _) => leave(ReasonCode::NotTurnedOffByVxcsum, "vxcsum did not turn it off since boot"),
-            (true, Ok(features), Some(index)) if features.state(index).off() => {
-                let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
-                let reason = Reason { code: ReasonCode::TurnedOffByVxcsum, text: text.into() };
-                (Action::TurnOn, reason, features.wanted & !features.active & dependents)
-            }
-            (true, Ok(_), Some(_)) => leave(ReasonCode::AlreadyOn, "vxcsum turned it off, and it is on again"),
-            (true, _, _) => leave(ReasonCode::NotReadable, "vxcsum turned it off, and its state could not be read"),
-        };
-        let verdict = verdict(device.link.outer_checksum, kernel);
-        DevicePlan { device, verdict, must_be_off: false, feature, action, reason, rule: None, also, note: None, give_back_in: None }
+    let devices = facts.devices.iter().flat_map(|device| {
+        let mut features: Vec<Feature> = owned(device).collect();
+        if features.is_empty() {
+            features.push(Feature::Checksum);
+        }
+        let row = move |feature| revert_row(device, table, feature, kernel);
+        features.into_iter().map(row)
     });
     Plan {
         table,
         devices: devices.collect(),
+    }
+}
+
+fn revert_row<'a>(
+    device: &'a Device,
+    table: &FeatureTable,
+    feature: Feature,
+    kernel: &KernelVerdict,
+) -> DevicePlan<'a> {
+    let dependents = dependents(table, feature);
+    let leave = |code, text: &str| {
+        let text = text.into();
+        (Action::Leave, Reason { code, text }, 0)
+    };
+    let owned = device.history[feature].owned;
+    let (action, reason, also) = match (owned, &device.features, table.index(feature)) {
+        (false, _, _) => leave(
+            ReasonCode::NotTurnedOffByVxcsum,
+            "vxcsum did not turn it off since boot",
+        ),
+        (true, Ok(features), Some(index)) if features.state(index).off() => {
+            let code = ReasonCode::TurnedOffByVxcsum;
+            let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
+            let text = text.into();
+            let also = features.wanted & !features.active & dependents;
+            (Action::TurnOn, Reason { code, text }, also)
+        }
+        (true, Ok(_), Some(_)) => leave(
+            ReasonCode::AlreadyOn,
+            "vxcsum turned it off, and it is on again",
+        ),
+        (true, _, _) => leave(
+            ReasonCode::NotReadable,
+            "vxcsum turned it off, and its state could not be read",
+        ),
+    };
+    DevicePlan {
+        device,
+        verdict: verdict(device.link.outer_checksum, kernel, |_| true),
+        dangers: dangers(device, device.link.outer_checksum, kernel, None),
+        waits: false,
+        must_be_off: false,
+        feature,
+        action,
+        reason,
+        rule: None,
+        also,
+        note: None,
+        give_back_in: None,
     }
 }
 
@@ -456,13 +726,18 @@ pub fn subject(device: &Device) -> Subject<'_> {
 pub fn susceptible(outer_checksum: OuterChecksum) -> impl Iterator<Item = BugId> {
     BugId::ALL
         .into_iter()
-        .filter(move |bug| bug.describe().trigger == Trigger::Nat && bug.meets(outer_checksum))
+        .filter(move |bug| bug.meets(outer_checksum))
 }
 
-fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdict {
+/// The verdict on a device, going by those bugs that `counts` says.
+fn verdict(
+    outer_checksum: OuterChecksum,
+    kernel: &KernelVerdict,
+    counts: impl Fn(BugId) -> bool,
+) -> DeviceVerdict {
     for status in [Status::Affected, Status::Unknown] {
         let bugs: Vec<BugId> = susceptible(outer_checksum)
-            .filter(|bug| kernel[*bug].status == status)
+            .filter(|bug| counts(*bug) && kernel[*bug].status == status)
             .collect();
         if !bugs.is_empty() {
             return DeviceVerdict { status, bugs };
@@ -474,11 +749,41 @@ fn verdict(outer_checksum: OuterChecksum, kernel: &KernelVerdict) -> DeviceVerdi
     }
 }
 
+/// Whether the bugs with one trigger ask for a feature to be off, and why; `None` if packets of the device cannot meet them.
+fn asked_by(
+    policy: &Policy,
+    rule: Option<&PolicyRule>,
+    outer_checksum: OuterChecksum,
+    kernel: &KernelVerdict,
+    way: Way<'_>,
+) -> Option<(bool, Reason)> {
+    let of = |bug: BugId| bug.describe().trigger == way.trigger;
+    let mut bugs = susceptible(outer_checksum)
+        .filter(|bug| of(*bug))
+        .peekable();
+    bugs.peek()?;
+    match rule {
+        Some(rule) => Some(by_rule(
+            policy,
+            rule,
+            &verdict(outer_checksum, kernel, of),
+            way,
+        )),
+        // Without a rule each bug has its own condition; the first that asks decides.
+        None => bugs
+            .map(|bug| {
+                let (when, status) = (policy.bugs[bug].value, kernel[bug].status);
+                by_status(policy, None, when, status, &[bug], way)
+            })
+            .reduce(|first, next| more_telling(&first, &next).clone()),
+    }
+}
+
 fn by_rule(
     policy: &Policy,
     rule: &PolicyRule,
     verdict: &DeviceVerdict,
-    exposure: &Exposure,
+    way: Way<'_>,
 ) -> (bool, Reason) {
     let rule_says = |code, text: &str| Reason {
         code,
@@ -488,60 +793,22 @@ fn by_rule(
         When::Always => (true, rule_says(ReasonCode::RuleAlways, "")),
         When::Never => (false, rule_says(ReasonCode::RuleNever, "")),
         When::Affected | When::Exposed => {
-            let (off, reason) = by_status(
-                policy,
-                Some(rule),
-                rule.when,
-                verdict.status,
-                &verdict.bugs,
-                exposure,
-            );
-            (
-                off,
-                Reason {
-                    text: format!("{}: {}", rule_says(reason.code, "").text, reason.text).into(),
-                    ..reason
-                },
-            )
+            let DeviceVerdict { status, bugs } = verdict;
+            let (off, reason) = by_status(policy, Some(rule), rule.when, *status, bugs, way);
+            let text = format!("{}: {}", rule_says(reason.code, "").text, reason.text).into();
+            (off, Reason { text, ..reason })
         }
     }
 }
 
-/// Without a rule each bug has its own condition; the first that asks for the feature to be off decides.
-fn by_bugs(
+/// Whether a decision comes out differently if a trigger can happen to the outer packets of a device and if it cannot: only then
+/// does anybody need to know.
+pub fn depends_on(
+    trigger: Trigger,
     policy: &Policy,
-    outer_checksum: OuterChecksum,
-    exposure: &Exposure,
+    devices: &[Device],
     kernel: &KernelVerdict,
-) -> (bool, Reason) {
-    let judged = susceptible(outer_checksum).map(|bug| {
-        let (when, status) = (policy.bugs[bug].value, kernel[bug].status);
-        by_status(policy, None, when, status, &[bug], exposure)
-    });
-    let telling = |(off, reason): &(bool, Reason)| match (off, reason.code) {
-        (true, _) => 2,
-        // That it is latent says more than that another bug is not there.
-        (false, ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed) => 1,
-        (false, _) => 0,
-    };
-    judged
-        .reduce(|first, next| {
-            if telling(&next) > telling(&first) {
-                next
-            } else {
-                first
-            }
-        })
-        .expect("every outer checksum is susceptible to a bug")
-}
-
-/// Whether a decision comes out differently if NAT can rewrite the outer packets of a device and if it cannot: only then the
-/// rules need to be read.
-pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelVerdict) -> bool {
-    let (exposed, not_exposed) = (
-        Rc::new(Exposure::assumed()),
-        Rc::new(Exposure::NotExposed(None)),
-    );
+) -> bool {
     let mut seen: Vec<(Option<&PolicyRule>, OuterChecksum)> = Vec::new();
     devices.iter().any(|device| {
         let rule = policy.deciding_rule(&subject(device));
@@ -553,8 +820,12 @@ pub fn depends_on_exposure(policy: &Policy, devices: &[Device], kernel: &KernelV
             return false;
         }
         seen.push(kind);
-        let off = |exposure| judge(policy, rule, device, exposure, kernel).must_be_off;
-        off(&exposed) != off(&not_exposed)
+        let checksum = rule.map_or(kind.1, |rule| rule.outer_checksum_of(kind.1));
+        let off = |happens| {
+            let way = Way::assumed(trigger, happens);
+            asked_by(policy, rule, checksum, kernel, way).map(|(off, _)| off)
+        };
+        off(true) != off(false)
     })
 }
 
@@ -572,14 +843,9 @@ fn by_status(
     when: When,
     status: Status,
     bugs: &[BugId],
-    exposure: &Exposure,
+    way: Way<'_>,
 ) -> (bool, Reason) {
-    let bugs: Vec<&str> = bugs.iter().map(|bug| bug.as_str()).collect();
-    let bug = if bugs.is_empty() {
-        "the bug".to_owned()
-    } else {
-        bugs.join(" and ")
-    };
+    let bug = names(bugs);
     let reason = |code, text: String| Reason {
         code,
         text: text.into(),
@@ -612,35 +878,29 @@ fn by_status(
     if when != When::Exposed {
         return (true, reason(counts.0, counts.1));
     }
-    let text = |what: &str| format!("{}, {what}: {}", counts.1, exposure);
-    match exposure {
-        Exposure::Exposed(_) => {
-            let what = text("and NAT on this node can rewrite the outer packets");
-            (true, reason(ReasonCode::Exposed, what))
+    let text = |more: &str| format!("{}, {}{more}: {}", counts.1, way.clause(), way.text);
+    match (way.happens, policy.unknown_exposure_for(rule).0) {
+        (Some(true), _) => (true, reason(ReasonCode::Exposed, text(""))),
+        (Some(false), _) => (false, reason(ReasonCode::NotExposed, text(""))),
+        (None, AssumeExposure::Exposed) => (true, reason(ReasonCode::ExposureUnknown, text(""))),
+        (None, AssumeExposure::NotExposed) => {
+            let text = text(", which the policy counts as not exposed");
+            (false, reason(ReasonCode::ExposureUnknownNotExposed, text))
         }
-        Exposure::NotExposed(_) => {
-            let what = text("but latent: NAT on this node cannot rewrite the outer packets");
-            (false, reason(ReasonCode::NotExposed, what))
-        }
-        Exposure::Unknown(_) => match policy.unknown_exposure_for(rule).0 {
-            AssumeExposure::Exposed => {
-                let what =
-                    text("and whether NAT on this node rewrites the outer packets is not known");
-                (true, reason(ReasonCode::ExposureUnknown, what))
-            }
-            AssumeExposure::NotExposed => {
-                let what = text(
-                    "and whether NAT on this node rewrites the outer packets is not known, which the policy counts as \
-                     not exposed",
-                );
-                (false, reason(ReasonCode::ExposureUnknownNotExposed, what))
-            }
-        },
+    }
+}
+
+fn names(bugs: &[BugId]) -> String {
+    let bugs: Vec<&str> = bugs.iter().map(|bug| bug.as_str()).collect();
+    if bugs.is_empty() {
+        "the bug".to_owned()
+    } else {
+        bugs.join(" and ")
     }
 }
 
 /// What can be done about a feature that must be off.
-fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
+fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> (Action, Reason) {
     let leave = |code, text: &str| {
         (
             Action::Leave,
@@ -650,16 +910,16 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             },
         )
     };
-    let Some(index) = table.index(FOR_NAT) else {
+    let Some(index) = table.index(feature) else {
         return leave(
             ReasonCode::NoSuchFeature,
-            &format!("this kernel has no feature {}", FOR_NAT.as_str()),
+            &format!("this kernel has no feature {}", feature.as_str()),
         );
     };
     let Ok(features) = &device.features else {
         return leave(
             ReasonCode::NotReadable,
-            &format!("the state of {} could not be read", FOR_NAT.as_str()),
+            &format!("the state of {} could not be read", feature.as_str()),
         );
     };
     let state = features.state(index);
@@ -676,10 +936,10 @@ fn act(device: &Device, table: &FeatureTable, why: Reason) -> (Action, Reason) {
             ReasonCode::FeatureFixed,
             &format!(
                 "the kernel keeps {} on for this device ([fixed])",
-                FOR_NAT.as_str()
+                feature.as_str()
             ),
         )
-    } else if let Some(flips) = device.history[FOR_NAT].contested {
+    } else if let Some(flips) = device.history[feature].contested {
         let owner = likely_owner(&device.link.name);
         let text = format!(
             "another program has turned it back on {flips} times in a short while: {owner}"
@@ -700,6 +960,21 @@ fn likely_owner(name: &IfName) -> &'static str {
     } else {
         "the CNI agent, or an ethtool call in a script, a udev rule or a network manager"
     }
+}
+
+/// What of a device's own features decides whether its packets can be segmented twice; `None` if they could not be read. What
+/// vxcsum turned off counts as on: else it would be given back.
+pub fn own_features(device: &Device, table: &FeatureTable) -> Option<OwnFeatures> {
+    let features = device.features.as_ref().ok()?;
+    let on = features.active | features.wanted;
+    let fraglist = device.history[Feature::Fraglist].owned
+        || table
+            .index(Feature::Fraglist)
+            .is_some_and(|index| on >> index & 1 == 1);
+    Some(OwnFeatures {
+        fraglist,
+        segmentation: on & table.bits(|name| NEEDS_CHECKSUM.contains(&name)) != 0,
+    })
 }
 
 /// The state of the feature on a device, if it could be read.

@@ -8,13 +8,14 @@ use serde::Serialize;
 
 use super::facts::Exposure;
 use super::health::{Limit, Summary};
-use super::plan::{Action, DevicePlan, DeviceVerdict, Plan, Reason, ReasonCode, state};
+use super::plan::{
+    Action, Danger, DevicePlan, DeviceVerdict, PerTrigger, Plan, Reason, ReasonCode, cures, state,
+};
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
-use crate::kernel::{KernelFacts, KernelVerdict, OsRelease};
+use crate::kernel::{KernelFacts, KernelVerdict, OsRelease, Trigger};
 use crate::link::{OuterChecksum, Underlay};
-#[cfg(test)]
 use crate::nat::exposure::ExposureCode;
 use crate::text::IfName;
 
@@ -99,8 +100,7 @@ pub struct DeviceReport<'a> {
     pub outer_checksum: OuterChecksum,
     /// Where its packets leave; null if that is not known.
     pub underlay: Option<&'a Underlay>,
-    /// Which feature this is about.
-    #[serde(skip)]
+    /// Which feature this is about. Where vxcsum turned off another one, a second entry of the device is about that.
     pub feature_name: Feature,
     /// The state of the feature, read back after a change; null if it could not be read.
     pub feature: Option<FeatureState>,
@@ -115,6 +115,19 @@ pub struct DeviceReport<'a> {
     pub exposure_rule: Option<&'a str>,
     /// The table that it is in, such as `ip nat (nf_tables)`; null unless it rewrites the packets.
     pub exposure_table: Option<&'a str>,
+    /// Whether its packets can be segmented twice.
+    pub segmentation: ExposureCode,
+    /// Why.
+    pub segmentation_text: String,
+    /// What each trigger means for it.
+    #[serde(skip)]
+    pub dangers: &'a PerTrigger<Option<Danger>>,
+    /// For each trigger, whether a feature that cures its bugs is off; `None` if that is not known.
+    #[serde(skip)]
+    pub cured: PerTrigger<Option<bool>>,
+    /// It has no peers yet, and a decision waits for the first.
+    #[serde(skip)]
+    pub waits: bool,
     /// What is to be done.
     pub action: Action,
     /// Why.
@@ -154,6 +167,15 @@ pub struct Report<'a> {
     pub kernel: KernelReport,
     /// By ifindex.
     pub devices: Vec<DeviceReport<'a>>,
+}
+
+/// The first entry of each device, and those behind it about further features.
+pub fn by_device<'r, 'a>(
+    devices: &'r [DeviceReport<'a>],
+) -> impl Iterator<Item = (&'r DeviceReport<'a>, &'r [DeviceReport<'a>])> {
+    devices
+        .chunk_by(|a, b| a.ifindex == b.ifindex)
+        .filter_map(<[_]>::split_first)
 }
 
 impl<'a> Report<'a> {
@@ -237,6 +259,23 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
     } else {
         (also, Vec::new())
     };
+    let cured = Trigger::ALL.map(|trigger| {
+        let active = |cure| {
+            let state = if cure == plan.feature {
+                change.feature
+            } else {
+                state(plan.device, whole.table, cure)
+            };
+            state.map(|state| state.active)
+        };
+        let active: Vec<_> = cures(trigger).map(active).collect();
+        if active.contains(&Some(false)) {
+            Some(true)
+        } else {
+            (!active.contains(&None)).then_some(false)
+        }
+    });
+    let segmentation = &plan.device.segmentation;
     DeviceReport {
         ifindex: link.ifindex,
         name: &link.name,
@@ -251,6 +290,15 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         exposure_text: plan.device.exposure.to_string(),
         exposure_rule: plan.device.exposure.rule(),
         exposure_table: plan.device.exposure.table(),
+        segmentation: match segmentation.twice() {
+            Some(true) => ExposureCode::Exposed,
+            Some(false) => ExposureCode::NotExposed,
+            None => ExposureCode::Unknown,
+        },
+        segmentation_text: segmentation.to_string(),
+        dangers: &plan.dangers,
+        cured,
+        waits: plan.waits,
         action: plan.action,
         reason: &plan.reason,
         rule: plan.rule.as_deref(),

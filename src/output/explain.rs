@@ -9,9 +9,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{action, feature, footers, head, kernel_line, status_word, wrapped, wrapped_around};
-use crate::kernel::{Basis, BugVerdict, EvidenceSource, Status};
+use crate::ethtool::Feature;
+use crate::kernel::{Basis, BugVerdict, EvidenceSource, Status, Trigger};
 use crate::link::{OuterChecksum, UnderlayLink};
+use crate::nat::exposure::ExposureCode;
 use crate::offload::facts::Device;
+use crate::offload::health::Defence;
 use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
 use crate::offload::report::{DeviceReport, KernelReport, Report};
 use crate::policy::{Policy, When};
@@ -137,6 +140,11 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         device.exposure.code().as_str(),
         device.exposure_text
     );
+    let segmentation = format!(
+        "{}: {}",
+        device.segmentation.as_str(),
+        device.segmentation_text
+    );
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
@@ -159,8 +167,9 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         ),
         ("outer checksum", device.outer_checksum.as_str().to_owned()),
         ("IPv6 zero-checksum flags", csum6.to_owned()),
-        (crate::ethtool::FEATURE, sets),
+        (device.feature_name.as_str(), sets),
         ("exposure to NAT", exposure),
+        ("segmented twice", segmentation),
     ] {
         wrapped_around(out, "  ", &format!("{label}: {text}"), device.exposure_rule)?;
     }
@@ -308,9 +317,17 @@ fn remedies(
     let off = device.feature.is_some_and(|feature| !feature.active);
     let wants_off =
         device.action == Action::TurnOff || device.reason.code == ReasonCode::AlreadyOff;
+    // What a setting about NAT leaves to the bug that needs none.
+    let segmented = Defence::against(device, Trigger::Segmentation)
+        .is_some_and(|defence| defence.kernel != Some(true) && defence.segmentation != Some(true));
+    let leaves = if segmented {
+        " (then forwarded packets that are segmented twice leave corrupt: gso-lco-csum)"
+    } else {
+        ""
+    };
     if wants_off {
         remedies.push(format!(
-            "to keep the offload on this device, {}\n    and vxcsum apply, which turns it on again if vxcsum turned it off",
+            "to keep the offload on this device{leaves}, {}\n    and vxcsum apply, which turns it on again if vxcsum turned it off",
             rule("never")
         ));
         if device.verdict.status == Status::Unknown {
@@ -320,7 +337,8 @@ fn remedies(
             );
             remedies.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
         }
-        if device.reason.code == ReasonCode::Exposed {
+        let for_nat = device.feature_name == Feature::Checksum;
+        if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
                 "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
                     .to_owned(),
@@ -328,11 +346,16 @@ fn remedies(
         }
         // Rules that could not be read do not justify a change of the policy.
         if device.reason.code == ReasonCode::ExposureUnknown && report.limited.is_empty() {
-            remedies.push(
-                "if you know that no NAT rewrites its packets, unknown-exposure = \"not-exposed\", in a rule for this device \
-                 or for all"
-                    .to_owned(),
-            );
+            let known = if !for_nat {
+                "this node does not segment its packets twice"
+            } else if device.segmentation == ExposureCode::Unknown && segmented {
+                "no NAT rewrites its packets and this node does not segment them twice"
+            } else {
+                "no NAT rewrites its packets"
+            };
+            remedies.push(format!(
+                "if you know that {known}, unknown-exposure = \"not-exposed\", in a rule for this device or for all"
+            ));
         }
         if device.outer_checksum == OuterChecksum::External {
             remedies.push(
@@ -352,7 +375,7 @@ fn remedies(
         remedies.push(format!(
             "to turn the offload on by hand, until the next vxcsum apply: ethtool -K {} {} on",
             device.name,
-            crate::ethtool::FEATURE
+            device.feature_name.as_str()
         ));
     }
     for remedy in remedies {

@@ -17,6 +17,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::message_ids;
 use crate::error::Error;
+use crate::ethtool::Feature;
 use crate::kernel::BugId;
 use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
@@ -82,14 +83,17 @@ fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
     log!(
         level,
         MESSAGE_ID = id, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
+        VXCSUM_FEATURE = device.feature_name.as_str(),
         VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
-        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs);
+        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs, device.feature_name);
         "{name}: {text}"
     );
 }
 
-fn bugs(bugs: &[BugId]) -> String {
-    let bugs: Vec<_> = bugs.iter().map(|bug| bug.as_str()).collect();
+/// Those of a device for which this feature is the cure that costs least.
+fn bugs(bugs: &[BugId], feature: Feature) -> String {
+    let own = |bug: &&BugId| bug.describe().cures.first() == Some(&feature);
+    let bugs: Vec<_> = bugs.iter().filter(own).map(|bug| bug.as_str()).collect();
     bugs.join(" ")
 }
 
@@ -106,8 +110,9 @@ fn contested(plan: &DevicePlan<'_>) {
     log!(
         Level::Warn,
         MESSAGE_ID = message_ids::CONFLICT, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = link.ifindex, VXCSUM_VNI = vni,
+        VXCSUM_FEATURE = plan.feature.as_str(),
         VXCSUM_ACTION = plan.action.as_str(), VXCSUM_OUTCOME = Outcome::Refused.as_str(),
-        VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(&plan.verdict.bugs);
+        VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(&plan.verdict.bugs, plan.feature);
         "{name}: leaving {} alone for an hour: {}", plan.feature.as_str(), plan.reason.text
     );
 }

@@ -24,9 +24,8 @@ pub use prometheus::prometheus;
 use crate::error::{Error, ErrorCode};
 use crate::ethtool::{Feature, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
-use crate::nat::exposure::Exposure;
 use crate::offload::health::{self, NodeState, named};
-use crate::offload::plan::{Action, ReasonCode};
+use crate::offload::plan::{Action, Danger, ReasonCode};
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report, SCHEMA_VERSION};
 use crate::policy::PolicyError;
 use crate::term::table::{Cell, TextTable};
@@ -280,7 +279,7 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
                     .map_or(Cow::Borrowed("-"), |u| Cow::Owned(u.name.to_string())),
             ),
             Cell::plain(device.outer_checksum.as_str()),
-            Cell::plain(feature(device.feature)),
+            Cell::plain(offload(device)),
             verdict(device),
             Cell::styled(action(device), action_style(device)),
             Cell::plain(device.reason.code.as_str()),
@@ -304,13 +303,23 @@ fn verdict(device: &DeviceReport<'_>) -> Cell {
                 | ReasonCode::NotReadable
                 | ReasonCode::Contested
         );
-    if status != Status::NotAffected
-        && matches!(device.exposure, Exposure::NotExposed(_))
-        && !must_be_off
-    {
+    let harmless = |danger: &Danger| {
+        danger.verdict.status == Status::NotAffected || danger.happens == Some(false)
+    };
+    let latent = device.dangers.iter().flatten().all(harmless);
+    if status != Status::NotAffected && latent && !must_be_off {
         Cell::styled("latent", YELLOW)
     } else {
         Cell::styled(status.as_str(), status_style(status))
+    }
+}
+
+/// The state of the feature that the row is about, which is named if it is not checksum offload.
+fn offload(device: &DeviceReport<'_>) -> Cow<'static, str> {
+    let state = feature(device.feature);
+    match device.feature_name {
+        Feature::Checksum => Cow::Borrowed(state),
+        Feature::Fraglist => Cow::Owned(format!("fraglist {state}")),
     }
 }
 

@@ -5,19 +5,18 @@
 
 use crate::error::ExitCode;
 use crate::offload::health::NodeState;
-use crate::offload::report::{DeviceReport, Outcome, Report};
+use crate::offload::report::{DeviceReport, Outcome, Report, by_device};
 
 const MAX: usize = 80;
 
 /// The line, and the exit code: 0 for no problem, 1 for a problem.
 pub fn npd(report: &Report<'_>) -> (String, ExitCode) {
-    let devices = report.devices.iter();
-    let wrong: Vec<_> = devices
-        .map(|device| (device, NodeState::of(device)))
+    let wrong: Vec<_> = by_device(&report.devices)
+        .map(|(first, others)| NodeState::of_all(first, others))
         .filter(|(_, state)| *state != NodeState::Ok)
         .collect();
     let line = match &wrong[..] {
-        [] => match report.devices.len() {
+        [] => match report.summary.devices {
             1 => "1 VXLAN device is as it should be".to_owned(),
             n => format!("{n} VXLAN devices are as they should be"),
         },
@@ -45,8 +44,8 @@ fn about(device: &DeviceReport<'_>, state: NodeState) -> String {
     let what = match (device.outcome, state) {
         (Outcome::Failed, _) => "offload cannot be read or set",
         (Outcome::Planned | Outcome::Refused, _) => "offload is on and must be off",
-        (_, NodeState::Broken) => "NAT corrupts its packets",
-        _ => "NAT may corrupt its packets",
+        (_, NodeState::Broken) => "its packets leave corrupt",
+        _ => "its packets may leave corrupt",
     };
     format!("{}: {what} ({})", device.name, device.reason.code.as_str())
 }

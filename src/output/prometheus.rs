@@ -3,12 +3,13 @@
 //! Owns the names and help texts of the metrics. Writes no timestamps: node_exporter ignores a whole file that has one.
 //! <https://github.com/prometheus/docs/blob/main/docs/instrumenting/exposition_formats.md>
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use crate::ethtool::Feature;
-use crate::nat::exposure::Exposure;
-use crate::offload::plan::{Plan, ReasonCode};
-use crate::offload::report::{Outcome, Report};
+use crate::nat::exposure::ExposureCode;
+use crate::offload::plan::{DevicePlan, Plan, ReasonCode, state};
+use crate::offload::report::{DeviceReport, Outcome, Report, by_device};
 
 /// Metrics of a report, of its plan, of `(Udp, Udp6) InCsumErrors`, and of the time in seconds since 1970.
 #[allow(clippy::too_many_lines, reason = "a table of metrics")]
@@ -20,7 +21,7 @@ pub fn prometheus(
 ) -> String {
     let mut out = String::new();
     let flag = |value: bool| u64::from(value);
-    let devices: Vec<_> = report.devices.iter().zip(&plan.devices).collect();
+    let devices: Vec<_> = by_device(&report.devices).collect();
     let name = |name: &dyn std::fmt::Display| format!("device=\"{}\"", quoted(&name.to_string()));
 
     let mut series = |metric: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
@@ -36,10 +37,38 @@ pub fn prometheus(
             let _ = writeln!(out, "{metric}{open}{labels}{close} {value}");
         }
     };
-    let of_devices = |value: &dyn Fn(usize) -> Option<bool>| {
-        let all = devices.iter().enumerate();
-        all.filter_map(|(n, (device, _))| Some((name(device.name), flag(value(n)?))))
-            .collect::<Vec<_>>()
+    // Of each device: whether it holds for any of its entries.
+    let of_devices = |value: &dyn Fn(&DeviceReport<'_>) -> bool| {
+        let any = |(first, others): &(&DeviceReport<'_>, &[DeviceReport<'_>])| {
+            let holds = value(first) || others.iter().any(value);
+            (name(first.name), flag(holds))
+        };
+        devices.iter().map(any).collect::<Vec<_>>()
+    };
+    let of_features = |value: &dyn Fn(&DevicePlan<'_>, Feature) -> Option<bool>| {
+        let rows = plan.first_rows();
+        let each = rows.flat_map(|row| Feature::ALL.map(|feature| (row, feature)));
+        let sample = |(row, feature): (&DevicePlan<'_>, Feature)| {
+            let device = name(&row.device.link.name);
+            let labels = format!("{device},feature=\"{}\"", feature.as_str());
+            Some((labels, flag(value(row, feature)?)))
+        };
+        each.filter_map(sample).collect::<Vec<_>>()
+    };
+    let must_be_off: HashSet<(u32, Feature)> = plan
+        .devices
+        .iter()
+        .filter(|row| row.must_be_off)
+        .map(DevicePlan::key)
+        .collect();
+    let of_exposure = |value: &dyn Fn(&DeviceReport<'_>) -> ExposureCode| {
+        let each = devices.iter().flat_map(|(device, _)| {
+            ExposureCode::ALL.map(|exposure| {
+                let labels = format!("{},exposure=\"{}\"", name(device.name), exposure.as_str());
+                (labels, flag(exposure == value(device)))
+            })
+        });
+        each.collect::<Vec<_>>()
     };
 
     series(
@@ -57,59 +86,48 @@ pub fn prometheus(
     series(
         "vxcsum_device_offload_enabled",
         "gauge",
-        "Whether tx-checksum-ip-generic is on. Absent where it cannot be read.",
-        of_devices(&|n| devices[n].0.feature.map(|feature| feature.active)),
+        "Whether a feature is on. Absent where it cannot be read.",
+        of_features(&|row, feature| Some(state(row.device, plan.table, feature)?.active)),
     );
     series(
         "vxcsum_device_offload_must_be_off",
         "gauge",
-        "Whether policy, kernel and NAT rules ask for the offload to be off.",
-        of_devices(&|n| Some(devices[n].1.must_be_off)),
+        "Whether policy, kernel, NAT rules and the devices below ask for a feature to be off.",
+        of_features(&|row, feature| {
+            Some(must_be_off.contains(&(row.device.link.ifindex, feature)))
+        }),
     );
-    let exposures = devices.iter().flat_map(|(device, _)| {
-        let now = match device.exposure {
-            Exposure::Exposed(_) => "exposed",
-            Exposure::NotExposed(_) => "not-exposed",
-            Exposure::Unknown(_) => "unknown",
-        };
-        ["exposed", "not-exposed", "unknown"].map(|exposure| {
-            let labels = format!("{},exposure=\"{exposure}\"", name(device.name));
-            (labels, flag(exposure == now))
-        })
-    });
     series(
         "vxcsum_device_exposure",
         "gauge",
         "Whether NAT on this node can rewrite the outer packets: 1 for the state that holds. Unknown also where no decision \
          depends on it.",
-        exposures.collect(),
+        of_exposure(&|device| device.exposure.code()),
+    );
+    series(
+        "vxcsum_device_segmentation",
+        "gauge",
+        "Whether the outer packets can be segmented twice: 1 for the state that holds. Unknown also where no decision depends \
+         on it.",
+        of_exposure(&|device| device.segmentation),
     );
     series(
         "vxcsum_device_turned_off_by_vxcsum",
         "gauge",
-        "Whether vxcsum turned the offload off since boot, and revert would give it back.",
-        of_devices(&|n| {
-            Some(
-                Feature::ALL
-                    .iter()
-                    .any(|f| devices[n].1.device.history[*f].owned),
-            )
-        }),
+        "Whether vxcsum turned a feature off since boot, and revert would give it back.",
+        of_features(&|row, feature| Some(row.device.history[feature].owned)),
     );
     series(
         "vxcsum_device_contested",
         "gauge",
-        "Whether another program keeps turning the offload on, so that vxcsum has stopped for an hour.",
-        of_devices(&|n| Some(devices[n].0.reason.code == ReasonCode::Contested)),
+        "Whether another program keeps turning a feature on, so that vxcsum has stopped for an hour.",
+        of_devices(&|entry| entry.reason.code == ReasonCode::Contested),
     );
     series(
         "vxcsum_device_failed",
         "gauge",
-        "Whether the offload could not be read, or must be off and cannot be turned off.",
-        of_devices(&|n| {
-            let outcome = devices[n].0.outcome;
-            Some(matches!(outcome, Outcome::Failed | Outcome::Refused))
-        }),
+        "Whether a feature could not be read, or must be off and cannot be turned off.",
+        of_devices(&|entry| matches!(entry.outcome, Outcome::Failed | Outcome::Refused)),
     );
     let verdicts = report.kernel.bugs.iter().flat_map(|bug| {
         crate::kernel::Status::ALL.map(|status| {

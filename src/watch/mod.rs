@@ -240,8 +240,8 @@ struct Rules {
     unsupported: bool,
     /// The last decisions depend on the rules.
     relevant: bool,
-    /// The decisions also depend on something that changes without an event: iptables-legacy, ipsets, sysctls, or new
-    /// destinations of outer packets. Events for destinations would be events for every neighbour of every device.
+    /// The decisions also depend on something that changes without an event: iptables-legacy, ipsets, sysctls, devices
+    /// below, or new destinations of outer packets. Events for destinations would be events for every neighbour of every device.
     unannounced: bool,
     due: Option<Instant>,
     last: Option<Instant>,
@@ -267,7 +267,12 @@ impl Rules {
                 }
             }
         }
-        self.unannounced = node.rules_change_unannounced() || node.depends_on.destinations;
+        let depends_on = &node.depends_on;
+        if depends_on.segmentation {
+            self.last.get_or_insert_with(Instant::now);
+        }
+        self.unannounced = depends_on.segmentation
+            || self.relevant && (node.rules_change_unannounced() || depends_on.destinations);
     }
 
     /// The socket to wait for. `None` once a change is known, so that further changes wake nobody.
@@ -286,11 +291,8 @@ impl Rules {
     fn next(&self) -> Option<Instant> {
         let timer = self.last.filter(|_| self.unannounced);
         let timer = timer.map(|last| last + POLL_INTERVAL);
-        [self.due, timer]
-            .into_iter()
-            .flatten()
-            .min()
-            .filter(|_| self.relevant)
+        let due = self.due.filter(|_| self.relevant);
+        [due, timer].into_iter().flatten().min()
     }
 
     fn time_left(&self) -> Option<Duration> {
