@@ -1,6 +1,6 @@
-//! Bursts: segments of one TCP flow that are forwarded into a VXLAN device, which shows gso-lco-csum.
+//! Bursts: the probe forwards segments of one TCP flow into a VXLAN device, to measure gso-lco-csum.
 //!
-//! Owns what is injected, the devices on its way and what was counted. Pure: `probe::forward_io` injects and counts,
+//! Owns the injected frame, the devices on its way and the counts. Pure: `probe::forward_io` injects and counts,
 //! `burst_verdict` judges.
 //!
 //! ```text
@@ -20,14 +20,13 @@ use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 use crate::netlink::requests::Requests;
 
-/// How many segments a burst has. veth's NAPI takes as many at a time, and GRO needs more than 2 x 17 to make of them a
-/// packet that can be split.
+/// The segments of a burst. The NAPI of veth takes at most 64 at a time. GRO needs at least 2 x 17 for a packet that macvlan splits.
 pub const SEGMENTS: u16 = 64;
-/// Bytes of payload in a segment. No segment crosses a page, so that each is one fragment. All of them are more than a page of
-/// 16 KiB: of less, a packet socket makes one piece of memory, and GRO nothing that can be split.
+/// Bytes of payload in a segment. No segment crosses a page, so each is one fragment. The whole frame is longer than a page of
+/// 16 KiB: a packet socket does not put less than a page into fragments, and then GRO makes no packet that macvlan splits.
 const SEGMENT_LEN: u16 = 256;
 
-/// The end of a veth pair that segments are injected into, and the end that they are forwarded from.
+/// A veth pair: the probe injects segments at the first end, and forwards what the second end receives.
 pub const OUTSIDE: NewDevice<'static> = NewDevice {
     name: "vxprobe2",
     ifindex: 1006,
@@ -44,13 +43,13 @@ const SENDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 9
 /// Inner destination port of the first burst; each has its own.
 const FIRST_PORT: u16 = 9003;
 
-/// The last part of the addresses that packets go to.
+/// The last part of destination addresses.
 const REMOTE: u8 = 2;
-/// The number of the first VXLAN device over a macvlan device. The others come before.
+/// The number of the first VXLAN device over a macvlan device, after those of `plan::VXLANS`.
 const FIRST_INDEX: u8 = 4;
 
-/// The macvlan device of each family, its MTU, and the VXLAN device over it. The MTUs leave the macvlan device room for the
-/// family, and the others less than IPv6 needs (1280): what the kernel sends of its own over IPv6 would be counted as well.
+/// The macvlan device of each family, its MTU, and the VXLAN device over it. IPv6 needs an MTU of 1280. All devices but the
+/// macvlan device over IPv6 have less, so that the kernel sends no IPv6 packets of its own, which would be counted.
 const STACKS: [(Family, NewDevice<'static>, u32, NewDevice<'static>); 2] = [
     (
         Family::Ipv4,
@@ -70,7 +69,7 @@ codes! {
     /// The device that a VXLAN device sends through.
     #[derive(Deserialize)]
     pub enum Below {
-        /// The underlay itself: the control, for there packets are segmented once.
+        /// The underlay itself. This is the control, because the kernel segments packets once.
         Underlay = "underlay",
         /// A macvlan device on the underlay.
         Macvlan = "macvlan",
@@ -122,7 +121,7 @@ pub enum BurstObserved {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
-    /// Packets that the VXLAN device sent; one that is to be segmented counts once.
+    /// Packets that the VXLAN device sent. A packet counts once even if it has several segments.
     pub vxlan: u64,
     /// Packets that the device below it sent.
     pub below: u64,
@@ -132,7 +131,7 @@ pub struct Counts {
     pub wrong: u64,
     /// Packets that arrived without an outer checksum.
     pub none: u64,
-    /// Packets that arrived before their inner checksum was finished; they are in none of the other counts.
+    /// Packets that arrived with a wrong inner checksum. The other counts do not include them.
     pub unfinished: u64,
     /// The first packet with a wrong outer checksum, or else the first, beginning with its Ethernet header.
     pub frame: Hex,
@@ -179,14 +178,14 @@ impl Counts {
         self.vxlan < self.arrived()
     }
 
-    /// Whether the device below the VXLAN device made more packets of what it got, and they were segmented again after it. The
-    /// three are what is expected (a packet of 64 segments with 17 fragments each becomes 4), and more than the kernel sends
-    /// of its own meanwhile.
+    /// Whether the device below the VXLAN device split packets, and the kernel segmented the parts again. One packet of 64
+    /// segments becomes at least 4 parts (of 17 fragments each). The difference of 3 is more than the kernel sends of its own
+    /// in the meantime.
     pub fn segmented_twice(&self) -> bool {
         self.vxlan + 3 <= self.below && self.below * 2 <= self.arrived()
     }
 
-    /// Whether [`Self::frame`], which was taken apart, is what the counts say.
+    /// Whether the parsed [`Self::frame`] agrees with the counts.
     pub fn shows(&self, frame: &VxlanFrame) -> bool {
         self.arrived() > 0 && is_wrong(frame) == (self.wrong > 0)
     }
@@ -196,7 +195,7 @@ fn is_wrong(frame: &VxlanFrame) -> bool {
     frame.inner.sum == Checksum::Valid && matches!(frame.outer.sum, Checksum::Invalid { .. })
 }
 
-/// All bursts in order, none of them seen yet. For each family the control comes first, then the bug, then the cures.
+/// All bursts in order, without observations. For each family: the control, all offloads on, each cure.
 pub fn bursts() -> Vec<Burst> {
     let kinds = [
         (Below::Underlay, None),
@@ -219,7 +218,7 @@ pub fn bursts() -> Vec<Burst> {
         .collect()
 }
 
-/// The requests for the devices that are not there for the NAT bugs already, and the step of each.
+/// The requests for the devices that `plan::devices` does not create, and the step of each.
 pub fn devices() -> (Requests, Vec<(u32, Step)>) {
     let mut requests = Requests::default();
     let ingress = IpAddr::from(INGRESS_ADDRESS);
@@ -227,7 +226,7 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
         link_setup::veth(&mut requests, OUTSIDE, INGRESS),
         link_setup::router(&mut requests, INGRESS.ifindex, INGRESS_MAC),
         link_setup::up(&mut requests, OUTSIDE.ifindex),
-        // A route to the sender, for where a strict `rp_filter` is inherited.
+        // This makes a route to the sender, in case the namespace inherits a strict `rp_filter`.
         link_setup::address(&mut requests, INGRESS.ifindex, ingress, 24),
     ]
     .into_iter()
@@ -267,13 +266,13 @@ pub fn path(burst: &Burst) -> (NewDevice<'static>, NewDevice<'static>) {
     (vxlan, below)
 }
 
-/// Where the inner packets of burst number `n` of [`bursts`] go.
+/// The inner destination of burst number `n` of [`bursts`].
 pub fn destination(n: u16, burst: &Burst) -> SocketAddrV4 {
     let (index, ..) = way(burst);
     SocketAddrV4::new(inner_address(index, REMOTE), FIRST_PORT + n)
 }
 
-/// The number of the VXLAN device, which is in its addresses, the device itself, and the one below it.
+/// The number of the VXLAN device, which is part of its inner network, the device itself, and the device below it.
 fn way(burst: &Burst) -> (u8, NewDevice<'static>, NewDevice<'static>) {
     match burst.below {
         Below::Underlay => {
@@ -304,8 +303,7 @@ pub fn is_to(destination: SocketAddrV4, frame: &VxlanFrame) -> bool {
         && frame.inner.dst_port == destination.port()
 }
 
-/// A burst to this destination, as a packet socket with `PACKET_VNET_HDR` takes it: one frame, which the kernel segments on the
-/// device that it is sent to.
+/// A burst to this destination for a packet socket with `PACKET_VNET_HDR`: one frame, which the kernel segments when it leaves.
 ///
 /// `struct virtio_net_hdr`:
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/virtio_net.h#L128>
@@ -314,7 +312,7 @@ pub fn injected(to: SocketAddrV4) -> Vec<u8> {
     const GSO_TCPV4: u8 = 1;
     let payload = usize::from(SEGMENTS) * usize::from(SEGMENT_LEN);
     let mut out = vec![NEEDS_CSUM, GSO_TCPV4];
-    // Length of the headers, of a segment; where checksumming starts, and where in that the checksum is.
+    // hdr_len, gso_size, csum_start, csum_offset.
     for value in [14 + 20 + 20, SEGMENT_LEN, 14 + 20, 16] {
         out.extend(value.to_ne_bytes());
     }
@@ -358,7 +356,7 @@ pub fn tx_packets(proc_net_dev: &str, device: &str) -> Option<u64> {
         .lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.trim() == device)?;
-    // Eight of what was received; bytes, then packets.
+    // Eight counters of reception, then bytes and packets of transmission.
     counters.split_whitespace().nth(9)?.parse().ok()
 }
 
@@ -374,7 +372,7 @@ mod tests {
         let bytes = injected(to);
         let payload = usize::from(SEGMENTS) * usize::from(SEGMENT_LEN);
         assert_eq!(bytes.len(), 10 + 54 + payload);
-        // More than a page, so that the payload is in fragments, and one IP packet.
+        // One IP packet that is longer than a page.
         assert!(payload > 16 * 1024 - 54 && u16::try_from(payload + 40).is_ok());
         assert_eq!(4096 % SEGMENT_LEN, 0);
         let header: Vec<u16> = bytes[2..10]

@@ -1,19 +1,19 @@
-//! From the bursts of a run to what they say about gso-lco-csum.
+//! The verdict about gso-lco-csum, from the bursts of a run.
 //!
-//! Owns the rules of proof: what shows a second segmentation, what proves nothing. Pure.
+//! Owns the rules of proof: when the counts show a second segmentation, and when they prove nothing. Pure.
 
 use super::burst::{self, Below, Burst, BurstObserved, Counts};
 use super::verdict::Shows;
 use super::{BugOutcome, Cause, Family, Inconclusive};
 use crate::ethtool::Feature;
 
-/// Whether these are all the bursts there are, once each and in order.
+/// Whether every burst is there, once and in order.
 pub(super) fn complete(bursts: &[Burst]) -> bool {
     let key = |b: &Burst| (b.family, b.below, b.off);
     bursts.iter().map(key).eq(burst::bursts().iter().map(key))
 }
 
-/// What the bursts over one family say.
+/// The conclusion from the bursts over one family.
 pub(super) fn forwarded(family: Family, bursts: &[Burst]) -> Shows {
     let (mut outcome, mut by_checksum, mut by_fraglist) = (None, None, None);
     for burst in bursts.iter().filter(|b| b.family == family) {
@@ -43,7 +43,7 @@ pub(super) fn forwarded(family: Family, bursts: &[Burst]) -> Shows {
     }
 }
 
-/// Why a control does not show that the scene works: GRO merges, packets are forwarded, and arrive as they should be.
+/// The reason why a control fails. In a good control GRO merges the segments, and all of them arrive with correct checksums.
 fn flaw(control: &Burst) -> Option<Inconclusive> {
     match arrived_intact(control) {
         Err(reason) => Some(reason),
@@ -66,8 +66,7 @@ fn judge(burst: &Burst) -> BugOutcome {
     }
 }
 
-/// Whether every outer checksum of the burst was right. One wrong checksum is enough to say no; to say yes, all packets have to
-/// be there.
+/// Whether every outer checksum of the burst was right. One wrong checksum is enough for no. For yes, all packets have to arrive.
 fn arrived_intact(burst: &Burst) -> Result<bool, Inconclusive> {
     let counts = match &burst.observed {
         BurstObserved::Counted(counts) => counts,
@@ -79,7 +78,7 @@ fn arrived_intact(burst: &Burst) -> Result<bool, Inconclusive> {
         }
     };
     match counts {
-        // The underlay was to finish all checksums. If an inner one is not right, it did not.
+        // The underlay has to finish all checksums. A wrong inner checksum shows that it did not.
         _ if counts.unfinished > 0 => Err(reason(burst, Cause::Unfinished)),
         _ if counts.none > 0 => Err(reason(burst, Cause::ModeNotKept)),
         _ if counts.wrong > 0 => Ok(false),
@@ -137,7 +136,7 @@ mod tests {
 
     const ALL: u64 = SEGMENTS as u64;
 
-    /// Packets of the VXLAN device and of the one below it, then right, wrong, none, unfinished.
+    /// The counts: vxlan, below, right, wrong, none, unfinished.
     type Seen = [u64; 6];
     /// As on a kernel with the bug.
     const ONCE: Seen = [2, ALL, ALL, 0, 0, 0];
@@ -342,7 +341,7 @@ mod tests {
         );
     }
 
-    /// Whoever reads why there is no answer sees what was counted.
+    /// A reason names the counts.
     #[test]
     fn a_reason_has_the_counts() {
         let bursts = run(&[[ONCE, [2, 2, ALL, 0, 0, 0], FRAGLIST_OFF, CHECKSUM_OFF]; 2]);

@@ -1,4 +1,4 @@
-//! Packet sockets: what arrives at the far end of the probe's underlay, and what is injected.
+//! Packet sockets: one captures at the far end of the probe's underlay, one injects frames.
 //!
 //! Owns the sockets and waiting for them. May not judge a frame.
 #![allow(
@@ -27,7 +27,7 @@ const ETH_P_ALL: u16 = 3;
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/if_packet.h#L57>
 const PACKET_VNET_HDR: i32 = 15;
 
-/// A packet socket for the frames of one device. One for all kinds of frames, for closing one takes the kernel 10 ms.
+/// A packet socket for all frames of one device. Not one socket for each kind of frame, because closing a socket takes 10 ms.
 pub(super) struct Capture(OwnedFd);
 
 impl Capture {
@@ -37,7 +37,7 @@ impl Capture {
             .map_err(|errno| Step::Capture.failed(errno))
     }
 
-    /// Gives every VXLAN frame that arrives to `wants_more`, until that says no or the deadline has passed.
+    /// Calls `wants_more` with every VXLAN frame, until it returns false or the deadline has passed.
     pub(super) fn frames(
         &self,
         deadline: Instant,
@@ -54,7 +54,7 @@ impl Capture {
                 Err(errno) => return Err(Step::Capture.failed(errno)),
             };
             let bytes = &buffer[..len];
-            // Whatever else the kernel sends, such as router solicitations, is no VXLAN frame.
+            // Other packets of the kernel, such as router solicitations, are no VXLAN frames.
             if frame::parse(bytes).is_ok_and(|parsed| !wants_more(&parsed, bytes)) {
                 return Ok(());
             }
@@ -62,7 +62,7 @@ impl Capture {
     }
 }
 
-/// A packet socket that sends frames, each with a `struct virtio_net_hdr` before it, to one device.
+/// A packet socket that sends frames through one device, each after a `struct virtio_net_hdr`.
 pub(super) struct Injector(OwnedFd);
 
 impl Injector {
@@ -83,7 +83,7 @@ impl Injector {
 
 fn packet_socket(ifindex: u32, ethertype: u16) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // Of no kind until it is bound, or it would see the other devices' frames too.
+    // Without a protocol until it is bound: with one it would capture frames of the other devices as well.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
     ioctl_io::bind_packet(socket.as_fd(), ifindex, ethertype)?;
     Ok(socket)

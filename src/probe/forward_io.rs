@@ -1,6 +1,6 @@
-//! What the probe's namespace does with packets that it forwards: injecting bursts and counting what comes out.
+//! Forwarding in the probe's namespace: injects bursts and counts the packets that arrive.
 //!
-//! Owns the order of that. May not judge it.
+//! Owns the order of these steps. May not judge them.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -23,7 +23,7 @@ use crate::text::IfName;
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1624>
 const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// Forwards every burst. The devices of the NAT bugs have to be there; `unusable` says why those over IPv6 are not.
+/// Forwards every burst. Needs the devices of the NAT bugs. `unusable` is the reason why those over IPv6 are missing.
 pub(super) fn measure(
     switches: &ioctl_io::Socket,
     capture: &Capture,
@@ -32,12 +32,12 @@ pub(super) fn measure(
     mut patience: Duration,
 ) -> Result<Forwarding, Inconclusive> {
     let fraglist = Fraglist::of(switches, plan::UNDERLAY.name)?;
-    // As every network card. A macvlan device takes over what the device below it has.
+    // No network card has this feature. A macvlan device has it if the device below it has it.
     fraglist.set(plan::UNDERLAY.name, false)?;
     let (requests, steps) = burst::devices();
     let unusable = unusable.cloned().or(build(&requests, &steps)?);
     switch(switches, burst::OUTSIDE.name, false)?;
-    // Where veth has no GRO, the control shows it.
+    // If veth has no GRO, the control shows it.
     let ingress = name(burst::INGRESS.name)?;
     let _ = switches.ethtool_value(&ingress, ETHTOOL_SGRO, 1);
     let injector = Injector::open(burst::OUTSIDE.ifindex)?;
@@ -60,7 +60,7 @@ pub(super) fn measure(
     Ok(Forwarding::Bursts(bursts))
 }
 
-/// Injects one burst and counts what arrives of it.
+/// Injects one burst and counts the packets that arrive.
 fn forward(
     n: u16,
     burst: &mut Burst,
@@ -88,7 +88,7 @@ fn forward(
     Ok(())
 }
 
-/// How many packets each of these devices has sent.
+/// The packets that each of these devices has sent.
 fn sent(devices: [&str; 2]) -> Result<[u64; 2], Inconclusive> {
     let failed = |text| Inconclusive {
         code: Cause::SetupFailed,
@@ -131,13 +131,13 @@ impl<'a> Fraglist<'a> {
         })
     }
 
-    /// Whether the device has it, on or not.
+    /// Whether the device has the feature, on or off.
     fn has(&self, device: &str) -> Result<bool, Inconclusive> {
         let state = self.state(device)?;
         Ok(state.is_some_and(|state| state.active || !state.fixed()))
     }
 
-    /// Turns it on or off and makes sure of it. A device that does not have it is off.
+    /// Turns the feature on or off and reads it back. A device without the feature is off.
     fn set(&self, device: &str, on: bool) -> Result<(), Inconclusive> {
         let active = || Ok(self.state(device)?.is_some_and(|state| state.active));
         if active()? == on {

@@ -179,19 +179,19 @@ pub struct BugResult {
     /// The same with `tx-scatter-gather-fraglist` off; `None` also for the bugs that this is no cure for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cured_by_fraglist_off: Option<bool>,
-    /// The other family, if not the same was seen over it.
+    /// The family with another observation, if IPv4 and IPv6 differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other: Option<OtherFamily>,
 }
 
-/// What was seen over one family where the other showed the outcome.
+/// The observation over one family, if the outcome comes from the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OtherFamily {
     /// The family of the underlay.
     pub family: Family,
-    /// What was seen over it.
+    /// The outcome over it.
     pub outcome: BugOutcome,
 }
 

@@ -28,13 +28,14 @@ pub enum Stored {
 /// # Errors
 /// Those of the writer.
 pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) -> io::Result<()> {
-    writeln!(
-        out,
-        "kernel {}: measured in {} ms",
-        crate::text::escape(run.release.as_bytes()),
-        run.elapsed.as_millis()
-    )?;
-    // A reason that is the same for several bugs is written once.
+    let release = crate::text::escape(run.release.as_bytes());
+    if run.answers() {
+        let ms = run.elapsed.as_millis();
+        writeln!(out, "kernel {release}: measured in {ms} ms")?;
+    } else {
+        writeln!(out, "kernel {release}: not measured")?;
+    }
+    // Several bugs with the same reason share a line.
     for same in run.results.chunk_by(|a, b| a.meaning() == b.meaning()) {
         let Some(result) = same.first() else { continue };
         let style = match result.outcome {
@@ -191,6 +192,7 @@ mod tests {
             let mut out = Vec::new();
             probe(&mut out, &run, stored, false).unwrap();
             let text = String::from_utf8(out).unwrap();
+            assert!(text.starts_with("kernel : not measured\n"), "{text}");
             assert!(text.contains(
                 "nat-zero-csum, nat-lco-csum, gso-lco-csum: inconclusive: probe: install IPv4 NAT: no"
             ));

@@ -103,7 +103,7 @@ fn shown(id: BugId, outcome: BugOutcome) -> BugResult {
     }
 }
 
-/// A bug is shown by one underlay; that it is not there, by IPv4 and by IPv6 where IPv6 works.
+/// One family is enough to show a bug. IPv4, and IPv6 if it works, have to show that there is none.
 fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
     let (v4, v6) = (over(Family::Ipv4), over(Family::Ipv6));
     let affected: Vec<&Shows> = [&v4, &v6]
@@ -118,7 +118,7 @@ fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
         }
         _ => BugOutcome::NotAffected,
     };
-    // One underlay without a cure says that there is none; all of them have to show that there is one.
+    // One affected family without a cure is enough for no. For yes, each affected family has to show the cure.
     let cure = |of: fn(&Shows) -> Option<bool>| {
         let each: Vec<Option<bool>> = affected.iter().map(|shows| of(shows)).collect();
         let all = || each.iter().copied().collect::<Option<Vec<bool>>>();
