@@ -2,8 +2,8 @@
  * floor: the least netlink work that sets tx-checksum-ip-generic on every VXLAN device of the network namespace.
  *
  * One link dump that the kernel filters by kind, one look-up of the ethtool family, and FEATURES_SET requests in batches whose
- * acknowledgements are read in bulk. It reads no feature, asks why of nobody, verifies nothing and prints one line: what
- * `vxcsum apply` takes more than this is the price of its decisions.
+ * acknowledgements are read in bulk. It reads no feature, decides nothing, verifies nothing and prints one line. The
+ * difference to `vxcsum apply` is the price of its decisions.
  *
  * Usage: floor on|off
  */
@@ -23,7 +23,7 @@
 #define BATCH 128
 #define MAX_DEVICES 65536
 
-/* Room for one batch of requests, and for the answers of any one recv. */
+/* Space for one batch of requests, and for the answers of one recv. */
 static char request[BATCH * 128];
 static char answer[1 << 18];
 static uint32_t ifindexes[MAX_DEVICES];
@@ -34,7 +34,7 @@ static void die(const char *what)
 	exit(1);
 }
 
-/* A message is written at `end`; every put moves it on. */
+/* A message is written at `end`, and every put moves `end`. */
 static char *end;
 
 static void put_attr(int type, const void *value, size_t len)
@@ -109,7 +109,7 @@ static int receive(int fd)
 	return len;
 }
 
-/* Trusts the filter of the kernel, which a program for use must not: kernels before 4.6 do not know it. */
+/* Trusts the filter of the kernel. A real program must not, because kernels before 4.6 do not have it. */
 static int dump_vxlans(void)
 {
 	int fd = open_netlink(NETLINK_ROUTE), count = 0;

@@ -1,9 +1,9 @@
 /*
  * react: how long new VXLAN devices keep tx-checksum-ip-generic on while another program turns it off.
  *
- * Creates devices one after another in this network namespace and waits for each: for a link event of it, after which the
- * feature is read. It never polls, so that the other program has the CPUs to itself. The time runs from the acknowledgement
- * of the creation to the reading that finds the feature off.
+ * Creates devices one after another in this network namespace and waits for a link event of each, and then
+ * reads the feature. It never polls, so the other program has the CPUs to itself. The time runs from the acknowledgement of
+ * the creation to the read that finds the feature off.
  *
  * Prints p50, p99 and maximum in microseconds, and how many were still on after three seconds, separated by tabs.
  *
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define FEATURE "tx-checksum-ip-generic"
-#define PATIENCE_MS 3000
+#define MAX_WAIT_MS 3000
 #define MAX_WORDS 8
 
 static int requests, events, ethtool;
@@ -177,7 +177,7 @@ static int is_on(const char *name)
 	return features.blocks[feature / 32].active >> feature % 32 & 1;
 }
 
-/* Whether the feature went off in time. */
+/* True if the feature went off in time. */
 static int wait_until_off(const char *name, double deadline)
 {
 	static char event[1 << 16];
@@ -188,7 +188,7 @@ static int wait_until_off(const char *name, double deadline)
 
 		if (left <= 0 || poll(&pollfd, 1, (int)left + 1) <= 0)
 			return 0;
-		/* Whatever it says, or that some were lost: the feature is read. */
+		/* Read the feature after every event, and after lost events. */
 		while (recv(events, event, sizeof(event), MSG_DONTWAIT) > 0)
 			;
 	}
@@ -225,12 +225,12 @@ int main(int argc, char **argv)
 		snprintf(name, sizeof(name), "vx%d", i);
 		create(name, i + 1);
 		began = microseconds();
-		if (wait_until_off(name, began + PATIENCE_MS * 1000.0))
+		if (wait_until_off(name, began + MAX_WAIT_MS * 1000.0))
 			times[off++] = microseconds() - began;
 		else
 			missed++;
 		delete(name);
-		/* Nobody is there: a second look takes another three seconds. */
+		/* No program turns it off: a second wait takes another three seconds. */
 		if (missed >= 5)
 			break;
 	}

@@ -1,7 +1,7 @@
 /*
  * rules_floor: the least reading of NAT rules, without a look at them: a bound for the first look of `vxcsum status`.
  *
- * Usage: rules_floor legacy                       the table nat of iptables-legacy, which getsockopt gives as a whole
+ * Usage: rules_floor legacy                       the table nat of iptables-legacy, which getsockopt returns as a whole
  *        rules_floor nf_tables TABLE chain CHAIN  the chains of nf_tables, and the rules of one
  *        rules_floor nf_tables TABLE set SET      the same, and the elements of one set or map; all in tables of IPv4
  */
@@ -52,7 +52,7 @@ static size_t put(char *to, int type, const char *name)
 	return NLA_ALIGN(attr->nla_len);
 }
 
-/* A dump of one kind, of one table and what is in it unless they are NULL. */
+/* A dump of one kind. Limited to a table and an object in it unless these are NULL. */
 static void dump(int fd, int type, const char *table, const char *of)
 {
 	static char request[1024];

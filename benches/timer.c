@@ -1,7 +1,7 @@
 /*
  * timer: runs commands in turn, many times, inside a network namespace, and prints medians.
  *
- * It enters the namespace once; what is timed is fork, exec and the command itself. Taking turns (A B C A B C) keeps the
+ * It enters the namespace once. It measures fork, exec and the command itself. Taking turns (A B C A B C) keeps the
  * ratios honest on a machine whose load changes.
  *
  * Usage: timer NAMESPACE ROUNDS <SPEC
