@@ -9,12 +9,27 @@ use serde::Serialize;
 use crate::glob::Glob;
 use crate::text::{IfName, escape};
 
+codes! {
+    /// What sets the feature.
+    pub enum ManagerKind {
+        /// A .link file, see systemd.link(5).
+        LinkFile = "link-file",
+        /// A udev rule, see udev(7).
+        UdevRule = "udev-rule",
+        /// A systemd unit.
+        SystemdUnit = "systemd-unit",
+        /// A script of NetworkManager.
+        Dispatcher = "dispatcher",
+        /// The agent of Calico.
+        Felix = "felix",
+    }
+}
+
 /// Another program or file that sets the feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Manager {
-    /// `link-file`, `udev-rule`, `dispatcher`, `systemd-unit`, `felix`.
-    pub kind: &'static str,
+    pub kind: ManagerKind,
     /// The path of the file. Null if it is not a file.
     pub path: Option<String>,
     /// One sentence: what it sets, and where.
@@ -24,8 +39,7 @@ pub struct Manager {
 /// A file that may set the feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// See [`Manager`].
-    pub kind: &'static str,
+    pub kind: ManagerKind,
     pub path: String,
     /// The content.
     pub text: String,
@@ -35,7 +49,10 @@ pub struct Candidate {
 /// which udev tries them.
 pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     let mut found = Vec::new();
-    let links: Vec<&Candidate> = files.iter().filter(|f| f.kind == "link-file").collect();
+    let links: Vec<&Candidate> = files
+        .iter()
+        .filter(|f| f.kind == ManagerKind::LinkFile)
+        .collect();
     let mut by_text: Vec<(&Candidate, String)> = Vec::new();
     for device in devices {
         let matching = links.iter().filter(|file| link_matches(&file.text, device));
@@ -55,7 +72,7 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
         let name = device.as_bytes();
         if name.starts_with(b"vxlan.calico") || name.starts_with(b"vxlan-v6.calico") {
             found.push(Manager {
-                kind: "felix",
+                kind: ManagerKind::Felix,
                 path: None,
                 text: format!(
                     "Calico's Felix turns it off on {device} every 10 seconds where it takes the kernel to be 5.7.0 or older, or where ChecksumOffloadBroken=true is set"
@@ -68,7 +85,10 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
         path: Some(escape(file.path.as_bytes())),
         text,
     }));
-    for file in files.iter().filter(|file| file.kind != "link-file") {
+    for file in files
+        .iter()
+        .filter(|file| file.kind != ManagerKind::LinkFile)
+    {
         if let Some(line) = file.text.lines().find(|line| sets_offload(line, devices)) {
             let known = if file.path.ends_with("/flannel-ethtool.service") {
                 " (the name of kURL's unit)"
@@ -185,7 +205,7 @@ mod tests {
     #[test]
     fn link_files_as_udev_tries_them() {
         let file = |path: &str, text: &str| Candidate {
-            kind: "link-file",
+            kind: ManagerKind::LinkFile,
             path: path.to_owned(),
             text: text.to_owned(),
         };
@@ -258,27 +278,27 @@ mod tests {
         };
         let files = [
             file(
-                "udev-rule",
+                ManagerKind::UdevRule,
                 "/etc/udev/rules.d/90-flannel.rules",
                 "# ethtool tx-checksum\nSUBSYSTEM==\"net\", RUN+=\"/sbin/ethtool -K $name tx-checksum-ip-generic off\"\n",
             ),
             file(
-                "systemd-unit",
+                ManagerKind::SystemdUnit,
                 "/etc/systemd/system/flannel-ethtool.service",
                 "ExecStart=/sbin/ethtool -K flannel.1 tx-checksum-ip-generic off\n",
             ),
             file(
-                "systemd-unit",
+                ManagerKind::SystemdUnit,
                 "/etc/systemd/system/kops.service",
                 "After=sys-devices-virtual-net-flannel.1.device\nExecStart=/sbin/ethtool -K flannel.1 tx-checksum-ip-generic off\n",
             ),
             file(
-                "dispatcher",
+                ManagerKind::Dispatcher,
                 "/etc/NetworkManager/dispatcher.d/99-x",
                 "ethtool -K ens192 rx off\n",
             ),
             file(
-                "udev-rule",
+                ManagerKind::UdevRule,
                 "/etc/udev/rules.d/1.rules",
                 "#ethtool -K x tx off\n",
             ),
@@ -288,13 +308,19 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("felix", None),
-                ("udev-rule", Some("/etc/udev/rules.d/90-flannel.rules")),
+                (ManagerKind::Felix, None),
                 (
-                    "systemd-unit",
+                    ManagerKind::UdevRule,
+                    Some("/etc/udev/rules.d/90-flannel.rules")
+                ),
+                (
+                    ManagerKind::SystemdUnit,
                     Some("/etc/systemd/system/flannel-ethtool.service")
                 ),
-                ("systemd-unit", Some("/etc/systemd/system/kops.service")),
+                (
+                    ManagerKind::SystemdUnit,
+                    Some("/etc/systemd/system/kops.service")
+                ),
             ]
         );
         assert!(found[1].text.starts_with("SUBSYSTEM"), "{found:?}");

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
+use super::managers::ManagerKind;
 use super::{Candidate, Count, Flows, Manager};
 use crate::fault::describe_io;
 use crate::kernel::read_io::{proc_own, read_text};
@@ -47,7 +48,7 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
     let mut files = Vec::new();
     for (kind, suffix, dirs) in [
         (
-            "link-file",
+            ManagerKind::LinkFile,
             ".link",
             &[
                 "etc/systemd/network",
@@ -58,7 +59,7 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
             ][..],
         ),
         (
-            "udev-rule",
+            ManagerKind::UdevRule,
             ".rules",
             &[
                 "etc/udev/rules.d",
@@ -69,7 +70,7 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
             ],
         ),
         (
-            "systemd-unit",
+            ManagerKind::SystemdUnit,
             ".service",
             &[
                 "etc/systemd/system",
@@ -80,7 +81,7 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
             ],
         ),
         (
-            "dispatcher",
+            ManagerKind::Dispatcher,
             "",
             &[
                 "etc/NetworkManager/dispatcher.d",
@@ -95,7 +96,7 @@ pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
 
 /// The files in the order of their names. A file hides files of the same name in later directories. A file that cannot
 /// be read counts as empty.
-fn in_order(root: &Path, kind: &'static str, suffix: &str, dirs: &[&str]) -> Vec<Candidate> {
+fn in_order(root: &Path, kind: ManagerKind, suffix: &str, dirs: &[&str]) -> Vec<Candidate> {
     let mut found: BTreeMap<String, Candidate> = BTreeMap::new();
     for dir in dirs {
         let entries = fs::read_dir(root.join(dir)).into_iter().flatten().flatten();

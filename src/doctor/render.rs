@@ -80,7 +80,7 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
         writeln!(out, "  none found")?;
     }
     for manager in &diagnosis.managers {
-        let path = manager.path.as_deref().unwrap_or(manager.kind);
+        let path = manager.path.as_deref().unwrap_or(manager.kind.as_str());
         wrapped(out, "  ", &format!("{path}: {}", manager.text))?;
     }
     footers(out, &diagnosis.report)
