@@ -8,7 +8,7 @@ use vxcsum::ethtool::{
 };
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status, Trigger};
-use vxcsum::link::segmentation::Segmentation;
+use vxcsum::link::segmentation::{OnceBecause, Segmentation, SegmentationDoubt};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
 use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure};
 use vxcsum::nat::machine::RuleRef;
@@ -1190,4 +1190,144 @@ fn a_device_without_peers_is_left_as_it_is() {
             "{name}"
         );
     }
+}
+
+/// Feature, action and code of the reason.
+type Row = (Feature, Action, &'static str);
+/// Features that are off.
+type Off = &'static [Feature];
+
+/// A device over a stack that segments twice, once, or that is not understood, with NAT and without: each feature that is off or
+/// must be off has a row.
+#[test]
+#[allow(clippy::too_many_lines, clippy::type_complexity, reason = "a table")]
+fn each_bug_is_cured_by_the_feature_that_costs_least() {
+    use Status::{Affected, NotAffected};
+    const FRAGLIST: u128 = 0b1_0000;
+    const CHECKSUM: Feature = Feature::Checksum;
+    const LIST: Feature = Feature::Fraglist;
+    let (checksum, fraglist) = (CHECKSUM, LIST);
+    let (off, on, leave) = (Action::TurnOff, Action::TurnOn, Action::Leave);
+    let [by_nat, no_nat, _] = exposures();
+    let name = |text: &[u8]| IfName::new(text).unwrap();
+    let twice = Segmentation::Twice {
+        splitter: name(b"macvlan0"),
+        kind: "macvlan".to_owned(),
+    };
+    let once = Segmentation::Once(OnceBecause::CompleteAt(name(b"eth0")));
+    let unknown = Segmentation::Unknown(SegmentationDoubt::Device(name(b"vlan100")));
+    let (none, both) = (&[][..], &[CHECKSUM, LIST][..]);
+    let (old, quiet) = (Some(600), None);
+    let rule = |when: &str| format!("[[rule]]\nwhen = \"{when}\"");
+    let bugs = |text: &str| format!("[bugs]\n{text}");
+    #[rustfmt::skip]
+    let rows: Vec<(&str, String, &Exposure, &Segmentation, [Status; 2], Off, Off, Option<u64>, Vec<Row>)> = vec![
+        // What is needed.
+        ("neither", String::new(), &no_nat, &once, [Affected; 2], none, none, quiet, vec![(checksum, leave, "not-exposed")]),
+        ("segmented twice", String::new(), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposed")]),
+        ("not known", String::new(), &no_nat, &unknown, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposure-unknown")]),
+        ("not known, counts as no", "unknown-exposure = \"not-exposed\"".to_owned(), &no_nat, &unknown, [Affected; 2], none, none, quiet, vec![(checksum, leave, "not-exposed")]),
+        ("NAT", String::new(), &by_nat, &once, [Affected; 2], none, none, quiet, vec![(checksum, off, "exposed")]),
+        ("both: one cures both", String::new(), &by_nat, &twice, [Affected; 2], none, none, quiet, vec![(checksum, off, "exposed")]),
+        ("another kernel", String::new(), &no_nat, &twice, [Affected, NotAffected], none, none, quiet, vec![(checksum, leave, "not-exposed")]),
+        ("only this bug", String::new(), &by_nat, &twice, [NotAffected, Affected], none, none, quiet, vec![(fraglist, off, "exposed")]),
+        ("NAT never", bugs("nat-lco-csum = \"never\""), &by_nat, &twice, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposed")]),
+        ("this bug never", bugs("gso-lco-csum = \"never\""), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(checksum, leave, "not-exposed")]),
+        ("whenever affected", bugs("gso-lco-csum = \"affected\""), &no_nat, &once, [Affected; 2], none, none, quiet, vec![(fraglist, off, "kernel-affected")]),
+        ("always", rule("always"), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(checksum, off, "rule-always")]),
+        ("never", rule("never"), &by_nat, &twice, [Affected; 2], none, none, quiet, vec![(checksum, leave, "rule-never")]),
+        ("a rule: exposed", rule("exposed"), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposed")]),
+        ("a rule: affected", rule("affected"), &no_nat, &once, [Affected; 2], none, none, quiet, vec![(checksum, off, "kernel-affected")]),
+        // What is off already.
+        ("off", String::new(), &no_nat, &twice, [Affected; 2], &[LIST], &[LIST], quiet, vec![(fraglist, leave, "already-off")]),
+        ("the other one is off, not by vxcsum", String::new(), &no_nat, &twice, [Affected; 2], &[CHECKSUM], none, quiet, vec![(checksum, leave, "already-off")]),
+        ("turned on again", String::new(), &no_nat, &twice, [Affected; 2], none, &[LIST], quiet, vec![(fraglist, off, "exposed")]),
+        // What changes.
+        ("NAT came", String::new(), &by_nat, &twice, [Affected; 2], &[LIST], &[LIST], quiet, vec![(checksum, off, "exposed"), (fraglist, leave, "already-off")]),
+        ("NAT came, and twice went", String::new(), &by_nat, &once, [Affected; 2], &[LIST], &[LIST], quiet, vec![(checksum, off, "exposed"), (fraglist, leave, "not-exposed")]),
+        ("NAT went", String::new(), &no_nat, &twice, [Affected; 2], &[CHECKSUM], &[CHECKSUM], quiet, vec![(fraglist, off, "exposed"), (checksum, leave, "not-exposed")]),
+        ("NAT went long ago", String::new(), &no_nat, &twice, [Affected; 2], both, both, old, vec![(fraglist, leave, "already-off"), (checksum, on, "not-exposed")]),
+        ("twice went", String::new(), &no_nat, &once, [Affected; 2], &[LIST], &[LIST], quiet, vec![(fraglist, leave, "not-exposed")]),
+        ("twice went long ago", String::new(), &no_nat, &once, [Affected; 2], &[LIST], &[LIST], old, vec![(fraglist, on, "not-exposed")]),
+        ("both went long ago", String::new(), &no_nat, &once, [Affected; 2], both, both, old, vec![(checksum, on, "not-exposed"), (fraglist, on, "not-exposed")]),
+        ("a rule says never", rule("never"), &by_nat, &twice, [Affected; 2], both, both, quiet, vec![(checksum, on, "rule-never"), (fraglist, on, "rule-never")]),
+        ("somebody else's", rule("never"), &by_nat, &twice, [Affected; 2], both, none, quiet, vec![(checksum, leave, "rule-never")]),
+        ("not needed and turned on by somebody", String::new(), &by_nat, &twice, [Affected; 2], &[CHECKSUM], both, quiet, vec![(checksum, leave, "already-off"), (fraglist, leave, "exposed")]),
+    ];
+    for (title, text, exposure, segmentation, statuses, is_off, owned, not_exposed_for, expected) in
+        rows
+    {
+        let bit = |feature| if feature == checksum { BIT } else { FRAGLIST };
+        let bits = is_off.iter().fold(0, |bits, feature| bits | bit(*feature));
+        let tso = if bits & BIT == 0 { TSO } else { 0 };
+        let features = Features {
+            hw: BIT | TSO | FRAGLIST,
+            wanted: (BIT | TSO | FRAGLIST) & !bits,
+            active: (BIT | FRAGLIST) & !bits | tso,
+            nochange: 0,
+        };
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.exposure = std::rc::Rc::new(exposure.clone());
+        device.segmentation = segmentation.clone();
+        for feature in owned {
+            device.history[*feature] = History {
+                owned: true,
+                contested: None,
+                not_exposed_for,
+            };
+        }
+        let mut facts = facts(device);
+        facts.table.names.push(fraglist.as_str().to_owned());
+        let kernel = KernelVerdict::new(|id| BugVerdict {
+            id,
+            status: match id {
+                BugId::NatZeroCsum => NotAffected,
+                BugId::NatLcoCsum => statuses[0],
+                BugId::GsoLcoCsum => statuses[1],
+            },
+            why: None,
+            evidence: Vec::new(),
+        });
+        let plan = decide(&policy(&text), &facts, &kernel);
+        let found: Vec<Row> = plan
+            .devices
+            .iter()
+            .map(|row| (row.feature, row.action, row.reason.code.as_str()))
+            .collect();
+        assert_eq!(found, expected, "{title}");
+        for row in &plan.devices {
+            let tso = row.feature == checksum && row.action != leave;
+            assert_eq!(row.also, if tso { TSO } else { 0 }, "{title}");
+        }
+        // Counted as one device, whatever is to be done.
+        let report = Report::planned(&plan, kernel_report(), Some(BackendName::Ioctl));
+        assert_eq!(report.summary.devices, 1, "{title}");
+        let pending = expected.iter().any(|(_, action, _)| *action != leave);
+        assert_eq!(report.summary.pending, usize::from(pending), "{title}");
+    }
+}
+
+/// `revert` gives back each feature that vxcsum turned off.
+#[test]
+fn revert_gives_back_each_feature() {
+    let mut device = device(OuterChecksum::Present, Ok(OFF));
+    for feature in Feature::ALL {
+        device.history[feature].owned = true;
+    }
+    let mut facts = facts(device);
+    facts
+        .table
+        .names
+        .push(Feature::Fraglist.as_str().to_owned());
+    let plan = decide_revert(&facts, &kernel(Status::NotAffected, Status::Affected));
+    let found: Vec<_> = plan
+        .devices
+        .iter()
+        .map(|row| (row.feature, row.action, row.also))
+        .collect();
+    let on = Action::TurnOn;
+    assert_eq!(
+        found,
+        [(Feature::Checksum, on, TSO), (Feature::Fraglist, on, 0)]
+    );
 }
