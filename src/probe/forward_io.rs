@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::burst::{self, Burst, BurstObserved, Counts, Forwarding};
 use super::capture_io::{Capture, Injector};
 use super::plan;
-use super::run_io::{build, switch};
+use super::run_io::{build, switch, timeout};
 use super::{Cause, Family, Inconclusive};
 use crate::ethtool::{Feature, FeatureState, FeatureTable, ioctl_io};
 use crate::fault::{describe_errno, describe_io};
@@ -23,7 +23,7 @@ use crate::text::IfName;
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1624>
 const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// Forwards every burst. Needs the devices of the NAT bugs. `unusable` is the reason why those over IPv6 are missing.
+/// Forwards every burst that the deadline leaves time for. Needs the devices of the NAT bugs. `unusable` is the reason why those over IPv6 are missing.
 pub(super) fn measure(
     switches: &ioctl_io::Socket,
     capture: &Capture,
@@ -45,6 +45,10 @@ pub(super) fn measure(
     for (n, one) in (0..).zip(&mut bursts) {
         if let (Family::Ipv6, Some(reason)) = (one.family, &unusable) {
             one.observed = BurstObserved::Missing(reason.clone());
+            continue;
+        }
+        if Instant::now() >= deadline {
+            one.observed = BurstObserved::Missing(timeout());
             continue;
         }
         let (vxlan, _) = burst::path(one);
