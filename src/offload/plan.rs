@@ -34,11 +34,13 @@ codes! {
         KernelAffected = "kernel-affected",
         /// It is not known whether the kernel has the bug, and the policy counts that as affected.
         KernelUnknown = "kernel-unknown",
-        /// As one of the above, and NAT on this node can rewrite the outer packets.
+        /// As one of the above, and NAT on this node can rewrite the outer packets, or the node can segment them twice.
         Exposed = "exposed",
-        /// The kernel has or may have the bug, and NAT on this node cannot rewrite the outer packets: it is latent.
+        /// The kernel has or may have the bug, but NAT on this node cannot rewrite the outer packets, and they are not segmented
+        /// twice: it is latent.
         NotExposed = "not-exposed",
-        /// As one of the first two, and whether NAT on this node can rewrite the outer packets is not known, which counts as yes.
+        /// As one of the first two, and it is not known whether NAT on this node can rewrite the outer packets or whether they are
+        /// segmented twice, which counts as yes.
         ExposureUnknown = "exposure-unknown",
         /// As one of the first two, and the device has no peers yet: no packet leaves, so the offload stays as it is.
         NoPeersYet = "no-peers-yet",
@@ -52,7 +54,8 @@ codes! {
         KernelNotAffected = "kernel-not-affected",
         /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
         KernelUnknownFixed = "kernel-unknown-fixed",
-        /// It is not known whether NAT on this node can rewrite the outer packets, and the policy counts that as no.
+        /// It is not known whether NAT on this node can rewrite the outer packets or whether they are segmented twice, and the policy
+        /// counts that as no.
         ExposureUnknownNotExposed = "exposure-unknown-not-exposed",
         /// It should be off, and is.
         AlreadyOff = "already-off",

@@ -308,7 +308,7 @@ mod tests {
         cases
     }
 
-    /// The results of the two bugs that the rows below are about.
+    /// The results of the NAT bugs that the rows below are about.
     fn short(results: &[BugResult]) -> [String; 2] {
         [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| {
             let result = results.iter().find(|result| result.id == id).unwrap();
