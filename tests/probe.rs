@@ -161,7 +161,7 @@ fn tcpdump_agrees() {
     for counts in bursts.iter().filter_map(Burst::counts) {
         let parsed = parse(&counts.frame.0).unwrap();
         add(&counts.frame);
-        seen.push((parsed.outer.sum, parsed.inner.sum));
+        seen.push((parsed.outer.checksum, parsed.inner.checksum));
     }
     let mut tcpdump = Command::new("tcpdump")
         .args(["-nn", "-vv", "-t", "-r", "-"])

@@ -1,6 +1,6 @@
 //! Bursts: the probe forwards segments of one TCP flow into a VXLAN device, to measure gso-lco-csum.
 //!
-//! Owns the injected frame, the devices on its way and the counts. Pure: `probe::forward_io` injects and counts,
+//! Owns the injected frame, the devices on its path and the counts. Pure: `probe::forward_io` injects and counts,
 //! `burst_verdict` judges.
 //!
 //! ```text
@@ -37,10 +37,10 @@ pub const INGRESS: NewDevice<'static> = NewDevice {
 };
 /// The MAC address of [`INGRESS`], locally administered.
 const INGRESS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// The network of [`INGRESS`] (RFC 5737): its own address and the sender's.
+/// The network of [`INGRESS`] (RFC 5737): its own address and the address of the sender.
 const INGRESS_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const SENDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 9000);
-/// Inner destination port of the first burst; each has its own.
+/// The inner destination port of the first burst. Each burst has its own.
 const FIRST_PORT: u16 = 9003;
 
 /// The last part of destination addresses.
@@ -66,7 +66,7 @@ const STACKS: [(Family, NewDevice<'static>, u32, NewDevice<'static>); 2] = [
 ];
 
 codes! {
-    /// The device that a VXLAN device sends through.
+    /// The device through which a VXLAN device sends.
     #[derive(Deserialize)]
     pub enum Below {
         /// The underlay itself. This is the control, because the kernel segments packets once.
@@ -76,47 +76,47 @@ codes! {
     }
 }
 
-/// What forwarding showed.
+/// The result of forwarding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Forwarding {
     /// Every burst, in the order of [`bursts`].
     Bursts(Vec<Burst>),
-    /// VXLAN devices of this kernel do not have `tx-scatter-gather-fraglist`. So they never hand on a packet that a device below
-    /// can split, and nothing was sent.
+    /// VXLAN devices of this kernel do not have `tx-scatter-gather-fraglist`. They never pass on a packet that a device
+    /// below can split, so nothing was sent.
     NoFraglist,
     /// Why nothing was forwarded.
     Failed(Inconclusive),
 }
 
-/// One burst, forwarded into a VXLAN device that sends outer checksums.
+/// One burst that was forwarded into a VXLAN device with outer checksums.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Burst {
     /// The family of the underlay.
     pub family: Family,
-    /// What the VXLAN device sends through.
+    /// The device through which the VXLAN device sends.
     pub below: Below,
-    /// The feature of the VXLAN device that is off.
+    /// The feature of the VXLAN device that is off. Null if none is.
     pub off: Option<Feature>,
-    /// What arrived at the other end.
+    /// The packets at the other end.
     pub observed: BurstObserved,
 }
 
-/// What arrived of a burst at the other end.
+/// The packets of a burst at the other end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BurstObserved {
-    /// Packets.
+    /// Packets arrived.
     Counted(Counts),
-    /// Nothing.
+    /// No packet arrived.
     Missing(Inconclusive),
 }
 
-/// What became of a burst.
+/// The packets of a burst.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -125,7 +125,7 @@ pub struct Counts {
     pub vxlan: u64,
     /// Packets that the device below it sent.
     pub below: u64,
-    /// Packets that arrived with a right outer checksum.
+    /// Packets that arrived with a correct outer checksum.
     pub right: u64,
     /// Packets that arrived with a wrong outer checksum.
     pub wrong: u64,
@@ -133,12 +133,12 @@ pub struct Counts {
     pub none: u64,
     /// Packets that arrived with a wrong inner checksum. The other counts do not include them.
     pub unfinished: u64,
-    /// The first packet with a wrong outer checksum, or else the first, beginning with its Ethernet header.
+    /// The first packet with a wrong outer checksum, or else the first packet, from its Ethernet header on.
     pub frame: Hex,
 }
 
 impl Burst {
-    /// What was counted, if a packet arrived.
+    /// The counts. `None` if no packet arrived.
     pub fn counts(&self) -> Option<&Counts> {
         match &self.observed {
             BurstObserved::Counted(counts) => Some(counts),
@@ -154,8 +154,8 @@ impl Counts {
         if self.arrived() == 0 || wrong && self.wrong == 0 {
             self.frame = Hex(bytes.to_vec());
         }
-        let count = match frame.outer.sum {
-            _ if frame.inner.sum != Checksum::Valid => &mut self.unfinished,
+        let count = match frame.outer.checksum {
+            _ if frame.inner.checksum != Checksum::Valid => &mut self.unfinished,
             Checksum::Valid => &mut self.right,
             Checksum::Invalid { .. } => &mut self.wrong,
             Checksum::Absent => &mut self.none,
@@ -163,17 +163,17 @@ impl Counts {
         *count += 1;
     }
 
-    /// Packets that arrived.
+    /// The number of packets that arrived.
     pub fn arrived(&self) -> u64 {
         self.right + self.wrong + self.none + self.unfinished
     }
 
-    /// Whether all of the burst arrived.
+    /// True if all segments of the burst arrived.
     pub fn whole(&self) -> bool {
         self.arrived() == u64::from(SEGMENTS)
     }
 
-    /// Whether GRO made long packets of the segments.
+    /// True if GRO merged the segments into long packets.
     pub fn merged(&self) -> bool {
         self.vxlan < self.arrived()
     }
@@ -192,7 +192,8 @@ impl Counts {
 }
 
 fn is_wrong(frame: &VxlanFrame) -> bool {
-    frame.inner.sum == Checksum::Valid && matches!(frame.outer.sum, Checksum::Invalid { .. })
+    frame.inner.checksum == Checksum::Valid
+        && matches!(frame.outer.checksum, Checksum::Invalid { .. })
 }
 
 /// All bursts in order, without observations. For each family: the control, all offloads on, each cure.
@@ -260,20 +261,20 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
     (requests, steps)
 }
 
-/// The VXLAN device that a burst is forwarded into, and the device below that.
+/// The VXLAN device into which a burst is forwarded, and the device below it.
 pub fn path(burst: &Burst) -> (NewDevice<'static>, NewDevice<'static>) {
-    let (_, vxlan, below) = way(burst);
+    let (_, vxlan, below) = numbered(burst);
     (vxlan, below)
 }
 
 /// The inner destination of burst number `n` of [`bursts`].
 pub fn destination(n: u16, burst: &Burst) -> SocketAddrV4 {
-    let (index, ..) = way(burst);
+    let (index, ..) = numbered(burst);
     SocketAddrV4::new(inner_address(index, REMOTE), FIRST_PORT + n)
 }
 
 /// The number of the VXLAN device, which is part of its inner network, the device itself, and the device below it.
-fn way(burst: &Burst) -> (u8, NewDevice<'static>, NewDevice<'static>) {
+fn numbered(burst: &Burst) -> (u8, NewDevice<'static>, NewDevice<'static>) {
     match burst.below {
         Below::Underlay => {
             let index = device_index(burst.family, OuterChecksum::Present);
@@ -296,7 +297,7 @@ fn stack_address(family: Family, host: u8) -> IpAddr {
     }
 }
 
-/// Whether a captured frame is a packet that goes there.
+/// True if a captured frame is a packet to this destination.
 pub fn is_to(destination: SocketAddrV4, frame: &VxlanFrame) -> bool {
     frame.inner.protocol == PROTOCOL_TCP
         && frame.inner.dst == IpAddr::from(*destination.ip())
@@ -322,7 +323,7 @@ pub fn injected(to: SocketAddrV4) -> Vec<u8> {
     let mut ip = [0; 20];
     ip[0] = 0x45;
     ip[2..4].copy_from_slice(&total.to_be_bytes());
-    // Don't fragment; 64 hops.
+    // Don't fragment; TTL 64.
     ip[6] = 0x40;
     ip[8] = 64;
     ip[9] = PROTOCOL_TCP;
@@ -334,7 +335,7 @@ pub fn injected(to: SocketAddrV4) -> Vec<u8> {
     let mut tcp = [0; 20];
     tcp[..2].copy_from_slice(&SENDER.port().to_be_bytes());
     tcp[2..4].copy_from_slice(&to.port().to_be_bytes());
-    // Five words of header; ACK; any window.
+    // A header of five words; ACK; any window.
     tcp[12..16].copy_from_slice(&[0x50, 0x10, 0xff, 0xff]);
     let pseudo = frame::pseudo_header(
         (*SENDER.ip()).into(),
@@ -344,13 +345,13 @@ pub fn injected(to: SocketAddrV4) -> Vec<u8> {
     );
     tcp[16..18].copy_from_slice(&frame::fold(pseudo).to_be_bytes());
     out.extend(tcp);
-    // No two segments have the same sum.
+    // No two segments have the same checksum.
     let text = (0..payload / 2).flat_map(|n| u16::try_from(n).unwrap_or(0).to_be_bytes());
     out.extend(text);
     out
 }
 
-/// The packets that a device has sent, in `/proc/net/dev`. `None` if it is not there.
+/// The number of packets that a device has sent, from `/proc/net/dev`. `None` if the device is not there.
 pub fn tx_packets(proc_net_dev: &str, device: &str) -> Option<u64> {
     let (_, counters) = proc_net_dev
         .lines()
@@ -385,7 +386,7 @@ mod tests {
         );
         let frame = &bytes[10..];
         assert_eq!(frame::fold(frame::words(&frame[14..34])), 0xffff);
-        // As the kernel does it: the sum from `csum_start` on, with the seed in it, inverted.
+        // As the kernel computes it: the sum from `csum_start` on, including the seed, inverted.
         let mut segment = frame[34..].to_vec();
         let seed = u16::from_be_bytes([segment[16], segment[17]]);
         let sum = !frame::fold(frame::words(&segment));
@@ -402,9 +403,9 @@ mod tests {
         let to = |n: usize| destination(u16::try_from(n).unwrap(), &bursts[n]);
         let destinations: BTreeSet<_> = (0..bursts.len()).map(to).collect();
         assert_eq!(destinations.len(), bursts.len());
-        // On the network of the device that it has to leave by.
+        // In the network of the device through which it must leave.
         for burst in &bursts {
-            let (index, vxlan, below) = way(burst);
+            let (index, vxlan, below) = numbered(burst);
             let straight = burst.below == Below::Underlay;
             assert_eq!(plan::VXLANS.iter().any(|(.., d)| *d == vxlan), straight);
             assert_eq!(below == plan::UNDERLAY, straight);

@@ -3,7 +3,7 @@
 //! Owns the rules of proof: when the counts show a second segmentation, and when they prove nothing. Pure.
 
 use super::burst::{self, Below, Burst, BurstObserved, Counts};
-use super::verdict::Shows;
+use super::verdict::FamilyResult;
 use super::{BugOutcome, Cause, Family, Inconclusive};
 use crate::ethtool::Feature;
 
@@ -14,13 +14,13 @@ pub(super) fn complete(bursts: &[Burst]) -> bool {
 }
 
 /// The conclusion from the bursts over one family.
-pub(super) fn forwarded(family: Family, bursts: &[Burst]) -> Shows {
+pub(super) fn forwarded(family: Family, bursts: &[Burst]) -> FamilyResult {
     let (mut outcome, mut by_checksum, mut by_fraglist) = (None, None, None);
     for burst in bursts.iter().filter(|b| b.family == family) {
         match (burst.below, burst.off) {
             (Below::Underlay, _) => {
                 if let Some(reason) = flaw(burst) {
-                    return Shows::flaw(reason);
+                    return FamilyResult::flaw(reason);
                 }
             }
             (Below::Macvlan, None) => outcome = Some(judge(burst)),
@@ -35,7 +35,7 @@ pub(super) fn forwarded(family: Family, bursts: &[Burst]) -> Shows {
         })
     });
     let affected = outcome == BugOutcome::Affected;
-    Shows {
+    FamilyResult {
         outcome,
         controlled: true,
         cured: by_checksum.filter(|_| affected),
@@ -137,16 +137,16 @@ mod tests {
     const ALL: u64 = SEGMENTS as u64;
 
     /// The counts: vxlan, below, right, wrong, none, unfinished.
-    type Seen = [u64; 6];
-    /// As on a kernel with the bug.
-    const ONCE: Seen = [2, ALL, ALL, 0, 0, 0];
-    const TWICE_WRONG: Seen = [2, 5, 1, ALL - 1, 0, 0];
-    const TWICE_RIGHT: Seen = [2, 5, ALL, 0, 0, 0];
-    const FRAGLIST_OFF: Seen = [5, 5, ALL, 0, 0, 0];
-    const CHECKSUM_OFF: Seen = [ALL, ALL, ALL, 0, 0, 0];
-    const NOTHING: Seen = [0; 6];
+    type Counted = [u64; 6];
+    /// The observation on a kernel with the bug.
+    const ONCE: Counted = [2, ALL, ALL, 0, 0, 0];
+    const TWICE_WRONG: Counted = [2, 5, 1, ALL - 1, 0, 0];
+    const TWICE_RIGHT: Counted = [2, 5, ALL, 0, 0, 0];
+    const FRAGLIST_OFF: Counted = [5, 5, ALL, 0, 0, 0];
+    const CHECKSUM_OFF: Counted = [ALL, ALL, ALL, 0, 0, 0];
+    const NOTHING: Counted = [0; 6];
 
-    fn counted([vxlan, below, right, wrong, none, unfinished]: Seen) -> BurstObserved {
+    fn counted([vxlan, below, right, wrong, none, unfinished]: Counted) -> BurstObserved {
         let counts = Counts {
             vxlan,
             below,
@@ -162,8 +162,8 @@ mod tests {
         BurstObserved::Counted(counts)
     }
 
-    /// The control, the bug, the cures, for each family.
-    fn run(seen: &[[Seen; 4]; 2]) -> Vec<Burst> {
+    /// The control, the bug and the cures, for each family.
+    fn run(seen: &[[Counted; 4]; 2]) -> Vec<Burst> {
         let mut bursts = burst::bursts();
         for (burst, seen) in bursts.iter_mut().zip(seen.concat()) {
             burst.observed = counted(seen);
@@ -196,18 +196,18 @@ mod tests {
         .concat()
     }
 
-    const AFFECTED: [Seen; 4] = [ONCE, TWICE_WRONG, FRAGLIST_OFF, CHECKSUM_OFF];
-    const FIXED: [Seen; 4] = [ONCE, TWICE_RIGHT, FRAGLIST_OFF, CHECKSUM_OFF];
+    const AFFECTED: [Counted; 4] = [ONCE, TWICE_WRONG, FRAGLIST_OFF, CHECKSUM_OFF];
+    const FIXED: [Counted; 4] = [ONCE, TWICE_RIGHT, FRAGLIST_OFF, CHECKSUM_OFF];
 
     #[test]
     #[allow(clippy::too_many_lines, reason = "a table")]
     fn what_follows_from_what_was_forwarded() {
-        let with = |n: usize, seen: Seen, of: [Seen; 4]| {
+        let with = |n: usize, seen: Counted, of: [Counted; 4]| {
             let mut of = of;
             of[n] = seen;
             of
         };
-        let both = |of: [Seen; 4]| [of, of];
+        let both = |of: [Counted; 4]| [of, of];
         let lost = [2, 5, ALL - 1, 0, 0, 0];
         for (name, seen, expected) in [
             (

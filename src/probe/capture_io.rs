@@ -1,6 +1,6 @@
 //! Packet sockets: one captures at the far end of the probe's underlay, one injects frames.
 //!
-//! Owns the sockets and waiting for them. May not judge a frame.
+//! Owns the sockets and waiting for them. Does not judge frames.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -89,7 +89,7 @@ fn packet_socket(ifindex: u32, ethertype: u16) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Waits until the socket can be read. False if the deadline has passed.
+/// Waits until the socket can be read. False if the deadline is over.
 fn await_input(socket: BorrowedFd, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let Ok(timeout) = left.try_into() else {

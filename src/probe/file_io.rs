@@ -1,6 +1,6 @@
 //! `/run/vxcsum/probe.json`: the last probe of this boot.
 //!
-//! Owns reading and replacing the file. What stands in it is checked by `probe`.
+//! Owns reading and replacing the file. `probe` checks the content.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -18,8 +18,8 @@ use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "probe.json";
 
-/// The run that was stored on this boot of this kernel, if there is one. `note` gets a sentence about a file that is there
-/// and is not used.
+/// The stored run of this boot of this kernel, if there is one. `note` gets a sentence about a file that exists and is
+/// not used.
 pub fn load(root: &Path, host: &Host, mut note: impl FnMut(String)) -> Option<ProbeRun> {
     let path = run_dir(root).join(NAME);
     let text = match read_text(&path) {

@@ -1,6 +1,6 @@
 //! Forwarding in the probe's namespace: injects bursts and counts the packets that arrive.
 //!
-//! Owns the order of these steps. May not judge them.
+//! Owns the order of these steps. Does not judge the result.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -29,7 +29,7 @@ pub(super) fn measure(
     capture: &Capture,
     unusable: Option<&Inconclusive>,
     deadline: Instant,
-    mut patience: Duration,
+    mut packet_timeout: Duration,
 ) -> Result<Forwarding, Inconclusive> {
     let fraglist = Fraglist::of(switches, plan::UNDERLAY.name)?;
     // No network card has this feature. A macvlan device has it if the device below it has it.
@@ -58,8 +58,14 @@ pub(super) fn measure(
         switch(switches, vxlan.name, one.off != Some(Feature::Checksum))?;
         fraglist.set(vxlan.name, one.off != Some(Feature::Fraglist))?;
         let begun = Instant::now();
-        forward(n, one, &injector, capture, deadline.min(begun + patience))?;
-        patience = patience.saturating_sub(begun.elapsed());
+        forward(
+            n,
+            one,
+            &injector,
+            capture,
+            deadline.min(begun + packet_timeout),
+        )?;
+        packet_timeout = packet_timeout.saturating_sub(begun.elapsed());
     }
     Ok(Forwarding::Bursts(bursts))
 }
@@ -117,7 +123,7 @@ fn sent(devices: [&str; 2]) -> Result<[u64; 2], Inconclusive> {
 struct Fraglist<'a> {
     socket: &'a ioctl_io::Socket,
     count: u32,
-    /// `None` if the kernel does not have it.
+    /// `None` if the kernel does not have the feature.
     index: Option<u32>,
 }
 

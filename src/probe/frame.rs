@@ -1,8 +1,8 @@
-//! VXLAN frames: taking them apart and checking their checksums.
+//! VXLAN frames: parsing, and checking their checksums.
 //!
-//! Owns the formats between the first Ethernet header and the inner transport header. Pure: may not capture anything.
-//! Ethernet II, IPv4 (RFC 791), IPv6 without extension headers (RFC 8200), UDP (RFC 768), TCP (RFC 9293), VXLAN
-//! (RFC 7348), the checksum itself (RFC 1071). Numbers are in host byte order, addresses as `std::net` has them.
+//! Owns the formats between the first Ethernet header and the inner transport header. Pure: captures nothing. Ethernet
+//! II, IPv4 (RFC 791), IPv6 without extension headers (RFC 8200), UDP (RFC 768), TCP (RFC 9293), VXLAN (RFC 7348), the
+//! checksum (RFC 1071). Numbers are in host byte order, addresses as in `std::net`.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
@@ -22,23 +22,23 @@ pub const PROTOCOL_UDP: u8 = 17;
 /// The port that IANA assigned to VXLAN.
 pub const VXLAN_PORT: u16 = 4789;
 
-/// A transport checksum as it is found in a packet.
+/// The transport checksum of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Checksum {
-    /// Zero, which in UDP means that there is none.
+    /// Zero, which in UDP means "no checksum".
     #[serde(rename = "none")]
     Absent,
-    /// As computed from the bytes.
+    /// It matches the bytes.
     #[serde(rename = "right")]
     Valid,
-    /// Not as computed from the bytes: the receiver drops the packet.
+    /// It does not match the bytes: the receiver drops the packet.
     #[serde(rename = "wrong")]
     Invalid {
-        /// What the packet has.
+        /// The checksum in the packet.
         found: u16,
-        /// What it should have.
+        /// The checksum that matches the bytes.
         expected: u16,
     },
 }
@@ -52,31 +52,29 @@ pub struct Transport {
     pub dst: IpAddr,
     /// [`PROTOCOL_UDP`] or [`PROTOCOL_TCP`].
     pub protocol: u8,
-    /// Source port.
     pub src_port: u16,
-    /// Destination port.
     pub dst_port: u16,
     /// The checksum over pseudo header, header and payload.
-    pub sum: Checksum,
+    pub checksum: Checksum,
 }
 
-/// An encapsulated packet.
+/// A VXLAN packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VxlanFrame {
     /// The UDP datagram that carries the VXLAN header.
     pub outer: Transport,
-    /// VXLAN network identifier, 24 bits.
+    /// The VXLAN network identifier, 24 bits.
     pub vni: u32,
-    /// The packet inside.
+    /// The encapsulated packet.
     pub inner: Transport,
 }
 
 /// Why bytes are not a VXLAN frame with UDP or TCP inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// The bytes end before the named part does.
+    /// The bytes end before the end of the named part.
     Short(&'static str),
-    /// The named part is of another kind, or has a length or version that contradicts itself.
+    /// The named part has another type, or a length or version that is impossible.
     Other(&'static str),
 }
 
@@ -91,11 +89,10 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// Takes a frame apart, beginning with the outer Ethernet header. The outer UDP destination port has to be
-/// [`VXLAN_PORT`].
+/// Parses a frame from the outer Ethernet header on. The outer UDP destination port must be [`VXLAN_PORT`].
 ///
 /// # Errors
-/// Whatever is not a whole Ethernet, IPv4 or IPv6, UDP, VXLAN, Ethernet, IPv4 or IPv6, UDP or TCP packet.
+/// The bytes are not a whole Ethernet, IPv4 or IPv6, UDP, VXLAN, Ethernet, IPv4 or IPv6, UDP or TCP packet.
 pub fn parse(frame: &[u8]) -> Result<VxlanFrame, FrameError> {
     let (outer, payload) = ethernet(frame)?;
     if outer.protocol != PROTOCOL_UDP || outer.dst_port != VXLAN_PORT {
@@ -104,7 +101,8 @@ pub fn parse(frame: &[u8]) -> Result<VxlanFrame, FrameError> {
     let (header, inner) = payload
         .split_first_chunk::<8>()
         .ok_or(FrameError::Short("the VXLAN header"))?;
-    // The I flag says that the VNI is valid; the rest is reserved or belongs to extensions that nobody asked for.
+    // The I flag means that the VNI is valid. The other bits are reserved, or belong to extensions that the probe does
+    // not use.
     if header[0] != 0x08 {
         return Err(FrameError::Other("the VXLAN header"));
     }
@@ -132,7 +130,7 @@ fn ipv4(packet: &[u8]) -> Result<(Transport, &[u8]), FrameError> {
         .ok_or(FrameError::Short("an IPv4 header"))?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    // Any offset or more-fragments bit: the transport header is not whole here.
+    // An offset or the more-fragments bit: the transport header is not complete.
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
     if header[0] >> 4 != 4 || header_len < 20 || total < header_len || fragment != 0 {
         return Err(FrameError::Other("an IPv4 header"));
@@ -185,10 +183,10 @@ fn transport(
     }
     let found = field(sum_at);
     let expected = checksum(src, dst, protocol, segment, sum_at);
-    let sum = match found {
+    let checksum = match found {
         0 if protocol == PROTOCOL_UDP => Checksum::Absent,
-        // Both forms of zero check out at the receiver, and Linux sends 0xffff not only in UDP, which needs it, but for
-        // every checksum that it finishes in software (skb_checksum_help).
+        // Receivers accept both forms of zero. Linux sends 0xffff in UDP, which needs it, and in every other checksum
+        // that it finishes in software (skb_checksum_help).
         _ if found == expected || (found, expected) == (0xffff, 0) => Checksum::Valid,
         _ => Checksum::Invalid {
             found,
@@ -205,18 +203,18 @@ fn transport(
         protocol,
         src_port: field(0),
         dst_port: field(2),
-        sum,
+        checksum,
     };
     Ok((transport, &segment[header_len..]))
 }
 
-/// The transport checksum over pseudo header and segment, with the two bytes at `sum_at` counted as zero.
+/// The transport checksum over pseudo header and segment. The two bytes at `sum_at` count as zero.
 fn checksum(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8], sum_at: usize) -> u16 {
     let pseudo = pseudo_header(src, dst, protocol, segment.len());
     !fold(pseudo + words(&segment[..sum_at]) + words(&segment[sum_at + 2..]))
 }
 
-/// The sum over the pseudo header of a segment with this length.
+/// The sum over the pseudo header of a segment with this length in bytes.
 pub(super) fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u64 {
     words(&octets(src)) + words(&octets(dst)) + u64::from(protocol) + len as u64
 }
@@ -229,7 +227,7 @@ pub(super) fn words(bytes: &[u8]) -> u64 {
         .sum()
 }
 
-/// A sum with its carries added in, not inverted.
+/// Folds the carries into a sum. Does not invert it.
 pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
@@ -247,7 +245,7 @@ mod tests {
 
     /// Sent by Linux 6.18.44: an inner SYN over IPv4 with outer checksum, source port rewritten by NAT, offload off.
     const GOOD: &str = "0e03c7817dc70e03c7817dc708004500006e69b7000040118cc2c0000201c0000204628a12b5005a3a16080000000000020002000000000432f0edb2259008004500003c7e34400040062e5ec6120101c61201049c84232ae1a396de00000000a002fd5c7a8a0000020405820402080a2ee4db08000000000103030a";
-    /// The same with the offload on; tcpdump says `bad udp cksum 0xea7f -> 0x3766!`.
+    /// As [`GOOD`] with the offload on. tcpdump says `bad udp cksum 0xea7f -> 0x3766!`.
     const CORRUPT: &str = "0e03c7817dc70e03c7817dc708004500006e69b3000040118cc6c0000201c0000204653a12b5005aea7f080000000000020002000000000432f0edb2259008004500003c3c6e400040067024c6120101c6120104bc3e2329a21a1bc900000000a002fd5c860f0000020405820402080a368762c6000000000103030a";
     /// An inner datagram over IPv6 without outer checksum.
     const OVER_IPV6: &str = "0e03c7817dc70e03c7817dc786dd600000000046114020010db800000000000000000000000120010db8000000000000000000000004727212b5004600000800000000000300020000000004a69ddb6ac7fb080045000028d07540004011da25c6120201c612020487b623290014801e76786373756d2070726f6265";
@@ -270,7 +268,7 @@ mod tests {
                     protocol: PROTOCOL_UDP,
                     src_port: 25_226,
                     dst_port: 4789,
-                    sum: Checksum::Valid,
+                    checksum: Checksum::Valid,
                 },
                 vni: 2,
                 inner: Transport {
@@ -279,26 +277,26 @@ mod tests {
                     protocol: PROTOCOL_TCP,
                     src_port: 40_068,
                     dst_port: 9002,
-                    sum: Checksum::Valid,
+                    checksum: Checksum::Valid,
                 },
             }
         );
         let corrupt = parse(&bytes(CORRUPT)).unwrap();
         assert_eq!(
-            corrupt.outer.sum,
+            corrupt.outer.checksum,
             Checksum::Invalid {
                 found: 0xea7f,
                 expected: 0x3766
             }
         );
-        assert_eq!(corrupt.inner.sum, Checksum::Valid);
+        assert_eq!(corrupt.inner.checksum, Checksum::Valid);
         let over_ipv6 = parse(&bytes(OVER_IPV6)).unwrap();
         assert_eq!(
             over_ipv6.outer.src,
             "2001:db8::1".parse::<IpAddr>().unwrap()
         );
-        assert_eq!(over_ipv6.outer.sum, Checksum::Absent);
-        assert_eq!(over_ipv6.inner.sum, Checksum::Valid);
+        assert_eq!(over_ipv6.outer.checksum, Checksum::Absent);
+        assert_eq!(over_ipv6.inner.checksum, Checksum::Valid);
         assert_eq!(over_ipv6.inner.protocol, PROTOCOL_UDP);
     }
 
@@ -336,14 +334,14 @@ mod tests {
         assert_eq!(parse(&padded), parse(&frame));
     }
 
-    /// A sum of zero may be sent as 0xffff, and in UDP, where zero means that there is none, has to.
+    /// A sum of zero may be sent as 0xffff. UDP must send 0xffff, because there zero means "no checksum".
     #[test]
     fn zero_sums() {
         let address = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let udp = |sum: [u8; 2]| [0, 0, 0xff, 0xde, 0, 8, sum[0], sum[1], 0, 0];
         let sum = |segment: &[u8], protocol| {
             let parsed = transport(address, address, protocol, segment);
-            parsed.map(|(t, _)| t.sum)
+            parsed.map(|(t, _)| t.checksum)
         };
         // Pseudo header 17 + 8, ports 0xffde, length 8: 0xffff.
         assert_eq!(
@@ -376,7 +374,7 @@ mod tests {
             if let Some(byte) = frame.get_mut(at) {
                 *byte = value;
             }
-            // Whatever it says, the same bytes always give the same answer, and none of them panics.
+            // The same bytes always give the same result, and no bytes cause a panic.
             prop_assert_eq!(parse(&frame), parse(&frame.clone()));
         }
     }

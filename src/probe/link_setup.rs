@@ -1,7 +1,7 @@
-//! Requests that set_up an empty network namespace with devices and addresses, as rtnetlink takes them.
+//! Requests that create devices and addresses in an empty network namespace, for rtnetlink.
 //!
-//! Owns the bytes for veth pairs, VXLAN and macvlan devices, addresses, forwarding and neighbours. Pure: may not send anything. Values and
-//! layout: `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h`.
+//! Owns the bytes for veth pairs, VXLAN and macvlan devices, addresses, forwarding and neighbours. Pure: sends nothing.
+//! Values and layout: `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h`.
 
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
@@ -19,8 +19,9 @@ use crate::text::octets;
 
 const AF_UNSPEC: u8 = 0;
 
-/// `IFF_UP | IFF_NOARP`. Without ARP the kernel takes every neighbour of the device for known and gives it the device's
-/// own MAC address: nothing has to be resolved before the first packet, and IPv6 addresses need no duplicate detection.
+/// `IFF_UP
+/// IFF_NOARP`. Without ARP the kernel treats every neighbour of the device as known, with the device's own MAC address.
+/// No address must be resolved before the first packet, and IPv6 addresses need no duplicate detection.
 const UP_WITHOUT_ARP: u32 = 0x1 | 0x80;
 
 /// `linux/if_link.h`, `linux/ip.h`.
@@ -39,37 +40,36 @@ const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 0x02;
 
-/// A device to create: its name and the ifindex that it is to have, which must be free.
+/// A device to create: its name and its ifindex, which must be free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewDevice<'a> {
     /// 1 to 15 bytes.
     pub name: &'a str,
-    /// Above 0.
+    /// Greater than 0.
     pub ifindex: u32,
 }
 
 /// A VXLAN device to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan<'a> {
-    /// The device itself.
     pub device: NewDevice<'a>,
     /// 24 bits.
     pub vni: u32,
-    /// The ifindex of the device that its packets leave through.
+    /// The ifindex of the device through which its packets leave.
     pub underlay: u32,
     /// The outer source address.
     pub local: IpAddr,
-    /// The outer destination of packets whose inner MAC address is not in the forwarding table; same family as `local`.
+    /// The outer destination of packets whose inner MAC address has no forwarding entry. Same family as `local`.
     pub remote: IpAddr,
     /// The outer destination port.
     pub dst_port: u16,
-    /// Where the kernel picks the outer source port from.
+    /// The range from which the kernel chooses the outer source port.
     pub src_ports: RangeInclusive<u16>,
-    /// Whether the outer packets get a UDP checksum. Always said, for the default differs between kernels.
+    /// Whether outer packets get a UDP checksum. Always stated, because the default differs between kernels.
     pub udp_csum: bool,
 }
 
-/// A veth pair, both ends down.
+/// Creates a veth pair with both ends down.
 pub fn veth(requests: &mut Requests, device: NewDevice, peer: NewDevice) -> u32 {
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     requests.acked(RTM_NEWLINK, flags, &ifinfomsg(device.ifindex, 0), |b| {
@@ -91,8 +91,8 @@ pub fn up(requests: &mut Requests, ifindex: u32) -> u32 {
     requests.acked(RTM_NEWLINK, 0, &ifinfomsg(ifindex, UP_WITHOUT_ARP), |_| {})
 }
 
-/// Sets a device up, without ARP, with this MAC address, and lets it forward IPv4. Per device and by netlink: a sandbox takes
-/// `/proc/sys` away.
+/// Sets a device up, without ARP, with this MAC address, and enables IPv4 forwarding for it. By netlink, because a
+/// sandbox makes `/proc/sys` read-only.
 pub fn router(requests: &mut Requests, ifindex: u32, mac: [u8; 6]) -> u32 {
     let header = ifinfomsg(ifindex, UP_WITHOUT_ARP);
     requests.acked(RTM_NEWLINK, 0, &header, |b| {
@@ -107,7 +107,7 @@ pub fn router(requests: &mut Requests, ifindex: u32, mac: [u8; 6]) -> u32 {
     })
 }
 
-/// A macvlan device in the default mode (VEPA: everything goes to the device `below`), up.
+/// Creates a macvlan device in the default mode (VEPA: all packets go to the device `below`) and sets it up.
 pub fn macvlan(requests: &mut Requests, device: NewDevice, below: u32, mtu: u32) -> u32 {
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let header = ifinfomsg(device.ifindex, UP_WITHOUT_ARP);
@@ -119,7 +119,7 @@ pub fn macvlan(requests: &mut Requests, device: NewDevice, below: u32, mtu: u32)
     })
 }
 
-/// A VXLAN device, up.
+/// Creates a VXLAN device and sets it up.
 pub fn vxlan(requests: &mut Requests, vxlan: &Vxlan) -> u32 {
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let header = ifinfomsg(vxlan.device.ifindex, UP_WITHOUT_ARP);
@@ -148,7 +148,7 @@ pub fn vxlan(requests: &mut Requests, vxlan: &Vxlan) -> u32 {
     })
 }
 
-/// An address for a device.
+/// Adds an address to a device.
 pub fn address(requests: &mut Requests, ifindex: u32, address: IpAddr, prefix_len: u8) -> u32 {
     // struct ifaddrmsg: family, prefix length, flags, scope, index.
     let [a, b, c, d] = ifindex.to_ne_bytes();
@@ -160,12 +160,12 @@ pub fn address(requests: &mut Requests, ifindex: u32, address: IpAddr, prefix_le
     })
 }
 
-/// A permanent entry of the neighbour table.
+/// Adds a permanent entry to the neighbour table.
 pub fn neighbour(requests: &mut Requests, ifindex: u32, address: IpAddr, mac: [u8; 6]) -> u32 {
     new_neighbour(requests, ifindex, family(address), 0, address, mac)
 }
 
-/// A permanent entry of a VXLAN device's forwarding table: packets to this MAC address go to this outer destination.
+/// Adds a permanent forwarding entry to a VXLAN device: packets to this MAC address go to this outer destination.
 pub fn forwarding(requests: &mut Requests, ifindex: u32, mac: [u8; 6], remote: IpAddr) -> u32 {
     new_neighbour(requests, ifindex, AF_BRIDGE, NTF_SELF, remote, mac)
 }

@@ -1,6 +1,6 @@
-//! `probe`: what was measured, as log records.
+//! `probe`: the result as log records.
 //!
-//! Owns the records of a run. `output::journal_io` says where they go.
+//! Owns the records of a run. `output::journal_io` owns their destination.
 
 #![allow(clippy::disallowed_macros, reason = "this file does I/O")]
 
@@ -8,7 +8,7 @@ use log::{Level, log};
 
 use super::{BugOutcome, ProbeRun};
 
-/// What was measured, one record a bug, each with this `MESSAGE_ID`.
+/// Logs one record for each bug, each with this `MESSAGE_ID`.
 pub(crate) fn measured(run: &ProbeRun, message_id: &str) {
     for result in &run.results {
         let level = match result.outcome {

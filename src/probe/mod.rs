@@ -1,7 +1,8 @@
-//! The probe: does the running kernel corrupt the outer checksum of VXLAN packets that NAT rewrites, or that it forwards.
+//! The probe measures whether the running kernel corrupts the outer checksum of VXLAN packets that NAT rewrites or that
+//! the kernel forwards.
 //!
-//! Owns the vocabulary of a run: its cases, what was seen, what follows for each bug. Pure: `probe::run_io` builds the
-//! namespace that `plan` describes, sends and captures; `verdict` judges; `stored` keeps a run for the rest of the boot.
+//! Owns the types of a run: its cases, observations and results. Pure: `probe::run_io` builds the namespace that `plan`
+//! describes, sends and captures; `verdict` judges; `stored` keeps a run for the rest of the boot.
 
 use core::time::Duration;
 use std::fmt;
@@ -33,25 +34,26 @@ use frame::Checksum;
 /// The version of the JSON form of [`ProbeRun`].
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// How long a run may take.
+/// The time limits of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For everything; what has no answer then is inconclusive.
+    /// For the whole run. Cases without an answer by then are inconclusive.
     pub total: Duration,
-    /// For the packets of one half of the matrix to arrive, once they are sent.
+    /// For the packets of one half of the cases to arrive after they were sent.
     pub packets: Duration,
 }
 
-/// Where the probe may put its devices.
+/// The network namespace for the devices of the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In a network namespace that it makes, which takes `CAP_SYS_ADMIN`.
+    /// The probe creates a network namespace, which needs `CAP_SYS_ADMIN`.
     NewNamespace,
-    /// In the one that it is in: the service manager has made it for this process (`PrivateNetwork=`). Refused unless it is empty.
+    /// The probe uses its current network namespace, which the service manager created for it (`PrivateNetwork=`). It
+    /// refuses a namespace with devices.
     PrivateNetwork,
 }
 
-/// Devices that a network namespace has from its beginning, so that nobody has to have made them.
+/// Devices that every new network namespace has.
 ///
 /// <https://docs.kernel.org/6.12/admin-guide/sysctl/net.html#fb-tunnels-only-for-init-net>
 const BUILT_IN_DEVICES: &[&str] = &[
@@ -59,7 +61,7 @@ const BUILT_IN_DEVICES: &[&str] = &[
     "ip6gre0",
 ];
 
-/// The first device that somebody has put into a network namespace, in its `/proc/net/dev`.
+/// The first device in a `/proc/net/dev` that is not in every new network namespace.
 pub fn first_foreign_device(proc_net_dev: &str) -> Option<&str> {
     proc_net_dev
         .lines()
@@ -89,20 +91,20 @@ codes! {
 }
 
 codes! {
-    /// What NAT does to the outer packet.
+    /// The change that NAT makes to the outer packet.
     #[derive(Deserialize)]
     pub enum CaseNat {
-        /// Nothing: the control, which shows that the capture is to be trusted.
+        /// No change. These cases are the control: they show that the capture works.
         None = "none",
-        /// Another source address.
+        /// NAT sets another source address.
         Address = "address",
-        /// Another source port, drawn as `random-fully` does.
+        /// NAT sets another source port, chosen as `random-fully` does.
         Port = "port",
     }
 }
 
 codes! {
-    /// The packet inside.
+    /// The protocol of the encapsulated packet.
     #[derive(Deserialize)]
     pub enum InnerProtocol {
         /// One datagram.
@@ -112,55 +114,55 @@ codes! {
     }
 }
 
-/// One packet of the matrix.
+/// One packet of the probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// The device's outer checksum mode.
+    /// The outer checksum mode of the device.
     pub outer_checksum: OuterChecksum,
     /// `tx-checksum-ip-generic` of the VXLAN device.
     pub feature_on: bool,
     /// The family of the underlay.
     pub family: Family,
-    /// What happened to the outer packet.
+    /// The change that NAT makes to the outer packet.
     pub nat: CaseNat,
-    /// The packet inside.
+    /// The encapsulated packet.
     pub inner: InnerProtocol,
-    /// What arrived at the other end.
+    /// The packet at the other end.
     pub observed: Observed,
 }
 
-/// What arrived at the other end.
+/// The packet at the other end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Observed {
-    /// The packet.
+    /// The packet arrived.
     Frame {
-        /// Whether its outer source is another than the device gave it.
+        /// True if the outer source differs from the source that the device sets.
         rewritten: bool,
         /// The outer UDP checksum.
         outer: Checksum,
         /// The inner UDP or TCP checksum.
         inner: Checksum,
-        /// The bytes, beginning with the Ethernet header.
+        /// The bytes from the Ethernet header on.
         frame: Hex,
     },
-    /// Nothing.
+    /// No packet arrived.
     Missing(Inconclusive),
 }
 
-/// What a run says about one bug.
+/// The result of a run for one bug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BugOutcome {
-    /// Packets left with a wrong outer checksum because NAT had rewritten them, or because they were segmented twice.
+    /// Packets left with a wrong outer checksum because NAT rewrote them, or because they were segmented twice.
     Affected,
-    /// Such packets left with a right outer checksum, in every case, or there can be none.
+    /// Such packets left with a correct outer checksum in every case, or this kernel has no such packets.
     NotAffected,
-    /// Neither was shown.
+    /// The run proves neither.
     Inconclusive(Inconclusive),
 }
 
@@ -169,14 +171,14 @@ pub enum BugOutcome {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BugResult {
-    /// Which bug.
     pub id: BugId,
-    /// Whether the kernel has it.
+    /// Whether the kernel has the bug.
     pub outcome: BugOutcome,
-    /// For an affected kernel, whether the same packets left intact with `tx-checksum-ip-generic` off; `None` if that was not
-    /// shown.
+    /// For an affected kernel, whether the same packets left intact with `tx-checksum-ip-generic` off. Null if the run
+    /// does not show that.
     pub cured: Option<bool>,
-    /// The same with `tx-scatter-gather-fraglist` off; `None` also for the bugs that this is no cure for.
+    /// For an affected kernel, whether the same packets left intact with `tx-scatter-gather-fraglist` off. Absent for
+    /// bugs that this does not cure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cured_by_fraglist_off: Option<bool>,
     /// The family with another observation, if IPv4 and IPv6 differ.
@@ -196,12 +198,12 @@ pub struct OtherFamily {
 }
 
 impl Case {
-    /// Whether its packet is of the kind that the bug corrupts.
+    /// True if the bug can corrupt the packet of this case.
     pub fn tests(&self, bug: BugId) -> bool {
         bug.describe().trigger == Trigger::Nat && bug.meets(self.outer_checksum)
     }
 
-    /// The bytes of its packet, if one arrived.
+    /// The bytes of the packet, if one arrived.
     pub fn frame(&self) -> Option<&Hex> {
         match &self.observed {
             Observed::Frame { frame, .. } => Some(frame),
@@ -220,7 +222,7 @@ impl BugResult {
         }
     }
 
-    /// What it means, or why there is no answer, for people.
+    /// The meaning of the outcome, or why there is no answer, for users.
     pub fn meaning(&self) -> String {
         let packets = match (self.id.describe().trigger, &self.outcome) {
             (Trigger::Nat, BugOutcome::Affected) => "packets that NAT rewrites leave corrupt",
@@ -284,9 +286,8 @@ impl OtherFamily {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Inconclusive {
-    /// The stable code.
     pub code: Cause,
-    /// What was tried, the cause, what to do.
+    /// What was tried, the cause, and what to do.
     pub text: String,
 }
 
@@ -308,33 +309,33 @@ codes! {
         NoNfTables = "no-nf-tables",
         /// The kernel has no packet sockets, or their module is missing.
         NoPacketSocket = "no-packet-socket",
-        /// An IPv6 underlay cannot be had.
+        /// An IPv6 underlay is not possible.
         NoIpv6 = "no-ipv6",
         /// A checksum feature could not be turned on or off.
         FeatureStuck = "feature-stuck",
         /// Another step failed.
         SetupFailed = "setup-failed",
-        /// The time was up.
+        /// The time was over.
         Timeout = "timeout",
-        /// A packet was sent and none captured.
+        /// A packet was sent, and no packet was captured.
         NoPacket = "no-packet",
         /// A packet was captured before its checksums were finished.
         Unfinished = "unfinished",
-        /// NAT left a packet alone that it should have rewritten.
+        /// NAT did not rewrite a packet that it should have rewritten.
         NotRewritten = "not-rewritten",
-        /// A packet was rewritten that no rule is for.
+        /// A packet was rewritten although no rule is for it.
         RewrittenWithoutNat = "rewritten-without-nat",
-        /// A device told to send no outer checksum sent one, or the other way round.
+        /// A device sent an outer checksum although it should not, or did not although it should.
         ModeNotKept = "mode-not-kept",
-        /// An outer checksum was wrong without any NAT: something else than these bugs.
+        /// An outer checksum was wrong without NAT. These bugs are not the cause.
         WrongWithoutNat = "wrong-without-nat",
-        /// Segments were forwarded one by one: GRO on veth, since 5.13, did not merge them.
+        /// GRO on veth (since 5.13) did not merge the forwarded segments.
         NotMerged = "not-merged",
-        /// Packets were not segmented twice on their way.
+        /// Packets were not segmented twice on their path.
         NotSegmentedTwice = "not-segmented-twice",
-        /// An outer checksum was wrong though packets were segmented only once: something else than these bugs.
+        /// An outer checksum was wrong although packets were segmented only once. These bugs are not the cause.
         WrongSegmentedOnce = "wrong-segmented-once",
-        /// An outer checksum was wrong with the feature off and right with it on: something else than these bugs.
+        /// An outer checksum was wrong with the feature off and correct with it on. These bugs are not the cause.
         WrongWithFeatureOff = "wrong-with-feature-off",
     }
 }
@@ -344,40 +345,40 @@ codes! {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProbeRun {
-    /// The version of this form.
+    /// The version of this JSON form.
     #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: u32,
     /// `uname -r`.
     pub release: String,
     /// `uname -v`.
     pub version: String,
-    /// `/proc/sys/kernel/random/boot_id`; empty if it could not be read, and such a run is never used as evidence.
+    /// `/proc/sys/kernel/random/boot_id`. Empty if it could not be read; such a run is never used as evidence.
     pub boot_id: String,
-    /// What the results for the NAT bugs follow from; empty if the run failed before the first of these packets.
+    /// The packets behind the results for the NAT bugs. Empty if the run failed before the first of these packets.
     pub cases: Vec<Case>,
     /// Why there are no cases.
     pub failed: Option<Inconclusive>,
-    /// What the result for gso-lco-csum follows from; `None` in a run of a vxcsum that did not know that bug.
+    /// The packets behind the result for gso-lco-csum. Absent in a run of a vxcsum that did not know that bug.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
-    /// The result for each bug that is measured, in the order of [`BugId::ALL`].
+    /// The result for each bug that the probe measures, in the order of [`BugId::ALL`].
     pub results: Vec<BugResult>,
-    /// How long the run took.
+    /// The length of the run in microseconds.
     #[serde(rename = "elapsed_us", with = "stored::micros")]
     #[cfg_attr(test, schemars(with = "u64"))]
     pub elapsed: Duration,
 }
 
-/// What a run measures.
+/// The observations of a run.
 pub struct Observations {
-    /// The packets that NAT is to rewrite, or why there are none.
+    /// The packets that NAT should rewrite, or why there are none.
     pub cases: Result<Vec<Case>, Inconclusive>,
-    /// The packets that are forwarded.
+    /// The forwarded packets.
     pub forwarding: Forwarding,
 }
 
 impl ProbeRun {
-    /// Judges what was measured.
+    /// Judges the measured cases.
     pub fn new(
         measured: Result<Observations, Inconclusive>,
         host: Host,
@@ -404,7 +405,7 @@ impl ProbeRun {
         }
     }
 
-    /// The answers, as the verdict on the kernel takes them.
+    /// The measurements for the verdict on the kernel.
     pub fn measurements(&self) -> Measurements {
         PerBug::new(|id| {
             let result = self.result(id)?;
@@ -419,12 +420,12 @@ impl ProbeRun {
         })
     }
 
-    /// The result for one bug; `None` if it is not measured.
+    /// The result for one bug. `None` if the probe does not measure the bug.
     pub fn result(&self, bug: BugId) -> Option<&BugResult> {
         self.results.iter().find(|result| result.id == bug)
     }
 
-    /// The first frame that shows that a kernel has this bug, or that it does not.
+    /// The first frame that proves that a kernel has this bug, or does not have it.
     pub fn telling_frame(&self, bug: BugId, affected: bool) -> Option<&Hex> {
         let rewritten = |case: &'_ Case| match &case.observed {
             Observed::Frame {
@@ -446,14 +447,14 @@ impl ProbeRun {
         }
     }
 
-    /// Whether there is an answer for any bug.
+    /// True if the run has an answer for at least one bug.
     pub fn answers(&self) -> bool {
         self.results
             .iter()
             .any(|result| !matches!(result.outcome, BugOutcome::Inconclusive(_)))
     }
 
-    /// Whether the run was made on this machine since it was started.
+    /// True if the run was made on this machine since boot.
     pub fn is_of(&self, host: &Host) -> bool {
         !host.boot_id.is_empty()
             && self.boot_id == host.boot_id
@@ -462,28 +463,28 @@ impl ProbeRun {
     }
 }
 
-/// What a run is keyed by.
+/// Identifies the machine, the kernel and the boot of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// `uname -r`.
     pub release: String,
     /// `uname -v`.
     pub version: String,
-    /// `/proc/sys/kernel/random/boot_id`, without the line feed; empty if not known.
+    /// `/proc/sys/kernel/random/boot_id` without the line feed. Empty if not known.
     pub boot_id: String,
 }
 
-/// What this frame, which is `bytes` taken apart, shows of its case.
+/// The observation in a frame. `frame` is `bytes` after parsing.
 pub(crate) fn observe(family: Family, frame: &frame::VxlanFrame, bytes: &[u8]) -> Observed {
     Observed::Frame {
         rewritten: plan::rewritten(family, &frame.outer),
-        outer: frame.outer.sum,
-        inner: frame.inner.sum,
+        outer: frame.outer.checksum,
+        inner: frame.inner.checksum,
         frame: Hex(bytes.to_vec()),
     }
 }
 
-/// Bytes that are written as hexadecimal digits.
+/// Bytes, written as hexadecimal digits.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(into = "String"))]
 pub struct Hex(pub Vec<u8>);

@@ -1,6 +1,6 @@
-//! Requests that give a network namespace source NAT, as `nf_tables` takes them over netlink.
+//! Requests that add source NAT to a network namespace, for `nf_tables` netlink.
 //!
-//! Owns the rules of a batch with one table and one postrouting chain. Pure: may not send anything.
+//! Owns the rules of a batch with one table and one postrouting chain. Pure: sends nothing.
 
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
@@ -13,26 +13,25 @@ use crate::text::octets;
 const TABLE: &[u8] = b"vxcsum-probe";
 const CHAIN: &[u8] = b"postrouting";
 
-/// What a rule makes of the source of a packet.
+/// The change that a rule makes to the source of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewrite {
-    /// Another address, of the family of the rule's destination; the port stays where it is free.
+    /// Another address, of the family of the rule's destination. The port stays if it is free.
     Address(IpAddr),
-    /// A port out of this range, drawn as `random-fully` does; the address stays.
+    /// A port from this range, chosen as `random-fully` does. The address stays.
     Port(RangeInclusive<u16>),
 }
 
 /// Source NAT for all packets to one destination address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceNat {
-    /// Which packets.
+    /// The destination of the packets.
     pub dst: IpAddr,
-    /// What becomes of them.
     pub rewrite: Rewrite,
 }
 
-/// A batch that creates a table, a postrouting chain of type `nat` and these rules in it. The destinations have to be of
-/// one family, which is IPv6 if `ipv6` is set. Needs `nf_tables` with its `nat` chain type and expression.
+/// A batch that creates a table, a postrouting chain of type `nat`, and these rules. All destinations must have one
+/// family: IPv6 if `ipv6` is set, else IPv4. Needs `nf_tables` with its `nat` chain type and expression.
 pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
     let mut batch = Batch::of(nfproto(ipv6), TABLE);
     batch.create(None);
@@ -44,7 +43,7 @@ pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
     });
     for rule in rules {
         batch.rule(CHAIN, None, |e| {
-            // Where the destination address is in the IP header.
+            // The offset of the destination address in the IP header.
             let offset = if rule.dst.is_ipv6() { 24 } else { 16 };
             e.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, &octets(rule.dst));
             match &rule.rewrite {
@@ -56,16 +55,16 @@ pub fn source_nat(ipv6: bool, rules: &[SourceNat]) -> Requests {
     batch.end()
 }
 
-/// Netlink messages as text, for the tests of the writers.
+/// Netlink messages as text, for tests of writers.
 #[cfg(test)]
 pub mod text {
     use std::fmt::Write as _;
 
-    /// One line a message: kind, flags, sequence number, header, attributes, those that hold attributes in brackets.
-    /// `skip` says how much of an attribute comes before the attributes in it, by the kinds on the way to it.
+    /// One line for each message: kind, flags, sequence number, header, attributes. Nested attributes are in brackets.
+    /// `skip` is the number of bytes before the nested attributes of an attribute, by the path of kinds to it.
     ///
     /// # Panics
-    /// Where a length or the padding is not as netlink has it.
+    /// A length or the padding is malformed.
     pub fn messages(mut bytes: &[u8], header_len: usize, skip: fn(&[u16]) -> usize) -> Vec<String> {
         let mut lines = Vec::new();
         while !bytes.is_empty() {
@@ -122,9 +121,9 @@ mod tests {
     use crate::netlink::requests::acks;
     use rustix::io::Errno;
 
-    /// As nft 1.0 sends `add table`, `add chain ... { type nat hook postrouting priority 100; }`,
-    /// `add rule ... ip daddr 192.0.2.3 snat to 192.0.2.9` and, less its match of the protocol,
-    /// `add rule ... ip daddr 192.0.2.4 ip protocol udp snat to :20000-29999 fully-random`.
+    /// The messages of nft 1.0 for `add table`, `add chain ... { type nat hook postrouting priority 100; }`, `add rule
+    /// ... ip daddr 192.0.2.3 snat to 192.0.2.9` and, without its match of the protocol, `add rule ... ip daddr
+    /// 192.0.2.4 ip protocol udp snat to :20000-29999 fully-random`.
     #[test]
     fn a_batch() {
         let rules = [
@@ -212,7 +211,7 @@ mod tests {
             [(2, Ok(()))]
         );
         assert_eq!(acks(&answer(2, 1, i32::MIN)), [(1, Err(Errno::IO))]);
-        // Cut off, or with lengths that lead nowhere.
+        // Truncated, or with impossible lengths.
         for len in 0..36 {
             assert_eq!(acks(&two[..len]), []);
             assert_eq!(acks(&two[..36 + len]), [(7, Ok(()))]);

@@ -1,8 +1,8 @@
-//! What the probe builds and sends.
+//! The devices and packets of the probe.
 //!
-//! Owns the addresses, devices and rules of the probe's namespace, the order of the cases, and which captured frame is
-//! whose. Pure. The namespace is the probe's own, so that no address can collide with anything; they are from the
-//! ranges for documentation (RFC 5737, RFC 3849) and benchmarks (RFC 2544).
+//! Owns the addresses, devices and rules of the probe's namespace, the order of the cases, and the assignment of
+//! captured frames to cases. Pure. The namespace belongs to the probe alone, so its addresses collide with nothing.
+//! They are from the ranges for documentation (RFC 5737, RFC 3849) and benchmarks (RFC 2544).
 //!
 //! ```text
 //!   inner packet ─► vxlan device ─► postrouting: source NAT ─► vxprobe0 ═══ vxprobe1 ─► packet socket
@@ -22,23 +22,23 @@ use crate::fault::describe_errno;
 use crate::link::OuterChecksum;
 use crate::netlink::requests::Requests;
 
-/// The end of the veth pair that packets leave through.
+/// The end of the veth pair through which packets leave.
 pub const UNDERLAY: NewDevice<'static> = NewDevice {
     name: "vxprobe0",
     ifindex: 1000,
 };
-/// The end that they arrive at.
+/// The end of the veth pair at which packets arrive.
 pub const PEER: NewDevice<'static> = NewDevice {
     name: "vxprobe1",
     ifindex: 1001,
 };
 
-/// What the kernel picks the outer source port from.
+/// The range from which the kernel chooses the outer source port.
 pub(super) const SRC_PORTS: RangeInclusive<u16> = 40_000..=49_999;
-/// What NAT picks it from. No port of the one range is congruent to one of the other modulo 65535, so that a checksum
-/// that misses the change cannot be right by chance.
+/// The range from which NAT chooses the outer source port. No port of one range is congruent to a port of the other
+/// modulo 65535, so a checksum that misses the change is never correct by chance.
 const NAT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
-/// InnerProtocol destination ports, for the feature on and off.
+/// The destination ports of inner packets, with the feature on and off.
 const PORT_ON: u16 = 9001;
 const PORT_OFF: u16 = 9002;
 
@@ -47,7 +47,7 @@ const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 const NATS: [CaseNat; 3] = [CaseNat::None, CaseNat::Address, CaseNat::Port];
 const INNERS: [InnerProtocol; 2] = [InnerProtocol::Udp, InnerProtocol::Tcp];
 
-/// The VXLAN devices: one for each family and outer checksum.
+/// One VXLAN device for each family and outer checksum.
 pub const VXLANS: [(Family, OuterChecksum, NewDevice<'static>); 4] = [
     (
         Family::Ipv4,
@@ -75,35 +75,35 @@ pub(super) const fn new_device(name: &'static str, ifindex: u32) -> NewDevice<'s
     NewDevice { name, ifindex }
 }
 
-/// A step on the way to the first packet.
+/// A step before the first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Leaving the host's network namespace.
     Namespace,
-    /// Opening a netlink socket or talking over it.
+    /// Opening a netlink socket or using it.
     Netlink,
     /// Creating the veth pair and setting it up.
     Veth,
-    /// Giving the underlay an address.
+    /// Adding an address to the underlay.
     Underlay(Family),
-    /// Creating the veth pair that packets are forwarded from, and making a router of its end.
+    /// Creating the veth pair from which packets are forwarded, and enabling forwarding on its end.
     Ingress,
     /// Creating a macvlan device.
     Macvlan,
     /// Creating a VXLAN device with its address, neighbours and forwarding entries.
     Vxlan(Family),
-    /// Opening a socket of the family that `nf_tables` has, installing the rules.
+    /// Opening a socket for `nf_tables` and installing the rules.
     Nat(Family),
     /// Turning checksum offload off on the veth pair, or on or off on a VXLAN device.
     Offload,
     /// Opening a packet socket.
     Capture,
-    /// Sending segments through one.
+    /// Sending segments through a packet socket.
     Inject,
 }
 
 impl Step {
-    /// The family whose cases need this step; `None` if all do.
+    /// The family whose cases need this step. `None` if all cases need it.
     pub fn family(self) -> Option<Family> {
         match self {
             Self::Underlay(family) | Self::Vxlan(family) | Self::Nat(family) => Some(family),
@@ -111,14 +111,14 @@ impl Step {
         }
     }
 
-    /// Why a run, or its half with an IPv6 underlay, ends here.
+    /// Why a run, or its half with an IPv6 underlay, ends at this step.
     pub fn failed(self, errno: Errno) -> Inconclusive {
         let missing = matches!(
             errno,
             Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT
         );
         let (code, advice) = match (self, errno) {
-            // What the kernel says where disable_ipv6 is set.
+            // The kernel's answer if disable_ipv6 is set.
             (_, Errno::ACCESS) if self.family() == Some(Family::Ipv6) => (Cause::NoIpv6, ""),
             (_, Errno::PERM | Errno::ACCESS) => (
                 Cause::NoPermission,
@@ -173,11 +173,11 @@ impl Step {
     }
 }
 
-/// The requests for devices and addresses, to be sent to rtnetlink in one go, and the step of each.
+/// The requests for devices and addresses, for one send to rtnetlink, and the step of each request.
 pub fn devices() -> (Requests, Vec<(u32, Step)>) {
     let mut requests = Requests::default();
-    // The far end first: a device that is set up while its carrier is there can send at once. Given later, the carrier
-    // is noticed by a worker of the kernel, and until then all packets are dropped.
+    // The far end first: a device that is set up after its carrier can send at once. Otherwise a worker of the kernel
+    // notices the carrier later, and the device drops all packets until then.
     let mut steps = vec![
         (link_setup::veth(&mut requests, UNDERLAY, PEER), Step::Veth),
         (link_setup::up(&mut requests, PEER.ifindex), Step::Veth),
@@ -204,7 +204,7 @@ pub fn devices() -> (Requests, Vec<(u32, Step)>) {
         let mut push = |seq| steps.push((seq, Step::Vxlan(family)));
         push(link_setup::vxlan(&mut requests, &vxlan));
         push(link_setup::address(&mut requests, device.ifindex, own, 24));
-        // The control goes to the device's default destination; only the others need an entry of their own.
+        // The control cases use the default destination of the device. The other cases need forwarding entries.
         for nat in [CaseNat::Address, CaseNat::Port] {
             let host = remote(nat);
             let mac = [2, 0, 0, 0, 0, host];
@@ -243,7 +243,7 @@ pub fn nat(family: Family) -> Requests {
     )
 }
 
-/// The half of the matrix with the feature on or off, none of it seen yet.
+/// The half of the cases with the feature on or off, without observations.
 pub fn cases(feature_on: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for (family, outer_checksum, _) in VXLANS {
@@ -266,13 +266,13 @@ pub fn cases(feature_on: bool) -> Vec<Case> {
     cases
 }
 
-/// Where a case's inner packet is to be sent.
+/// The destination of the inner packet of a case.
 pub fn destination(case: &Case) -> SocketAddrV4 {
     let port = if case.feature_on { PORT_ON } else { PORT_OFF };
     SocketAddrV4::new(inner_address(index_of(case), remote(case.nat)), port)
 }
 
-/// Whether a captured frame is the packet of this case. Looks at nothing that NAT can change.
+/// True if a captured frame is the packet of this case. Does not test fields that NAT can change.
 pub fn is_of(case: &Case, frame: &VxlanFrame) -> bool {
     let protocol = match case.inner {
         InnerProtocol::Udp => PROTOCOL_UDP,
@@ -286,16 +286,16 @@ pub fn is_of(case: &Case, frame: &VxlanFrame) -> bool {
         && frame.outer.dst == underlay_address(case.family, remote(case.nat))
 }
 
-/// Whether a packet's outer source is another than its device gave it.
+/// True if the outer source of a packet differs from the source that its device sets.
 pub fn rewritten(family: Family, outer: &Transport) -> bool {
     outer.src != underlay_address(family, LOCAL) || !SRC_PORTS.contains(&outer.src_port)
 }
 
-/// The last part of an address: of the sender, and of what NAT makes of it.
+/// The last byte of the sender's address, and of the address that NAT sets.
 pub(super) const LOCAL: u8 = 1;
 const SECOND: u8 = 9;
 
-/// The last part of the address that packets with this kind of NAT are sent to, inside and outside.
+/// The last byte of the inner and outer destination of packets with this kind of NAT.
 fn remote(nat: CaseNat) -> u8 {
     match nat {
         CaseNat::None => 2,
@@ -320,7 +320,7 @@ fn index_of(case: &Case) -> u8 {
     device_index(case.family, case.outer_checksum)
 }
 
-/// The number of a device of [`VXLANS`].
+/// The number of a device in [`VXLANS`].
 pub(super) fn device_index(family: Family, outer_checksum: OuterChecksum) -> u8 {
     let family = u8::from(family == Family::Ipv6);
     let outer = u8::from(outer_checksum == OuterChecksum::Present);
@@ -346,7 +346,7 @@ mod tests {
                 protocol,
                 src_port: 1,
                 dst_port,
-                sum: crate::probe::frame::Checksum::Valid,
+                checksum: crate::probe::frame::Checksum::Valid,
             };
             let to = destination(case);
             let remote = underlay_address(case.family, remote(case.nat));
@@ -362,7 +362,7 @@ mod tests {
         }
     }
 
-    /// The device of a case is the one whose number is in its addresses.
+    /// The device of a case is the device whose number is in the addresses.
     #[test]
     fn devices_are_in_the_order_of_their_numbers() {
         for case in cases(true) {
@@ -371,14 +371,14 @@ mod tests {
         }
     }
 
-    /// A checksum that misses a change, or makes it with the wrong sign, differs from the right one.
+    /// A checksum that misses a change, or applies it with the wrong sign, differs from the correct one.
     #[test]
     fn no_rewrite_is_neutral_to_the_checksum() {
         for from in SRC_PORTS {
             assert!(!NAT_PORTS.contains(&from));
         }
         assert!(*SRC_PORTS.end() < u16::MAX);
-        // Twice the difference of the addresses is no multiple of 65535.
+        // Twice the difference of the addresses is not a multiple of 65535.
         assert!(u32::from(SECOND - LOCAL) * 2 % 65535 != 0);
     }
 

@@ -1,6 +1,6 @@
-//! `probe`: what was measured, as text.
+//! `probe`: the result as text.
 //!
-//! Owns the matrix. As every renderer it decides nothing.
+//! Owns the matrix. Decides nothing.
 
 use std::io::{self, Write};
 
@@ -12,18 +12,17 @@ use crate::link::OuterChecksum;
 use crate::term::table::{Cell, TextTable};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped};
 
-/// What is stored for the rest of the boot.
+/// The run that is stored for the rest of the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// This run.
     ThisRun,
-    /// An earlier one, which has an answer where this has none.
+    /// An earlier run, which has an answer that this run does not have.
     EarlierRun,
-    /// It could not be written.
+    /// The file could not be written.
     Nothing,
 }
 
-/// The result for each bug, and the matrix behind it.
+/// The result for each bug, and the matrix of cases.
 ///
 /// # Errors
 /// Those of the writer.
@@ -66,7 +65,7 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
         (false, Stored::EarlierRun) => {
             "an earlier run of this boot has an answer: apply, status and explain decide by that"
         }
-        // Stored as well, but what it is kept for would mislead.
+        // This run is stored too, but the sentence about storing would mislead.
         (false, _) => {
             "nothing is decided by it: apply, status and explain go by the policy and the table"
         }
@@ -97,7 +96,7 @@ fn forwarded(bursts: &[Burst]) -> TextTable<4> {
     table
 }
 
-/// How many packets arrived, and how many of them with a wrong outer checksum.
+/// The number of packets that arrived, and the number with a wrong outer checksum.
 fn seen((arrived, wrong): (u64, u64)) -> Cell {
     match (arrived, wrong) {
         (0, _) => Cell::styled("not seen", YELLOW),

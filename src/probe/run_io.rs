@@ -1,12 +1,12 @@
 //! The probe's network namespace: building it, sending into it, capturing what comes out.
 //!
-//! Owns the thread that the namespace lives in. May not judge what it captures. Everything happens in a thread of its
-//! own that leaves the host's network namespace before anything else and never comes back: the namespace and all that
-//! is in it belong to that thread and its sockets, and the kernel removes them with the last of them, however the
-//! process ends. Nothing gets a name outside, and no file is written. Under a service manager that has given the process
-//! a namespace already, that one is used and goes with the process; one that is not empty is left alone.
+//! Owns the thread of the namespace. Does not judge what it captures. All work happens in a thread that first leaves the
+//! host's network namespace and never returns. The namespace and everything in it belong to that thread and its sockets,
+//! and the kernel removes them together with the last of these, however the process ends. Nothing gets a name outside,
+//! and no file is written. If the service manager has already given the process a namespace, the probe uses that, and
+//! refuses one with devices.
 //!
-//! Kernels with modules load what is not there yet: veth, vxlan (with `udp_tunnel`), macvlan, nfnetlink, `nf_tables`, its `nat`
+//! Kernels with modules load missing ones: veth, vxlan (with `udp_tunnel`), macvlan, nfnetlink, `nf_tables`, its `nat`
 //! chain and expression (`nft_chain_nat`, `nft_nat`, `nf_nat`, `nf_conntrack`), `af_packet`. They stay loaded.
 #![allow(
     clippy::disallowed_macros,
@@ -45,7 +45,7 @@ use crate::text::{IfName, escape};
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 
-/// What the machine calls itself: uname(2) and the boot id.
+/// The machine: uname(2) and the boot id.
 pub fn host() -> Host {
     let uname = rustix::system::uname();
     Host {
@@ -55,10 +55,10 @@ pub fn host() -> Host {
     }
 }
 
-/// Runs the probe. Never fails: what went wrong is in the result.
+/// Runs the probe. Never fails: the result contains the error.
 ///
-/// A run that is out of time leaves its thread behind, which waits for the kernel; it ends with the process at the
-/// latest.
+/// If the time is over, the run leaves its thread behind, which waits for the kernel. The thread ends at the latest
+/// with the process.
 pub fn run(limits: &Limits, place: Place) -> ProbeRun {
     let begun = Instant::now();
     let limits = *limits;
@@ -67,13 +67,13 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
         .name("vxcsum-probe".to_owned())
         .spawn(move || {
             let measured = measure(place, begun + limits.total, limits.packets);
-            // Nobody listens any more if the time is up.
+            // Nobody receives the result if the time is over.
             let _ = sender.send(measured);
         })
         .map_err(|error| Step::Namespace.failed(errno_of(&error)))
         .and_then(|thread| match receiver.recv_timeout(limits.total) {
             Ok(measured) => {
-                // Its sockets are closed; with the thread gone the namespace is gone as well.
+                // The sockets are closed. Without the thread, the namespace is gone too.
                 let _ = thread.join();
                 measured
             }
@@ -89,7 +89,7 @@ pub fn run(limits: &Limits, place: Place) -> ProbeRun {
 fn measure(
     place: Place,
     deadline: Instant,
-    patience: Duration,
+    packet_timeout: Duration,
 ) -> Result<Observations, Inconclusive> {
     match place {
         Place::NewNamespace => {
@@ -104,24 +104,32 @@ fn measure(
         switch(&switches, end.name, false)?;
     }
     let capture = Capture::open(plan::PEER.ifindex)?;
-    // Before NAT, because connection tracking would look at forwarded packets as well. On a slow machine the NAT bugs get the
+    // Before NAT, because connection tracking would also see forwarded packets. On a slow machine the NAT bugs get the
     // other half of the time.
     let now = Instant::now();
     let half = now + deadline.saturating_duration_since(now) / 2;
-    let forwarding = forward_io::measure(&switches, &capture, unusable.as_ref(), half, patience)
-        .unwrap_or_else(Forwarding::Failed);
-    let cases = install_nat(&mut unusable)
-        .and_then(|()| translate(&switches, &capture, unusable.as_ref(), deadline, patience));
+    let forwarding =
+        forward_io::measure(&switches, &capture, unusable.as_ref(), half, packet_timeout)
+            .unwrap_or_else(Forwarding::Failed);
+    let cases = install_nat(&mut unusable).and_then(|()| {
+        translate(
+            &switches,
+            &capture,
+            unusable.as_ref(),
+            deadline,
+            packet_timeout,
+        )
+    });
     Ok(Observations { cases, forwarding })
 }
 
-/// Sends every packet of the matrix through NAT.
+/// Sends every packet of the cases through NAT.
 fn translate(
     switches: &ioctl_io::Socket,
     capture: &Capture,
     unusable: Option<&Inconclusive>,
     deadline: Instant,
-    patience: Duration,
+    packet_timeout: Duration,
 ) -> Result<Vec<Case>, Inconclusive> {
     let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .map_err(|e| Step::Offload.failed(errno_of(&e)))?;
@@ -139,13 +147,18 @@ fn translate(
             }
         }
         let _connections = send_all(&udp, &mut half);
-        collect(capture, &mut half, deadline.min(Instant::now() + patience))?;
+        collect(
+            capture,
+            &mut half,
+            deadline.min(Instant::now() + packet_timeout),
+        )?;
         cases.append(&mut half);
     }
     Ok(cases)
 }
 
-/// systemd runs a service without `PrivateNetwork=` where it may not make namespaces: that must not end in the host's.
+/// systemd runs a service without `PrivateNetwork=` if it may not create namespaces. Then the probe must not run in the
+/// host's namespace.
 fn require_empty() -> Result<(), Inconclusive> {
     let not_private = |text| Inconclusive {
         code: Cause::NoNetworkNamespace,
@@ -169,7 +182,7 @@ fn require_empty() -> Result<(), Inconclusive> {
     }
 }
 
-/// Makes devices. Returns why those over IPv6 cannot be had, if they cannot.
+/// Creates devices. Returns why those over IPv6 are not possible, if they are not.
 pub(super) fn build(
     requests: &Requests,
     steps: &[(u32, Step)],
@@ -185,7 +198,7 @@ pub(super) fn build(
     Ok(unusable)
 }
 
-/// Installs NAT for both families. The first failure over IPv6 goes to `unusable`.
+/// Installs NAT for both families. Stores the first failure over IPv6 in `unusable`.
 fn install_nat(unusable: &mut Option<Inconclusive>) -> Result<(), Inconclusive> {
     for family in [Family::Ipv4, Family::Ipv6] {
         let step = Step::Nat(family);
@@ -197,7 +210,7 @@ fn install_nat(unusable: &mut Option<Inconclusive>) -> Result<(), Inconclusive> 
     Ok(())
 }
 
-/// A failure is an error, unless only IPv6 needed the step.
+/// A failure is an error, unless only IPv6 needs the step.
 fn note(unusable: &mut Option<Inconclusive>, step: Step, errno: Errno) -> Result<(), Inconclusive> {
     let reason = step.failed(errno);
     if step.family() == Some(Family::Ipv6) {
@@ -208,7 +221,7 @@ fn note(unusable: &mut Option<Inconclusive>, step: Step, errno: Errno) -> Result
     }
 }
 
-/// Sends requests over a socket of this thread's namespace.
+/// Sends requests through a socket of this thread's namespace.
 fn exchange(
     family: NlFamily,
     requests: &Requests,
@@ -219,8 +232,8 @@ fn exchange(
         .map_err(|errno| step.failed(errno))
 }
 
-/// Turns `tx-checksum-ip-generic` on or off and makes sure of it. Uses the oldest of ethtool's commands, which all
-/// kernels have: on a VXLAN device it is about no other feature.
+/// Turns `tx-checksum-ip-generic` on or off, and checks the result. Uses the oldest ethtool command, which every kernel
+/// has. On a VXLAN device it changes no other feature.
 pub(super) fn switch(
     socket: &ioctl_io::Socket,
     device: &str,
@@ -252,7 +265,8 @@ pub(super) fn switch(
     })
 }
 
-/// Sends every packet of these cases that can be sent. The answer keeps half-open connections from being reset.
+/// Sends every packet of these cases that can be sent. Returns the sockets, because closing them resets half-open
+/// connections.
 fn send_all(udp: &UdpSocket, cases: &mut [Case]) -> Vec<OwnedFd> {
     let mut connections = Vec::new();
     for case in cases {
@@ -290,7 +304,7 @@ fn syn(to: SocketAddrV4, connections: &mut Vec<OwnedFd>) -> rustix::io::Result<(
     }
 }
 
-/// Fills in what arrives until every packet that was sent is there or the deadline has passed.
+/// Fills in observations until every sent packet has arrived or the deadline is over.
 fn collect(capture: &Capture, cases: &mut [Case], deadline: Instant) -> Result<(), Inconclusive> {
     let mut open = cases.iter().filter(|c| awaited(c)).count();
     if open == 0 {

@@ -1,7 +1,7 @@
 //! A run as JSON, for `/run/vxcsum/probe.json` and for `--json`.
 //!
-//! Owns the written form and its check: a run that was read back is the run that was written, or an error. Pure: may
-//! not open files.
+//! Owns the written form and its check: reading gives exactly the run that was written, or an error. Pure: opens no
+//! files.
 
 use std::fmt;
 
@@ -14,11 +14,12 @@ use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, frame, observe, verdict};
 /// Why bytes are not a stored run.
 #[derive(Debug)]
 pub enum StoredError {
-    /// Not JSON, or not of this shape.
+    /// Not JSON, or JSON of another form.
     Json(serde_json::Error),
-    /// Of a shape that this program does not know.
+    /// A version of the form that this program does not know.
     Version(u64),
-    /// It contradicts itself: the frames do not show what it says they do, or the results do not follow.
+    /// Parts contradict each other: the frames do not show the stored observations, or the results do not follow from
+    /// the cases.
     Contradiction(&'static str),
 }
 
@@ -37,23 +38,23 @@ impl fmt::Display for StoredError {
 
 impl std::error::Error for StoredError {}
 
-/// All that is read of a run of another version.
+/// The only field that is read of a run of another version.
 #[derive(Deserialize)]
 struct Versioned {
     schema_version: u64,
 }
 
 impl ProbeRun {
-    /// The written form, one line.
+    /// Writes one line.
     ///
     /// # Errors
-    /// None that the types allow.
+    /// The types allow none.
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 
-    /// Reads what [`Self::to_json`] wrote. Every observation is made again from its frame and every result is drawn
-    /// again from the cases; both have to come out as they are written.
+    /// Reads the output of [`Self::to_json`]. Makes every observation again from its frame and every result again from
+    /// the cases, and compares both with the stored values.
     ///
     /// # Errors
     /// [`StoredError`] for anything else.
@@ -145,9 +146,9 @@ mod tests {
     use super::*;
     use crate::kernel::BugId;
 
-    /// A run on Linux 6.18.44 as a vxcsum wrote it that did not know gso-lco-csum.
+    /// A run on Linux 6.18.44, written by a vxcsum that did not know gso-lco-csum.
     const RUN: &str = include_str!("../../tests/cases/probe-6.18.44.json");
-    /// A run on the same kernel with what was forwarded.
+    /// A run on the same kernel with forwarded packets.
     const FORWARDED: &str = include_str!("../../tests/cases/probe-6.18.44-forwarded.json");
 
     #[test]
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(run.result(BugId::NatLcoCsum).unwrap().cured, Some(true));
     }
 
-    /// An older file is as good as ever for what it is about, and says nothing about the rest.
+    /// An older file is still valid for its bugs, and says nothing about the others.
     #[test]
     fn what_an_older_vxcsum_did_not_measure_is_not_measured() {
         let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
@@ -188,7 +189,10 @@ mod tests {
         );
         let telling = run.telling_frame(BugId::GsoLcoCsum, true).unwrap();
         let telling = frame::parse(&telling.0).unwrap();
-        assert!(matches!(telling.outer.sum, frame::Checksum::Invalid { .. }));
+        assert!(matches!(
+            telling.outer.checksum,
+            frame::Checksum::Invalid { .. }
+        ));
         assert_eq!(run.telling_frame(BugId::GsoLcoCsum, false), None);
         let swap = |from: &str, to: &str| {
             assert!(FORWARDED.contains(from), "{from}");
@@ -354,14 +358,14 @@ mod tests {
         }
     }
 
-    /// No digit of a packet that a checksum covers can change unseen.
+    /// No changed digit of a packet goes unnoticed if a checksum covers it.
     #[test]
     fn a_changed_frame_is_found() {
         let run = ProbeRun::from_json(RUN.as_bytes()).unwrap();
         let Observed::Frame { frame, .. } = &run.cases[7].observed else {
             panic!("no frame");
         };
-        // From the outer addresses on, everything is under the outer checksum.
+        // The outer checksum covers everything from the outer addresses on.
         for at in 26..frame.0.len() {
             let mut changed = run.clone();
             let Observed::Frame { frame, .. } = &mut changed.cases[7].observed else {

@@ -1,6 +1,6 @@
-//! From the cases of a run to what they say about each bug.
+//! From the cases of a run to the result for each bug.
 //!
-//! Owns the rules of proof: what counts as seen, what proves nothing. Pure.
+//! Owns the rules of proof. Pure.
 
 use super::burst::Forwarding;
 use super::frame::Checksum;
@@ -12,21 +12,21 @@ use crate::kernel::{BugId, Trigger};
 use crate::link::OuterChecksum;
 
 /// What one case shows.
-enum Shown<'a> {
-    /// A packet as it should be.
+enum CaseResult<'a> {
+    /// A correct packet.
     Intact,
     /// A packet that a receiver drops.
     Corrupt,
-    /// Nothing.
+    /// No packet, or a packet that proves nothing.
     Nothing(&'a Case, Cause),
 }
 
-/// What the packets over one family say about a bug.
+/// The result of the packets over one family for one bug.
 #[derive(Debug)]
-pub(super) struct Shows {
-    /// Whether it is there.
+pub(super) struct FamilyResult {
+    /// Whether the kernel has the bug.
     pub outcome: BugOutcome,
-    /// Whether the control was as it should be.
+    /// True if the control worked.
     pub controlled: bool,
     /// As in [`BugResult`].
     pub cured: Option<bool>,
@@ -34,8 +34,8 @@ pub(super) struct Shows {
     pub cured_by_fraglist_off: Option<bool>,
 }
 
-impl Shows {
-    /// That the scene is not to be trusted.
+impl FamilyResult {
+    /// The result for a control that did not work.
     pub(super) fn flaw(reason: Inconclusive) -> Self {
         Self {
             outcome: BugOutcome::Inconclusive(reason),
@@ -46,7 +46,7 @@ impl Shows {
     }
 }
 
-/// The result for each bug that the run is about.
+/// The result for each bug of the run.
 pub fn results(
     cases: &[Case],
     failed: Option<&Inconclusive>,
@@ -69,7 +69,7 @@ pub fn results(
         }
         Trigger::Segmentation => Some(match forwarding? {
             Forwarding::Failed(reason) => inconclusive(id, reason.clone()),
-            Forwarding::NoFraglist => shown(id, BugOutcome::NotAffected),
+            Forwarding::NoFraglist => plain(id, BugOutcome::NotAffected),
             Forwarding::Bursts(bursts) => {
                 match whole("packets to forward", burst_verdict::complete(bursts)) {
                     Some(reason) => inconclusive(id, reason),
@@ -81,7 +81,7 @@ pub fn results(
     BugId::ALL.into_iter().filter_map(of).collect()
 }
 
-/// Whether these are all the cases there are, once each and in order: no case may be missed silently.
+/// True if the list has every case once and in order, so no case is missed silently.
 fn complete(cases: &[Case]) -> bool {
     let key = |c: &Case| (c.outer_checksum, c.feature_on, c.family, c.nat, c.inner);
     let all = [plan::cases(true), plan::cases(false)].concat();
@@ -89,11 +89,11 @@ fn complete(cases: &[Case]) -> bool {
 }
 
 fn inconclusive(id: BugId, reason: Inconclusive) -> BugResult {
-    shown(id, BugOutcome::Inconclusive(reason))
+    plain(id, BugOutcome::Inconclusive(reason))
 }
 
-/// A result that says no more than its outcome.
-fn shown(id: BugId, outcome: BugOutcome) -> BugResult {
+/// A result with only its outcome.
+fn plain(id: BugId, outcome: BugOutcome) -> BugResult {
     BugResult {
         id,
         outcome,
@@ -104,9 +104,9 @@ fn shown(id: BugId, outcome: BugOutcome) -> BugResult {
 }
 
 /// One family is enough to show a bug. IPv4, and IPv6 if it works, have to show that there is none.
-fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
+fn joined(id: BugId, over: impl Fn(Family) -> FamilyResult) -> BugResult {
     let (v4, v6) = (over(Family::Ipv4), over(Family::Ipv6));
-    let affected: Vec<&Shows> = [&v4, &v6]
+    let affected: Vec<&FamilyResult> = [&v4, &v6]
         .into_iter()
         .filter(|shows| shows.outcome == BugOutcome::Affected)
         .collect();
@@ -119,7 +119,7 @@ fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
         _ => BugOutcome::NotAffected,
     };
     // One affected family without a cure is enough for no. For yes, each affected family has to show the cure.
-    let cure = |of: fn(&Shows) -> Option<bool>| {
+    let cure = |of: fn(&FamilyResult) -> Option<bool>| {
         let each: Vec<Option<bool>> = affected.iter().map(|shows| of(shows)).collect();
         let all = || each.iter().copied().collect::<Option<Vec<bool>>>();
         if each.contains(&Some(false)) {
@@ -138,22 +138,22 @@ fn joined(id: BugId, over: impl Fn(Family) -> Shows) -> BugResult {
         cured,
         cured_by_fraglist_off,
         other,
-        ..shown(id, outcome)
+        ..plain(id, outcome)
     }
 }
 
-/// What the packets that NAT is to rewrite say about a bug over one family.
-fn rewritten(id: BugId, family: Family, cases: &[Case]) -> Shows {
+/// The result of the packets that NAT should rewrite, for one bug and one family.
+fn rewritten(id: BugId, family: Family, cases: &[Case]) -> FamilyResult {
     let own: Vec<&Case> = cases
         .iter()
         .filter(|c| c.tests(id) && c.family == family)
         .collect();
     let controls = own.iter().filter(|c| c.nat == CaseNat::None);
     if let Some((case, code)) = first_flaw(controls) {
-        return Shows::flaw(reason(case, code));
+        return FamilyResult::flaw(reason(case, code));
     }
     let (outcome, cured) = judge(&own);
-    Shows {
+    FamilyResult {
         outcome,
         controlled: true,
         cured,
@@ -161,17 +161,17 @@ fn rewritten(id: BugId, family: Family, cases: &[Case]) -> Shows {
     }
 }
 
-/// The first control that does not show an intact packet.
+/// The first control case without an intact packet.
 fn first_flaw<'a>(controls: impl Iterator<Item = &'a &'a Case>) -> Option<(&'a Case, Cause)> {
     let mut controls = controls.peekable();
     controls.find_map(|case| match show(case) {
-        Shown::Intact => None,
-        Shown::Corrupt => Some((*case, Cause::WrongWithoutNat)),
-        Shown::Nothing(case, code) => Some((case, code)),
+        CaseResult::Intact => None,
+        CaseResult::Corrupt => Some((*case, Cause::WrongWithoutNat)),
+        CaseResult::Nothing(case, code) => Some((case, code)),
     })
 }
 
-/// What the cases of one bug and one family say, and whether the feature being off is a cure.
+/// The outcome of the cases of one bug and one family, and whether turning the feature off cures the bug.
 fn judge(cases: &[&Case]) -> (BugOutcome, Option<bool>) {
     let half = |feature_on: bool| {
         let (mut corrupt, mut nothing) = (None, None);
@@ -180,9 +180,9 @@ fn judge(cases: &[&Case]) -> (BugOutcome, Option<bool>) {
                 continue;
             }
             match show(case) {
-                Shown::Intact => {}
-                Shown::Corrupt => corrupt = corrupt.or(Some(*case)),
-                Shown::Nothing(case, code) => nothing = nothing.or(Some(reason(case, code))),
+                CaseResult::Intact => {}
+                CaseResult::Corrupt => corrupt = corrupt.or(Some(*case)),
+                CaseResult::Nothing(case, code) => nothing = nothing.or(Some(reason(case, code))),
             }
         }
         (corrupt, nothing)
@@ -205,9 +205,9 @@ fn judge(cases: &[&Case]) -> (BugOutcome, Option<bool>) {
     (outcome, cured)
 }
 
-fn show(case: &Case) -> Shown<'_> {
+fn show(case: &Case) -> CaseResult<'_> {
     let (rewritten, outer, inner) = match &case.observed {
-        Observed::Missing(reason) => return Shown::Nothing(case, reason.code),
+        Observed::Missing(reason) => return CaseResult::Nothing(case, reason.code),
         Observed::Frame {
             rewritten,
             outer,
@@ -215,10 +215,10 @@ fn show(case: &Case) -> Shown<'_> {
             ..
         } => (*rewritten, *outer, *inner),
     };
-    let nothing = |code| Shown::Nothing(case, code);
+    let nothing = |code| CaseResult::Nothing(case, code);
     if inner != Checksum::Valid {
-        // The underlay was to finish all checksums. If the inner one is not right, it did not, and the outer one says
-        // nothing either.
+        // The underlay should finish all checksums. If the inner checksum is wrong, it did not, and then the outer
+        // checksum proves nothing.
         return nothing(Cause::Unfinished);
     }
     match (case.nat, rewritten) {
@@ -227,9 +227,9 @@ fn show(case: &Case) -> Shown<'_> {
         _ => {}
     }
     match (case.outer_checksum, outer) {
-        (_, Checksum::Invalid { .. }) => Shown::Corrupt,
+        (_, Checksum::Invalid { .. }) => CaseResult::Corrupt,
         (OuterChecksum::Zero, Checksum::Absent) | (OuterChecksum::Present, Checksum::Valid) => {
-            Shown::Intact
+            CaseResult::Intact
         }
         _ => nothing(Cause::ModeNotKept),
     }
@@ -281,11 +281,12 @@ mod tests {
         expected: 2,
     };
 
-    /// What happens to one packet: nothing arrives, or rewritten, outer and inner checksum.
-    type Seen = Option<(bool, Checksum, Checksum)>;
+    /// The observation of one packet: `None` if it did not arrive, else whether it was rewritten, and its outer and
+    /// inner checksum.
+    type Observation = Option<(bool, Checksum, Checksum)>;
 
     #[allow(clippy::unnecessary_wraps, reason = "one of many of this type")]
-    fn intact(case: &Case) -> Seen {
+    fn intact(case: &Case) -> Observation {
         let outer = match case.outer_checksum {
             OuterChecksum::Zero => Checksum::Absent,
             _ => Checksum::Valid,
@@ -293,7 +294,7 @@ mod tests {
         Some((case.nat != CaseNat::None, outer, Checksum::Valid))
     }
 
-    fn run(seen: impl Fn(&Case) -> Seen) -> Vec<Case> {
+    fn run(seen: impl Fn(&Case) -> Observation) -> Vec<Case> {
         let mut cases = [plan::cases(true), plan::cases(false)].concat();
         for case in &mut cases {
             if let Some((rewritten, outer, inner)) = seen(case) {
@@ -308,7 +309,7 @@ mod tests {
         cases
     }
 
-    /// The results of the NAT bugs that the rows below are about.
+    /// The results of the NAT bugs in the rows below.
     fn short(results: &[BugResult]) -> [String; 2] {
         [BugId::NatZeroCsum, BugId::NatLcoCsum].map(|id| {
             let result = results.iter().find(|result| result.id == id).unwrap();
@@ -324,11 +325,11 @@ mod tests {
         })
     }
 
-    /// Name, which packets of an intact run are changed, what becomes of them, and both results.
+    /// The name, the changed packets of an intact run, their new observation, and both results.
     type VerdictCase = (
         &'static str,
         fn(&Case) -> bool,
-        fn(&Case) -> Seen,
+        fn(&Case) -> Observation,
         [&'static str; 2],
     );
 
@@ -487,7 +488,7 @@ mod tests {
             let cases = run(|c| if changed(c) { change(c) } else { intact(c) });
             assert_eq!(short(&results(&cases, None, None)), *expected, "{name}");
         }
-        // Corrupt over IPv4 and cured there, the cure over IPv6 not seen.
+        // Corrupt over IPv4 and cured there; over IPv6 the cure was not seen.
         let cases = run(|c| match (nat(c) && present(c), c.feature_on, v6(c)) {
             (true, true, _) => Some((true, WRONG, Checksum::Valid)),
             (true, false, true) => None,
