@@ -14,7 +14,7 @@ use common::{BACKENDS, EthtoolFeatures, FEATURE, Netns, run};
 use serde_json::Value;
 
 const FRAGLIST: &str = "tx-scatter-gather-fraglist";
-/// How long one stream lasts.
+/// The length of one stream.
 const STREAM: Duration = Duration::from_millis(700);
 
 /// A client behind a node that forwards into VXLAN over a macvlan, and the receiver at the other end of the tunnel.
@@ -30,7 +30,7 @@ impl Tunnel {
         let root = Path::new(node.remembering_root());
         let drop_ins = root.join("etc/vxcsum/policy.d");
         fs::create_dir_all(&drop_ins).expect("make the directory of drop-ins");
-        // The same decisions on every kernel.
+        // Makes the decisions the same on every kernel.
         let policy = "version = 1\ngive-back-after = \"0s\"\n[[kernel]]\nrelease = \"*\"\nbug = \"gso-lco-csum\"\nstatus = \"affected\"\n";
         fs::write(drop_ins.join("50-gso.toml"), policy).expect("write the drop-in");
         let tunnel = |local: &str, remote: &str, under: &str, mac: &str| {
@@ -62,7 +62,7 @@ impl Tunnel {
              neigh add 10.244.0.0 lladdr 02:00:00:00:00:0a dev vx0\n",
             tunnel("192.0.2.2", "192.0.2.1", "eth0", "0b")
         ));
-        // One packet at a time, as from a wire, for GRO to merge.
+        // One packet at a time, as from a wire, so GRO can merge them.
         let words = ["-K", "eth0", "gso", "off", "tso", "off"];
         run(client.command("ethtool").args(words)).expect(0);
         run(node.command("ethtool").args(["-K", "cni0", "gro", "on"])).expect(0);
@@ -83,7 +83,8 @@ impl Tunnel {
         run(self.node.command("sysctl").args(["-qw", &value])).expect(0);
     }
 
-    /// Sends one TCP stream from the client to the receiver. Packets that arrived, and those with a wrong outer checksum.
+    /// Sends one TCP stream from the client to the receiver. Returns the number of arrived packets, and of packets with
+    /// a wrong outer checksum.
     fn stream(&self) -> (u64, u64) {
         let before = self.counters();
         let listener = self
@@ -136,7 +137,7 @@ impl Tunnel {
         run(self.node.command("ethtool").args(words)).expect(0);
     }
 
-    /// Which of the two features are on.
+    /// The state of the two features.
     fn on(&self) -> (bool, bool) {
         let features = self.features();
         (features[FEATURE].active, features[FRAGLIST].active)
@@ -166,7 +167,7 @@ fn forwarded_packets_are_right_after_apply_and_only_fraglist_is_off() {
     let affected = measured["outcome"] == "affected";
     fs::remove_file(Path::new(path.node.remembering_root()).join("run/vxcsum/probe.json"))
         .expect("forget what was measured");
-    // Whether GRO builds such packets is chance.
+    // GRO builds such packets only by chance.
     let mut bad = 0;
     for _ in 0..5 {
         let (packets, errors) = path.stream();
@@ -252,7 +253,7 @@ fn each_feature_goes_off_and_comes_back_for_its_own_bug() {
         [[FRAGLIST, "turn-on", "not-exposed", "changed"]]
     );
     assert_eq!(path.on(), (true, true));
-    // A port of a bridge forwards, too.
+    // A port of a bridge forwards too.
     path.node
         .batch("link add br0 type bridge\nlink set vx0 master br0\n");
     apply();
@@ -267,7 +268,7 @@ fn each_feature_goes_off_and_comes_back_for_its_own_bug() {
 #[test]
 fn what_others_do_to_it_is_respected_and_counted() {
     let path = Tunnel::new();
-    // Off by somebody else: nothing to do, nothing to give back.
+    // Another program turned it off: nothing to do, nothing to turn on again.
     path.set(FRAGLIST, false);
     let report = path.vxcsum("apply --json").expect(0).json();
     assert_eq!(
@@ -277,7 +278,7 @@ fn what_others_do_to_it_is_respected_and_counted() {
     path.vxcsum("revert").expect(0);
     assert_eq!(path.on(), (true, false));
     path.set(FRAGLIST, true);
-    // So it is if the other cure is there.
+    // The same with the other cure.
     path.set(FEATURE, false);
     let report = path.vxcsum("apply --json").expect(0).json();
     assert_eq!(

@@ -1197,8 +1197,8 @@ type Row = (Feature, Action, &'static str);
 /// Features that are off.
 type Off = &'static [Feature];
 
-/// A device over a stack that segments twice, once, or that is not understood, with NAT and without: each feature that is off or
-/// must be off has a row.
+/// A device over a stack that segments twice, segments once, or is not understood, with NAT and without: each feature
+/// that is off or must be off has a row.
 #[test]
 #[allow(clippy::too_many_lines, clippy::type_complexity, reason = "a table")]
 fn each_bug_is_cured_by_the_feature_that_costs_least() {
@@ -1222,7 +1222,7 @@ fn each_bug_is_cured_by_the_feature_that_costs_least() {
     let bugs = |text: &str| format!("[bugs]\n{text}");
     #[rustfmt::skip]
     let rows: Vec<(&str, String, &Exposure, &Segmentation, [Status; 2], Off, Off, Option<u64>, Vec<Row>)> = vec![
-        // What is needed.
+        // The necessary features.
         ("neither", String::new(), &no_nat, &once, [Affected; 2], none, none, quiet, vec![(checksum, leave, "not-exposed")]),
         ("segmented twice", String::new(), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposed")]),
         ("not known", String::new(), &no_nat, &unknown, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposure-unknown")]),
@@ -1238,11 +1238,11 @@ fn each_bug_is_cured_by_the_feature_that_costs_least() {
         ("never", rule("never"), &by_nat, &twice, [Affected; 2], none, none, quiet, vec![(checksum, leave, "rule-never")]),
         ("a rule: exposed", rule("exposed"), &no_nat, &twice, [Affected; 2], none, none, quiet, vec![(fraglist, off, "exposed")]),
         ("a rule: affected", rule("affected"), &no_nat, &once, [Affected; 2], none, none, quiet, vec![(checksum, off, "kernel-affected")]),
-        // What is off already.
+        // Features that are already off.
         ("off", String::new(), &no_nat, &twice, [Affected; 2], &[LIST], &[LIST], quiet, vec![(fraglist, leave, "already-off")]),
         ("the other one is off, not by vxcsum", String::new(), &no_nat, &twice, [Affected; 2], &[CHECKSUM], none, quiet, vec![(checksum, leave, "already-off")]),
         ("turned on again", String::new(), &no_nat, &twice, [Affected; 2], none, &[LIST], quiet, vec![(fraglist, off, "exposed")]),
-        // What changes.
+        // Changes.
         ("NAT came", String::new(), &by_nat, &twice, [Affected; 2], &[LIST], &[LIST], quiet, vec![(checksum, off, "exposed"), (fraglist, leave, "already-off")]),
         ("NAT came, and twice went", String::new(), &by_nat, &once, [Affected; 2], &[LIST], &[LIST], quiet, vec![(checksum, off, "exposed"), (fraglist, leave, "not-exposed")]),
         ("NAT went", String::new(), &no_nat, &twice, [Affected; 2], &[CHECKSUM], &[CHECKSUM], quiet, vec![(fraglist, off, "exposed"), (checksum, leave, "not-exposed")]),
@@ -1299,7 +1299,7 @@ fn each_bug_is_cured_by_the_feature_that_costs_least() {
             let tso = row.feature == checksum && row.action != leave;
             assert_eq!(row.also, if tso { TSO } else { 0 }, "{title}");
         }
-        // Counted as one device, whatever is to be done.
+        // Counts as one device, whatever the actions are.
         let report = Report::planned(&plan, kernel_report(), Some(BackendName::Ioctl));
         assert_eq!(report.summary.devices, 1, "{title}");
         let pending = expected.iter().any(|(_, action, _)| *action != leave);
@@ -1307,7 +1307,7 @@ fn each_bug_is_cured_by_the_feature_that_costs_least() {
     }
 }
 
-/// `revert` gives back each feature that vxcsum turned off.
+/// `revert` turns on every feature that vxcsum turned off.
 #[test]
 fn revert_gives_back_each_feature() {
     let mut device = device(OuterChecksum::Present, Ok(OFF));

@@ -79,7 +79,8 @@ fn devices_that_finish_checksums_do() {
             true,
         ),
         (
-            // It finishes this packet. That it splits long packets of a forwarding node is another bug than those of NAT.
+            // It finishes this packet. The splitting of long packets of a forwarding node is another bug than those of
+            // NAT.
             "vepa without fraglist below",
             &*format!("{macvlan} vepa\n"),
             "top",

@@ -10,7 +10,7 @@ use crate::glob::Glob;
 use crate::text::{IfName, escape};
 
 codes! {
-    /// What sets the feature.
+    /// The kind of program or file that sets the feature.
     pub enum ManagerKind {
         /// A .link file, see systemd.link(5).
         LinkFile = "link-file",

@@ -415,7 +415,7 @@ impl<'a> Diagnosis<'a> {
         });
     }
 
-    /// The cure of double segmentation for people who set it themselves.
+    /// The cure of double segmentation, for users who set it themselves.
     fn by_hand(&self, steps: &mut Vec<NextStep>) {
         let entries = by_device(&self.report.devices).map(|(first, _)| first);
         let devices: Vec<_> = entries
@@ -482,13 +482,13 @@ impl<'a> Diagnosis<'a> {
     }
 }
 
-/// Whether the kernel may have a bug that needs NAT and that packets of the device can meet.
+/// True if the kernel may have a bug that needs NAT and that the packets of the device can meet.
 fn nat_threatens(device: &DeviceReport<'_>) -> bool {
     let defence = Defence::against(device, Trigger::Nat);
     defence.is_some_and(|defence| defence.kernel != Some(true))
 }
 
-/// Whether no line of defence holds for certain against the bugs with one trigger.
+/// True if no line of defence certainly protects against the bugs with one trigger.
 fn threatens(device: &DeviceReport<'_>, trigger: Trigger) -> bool {
     let defence = Defence::against(device, trigger);
     defence.is_some_and(|defence| defence.health != Health::Safe)

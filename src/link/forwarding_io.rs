@@ -1,6 +1,6 @@
-//! Whether this network namespace forwards packets between its devices.
+//! Reads whether this network namespace forwards packets between its devices.
 //!
-//! Owns the files that say so. What follows is decided in `link::segmentation`.
+//! Owns the paths of these files. `link::segmentation` decides what follows.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Whether packets of IPv4 or IPv6 that arrive at any device are forwarded; `None` if a file could not be read.
+/// True if IPv4 or IPv6 packets that arrive at a device are forwarded. `None` if a file could not be read.
 ///
 /// <https://docs.kernel.org/networking/ip-sysctl.html> (`conf/interface/forwarding`)
 pub(crate) fn forwards() -> Option<bool> {
@@ -20,7 +20,7 @@ pub(crate) fn forwards() -> Option<bool> {
         match family_forwards(family) {
             Ok(true) => return Some(true),
             Ok(false) => {}
-            // The kernel does not have the family.
+            // The kernel does not have this family.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(_) => return None,
         }
@@ -32,17 +32,17 @@ fn family_forwards(family: &str) -> io::Result<bool> {
     let dir = Path::new("/proc/sys/net").join(family).join("conf");
     let on = |device: &OsStr| match fs::read_to_string(dir.join(device).join("forwarding")) {
         Ok(value) => Ok(value.trim() != "0"),
-        // The device went away.
+        // The device was deleted.
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     };
-    // On most forwarding nodes this file decides.
+    // This file decides on most forwarding nodes.
     if on("all".as_ref())? {
         return Ok(true);
     }
     for entry in fs::read_dir(&dir)? {
         let name = entry?.file_name();
-        // It only says what new devices begin with.
+        // `default` is only the initial value of new devices.
         if name != "default" && on(&name)? {
             return Ok(true);
         }

@@ -79,7 +79,7 @@ pub struct Underlay {
     /// Packets leave the device with finished checksums; see `link::underlay`.
     #[serde(skip)]
     pub finishes_checksums: bool,
-    /// What the device, and those below it, do with long packets of a forwarding node; see `link::segmentation`.
+    /// How the device and the devices below it handle long packets of a forwarding node; see `link::segmentation`.
     #[serde(skip)]
     pub segmentation: segmentation::Segmentation,
     /// The VRF of which the device is a port. Packets then pass POSTROUTING a second time, with the VRF as their output

@@ -1,15 +1,17 @@
-//! Whether the outer packets of a VXLAN device can be segmented twice in software, which breaks their outer checksum without NAT.
+//! Whether software can segment the outer packets of a VXLAN device twice, which corrupts their outer checksum without
+//! NAT.
 //!
-//! Owns the criterion. Pure: `link::underlay_io` and `link::forwarding_io` read what it needs.
+//! Owns the criterion. Pure: `link::underlay_io` and `link::forwarding_io` read the facts.
 //!
-//! GRO of a forwarding node builds packets with a `frag_list`. A VXLAN device that takes them wraps each as one long tunnel packet.
-//! The first device below that does not take them segments it. If that device has segmentation offload for tunnels, the pieces are
-//! still longer than a packet (`skb_segment`), their outer checksum is finished, and a device further down that segments them again
-//! takes it for an unfinished one (`__skb_udp_tunnel_segment`).
+//! GRO of a forwarding node builds packets with a `frag_list`. A VXLAN device that accepts them wraps each as one long
+//! tunnel packet. The first device below that does not accept them segments it. If that device has segmentation offload
+//! for tunnels, the pieces are still long (`skb_segment`), and their outer checksum is finished. A device further down
+//! that segments them again treats that checksum as unfinished (`__skb_udp_tunnel_segment`).
 //! <https://github.com/torvalds/linux/blob/v6.12/net/core/skbuff.c#L4654>
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/udp_offload.c#L153>
 //!
-//! Not seen: whether GRO builds such packets at all, and what tc or XDP redirects into the device.
+//! The criterion does not know whether GRO builds such packets at all, and which packets tc or XDP redirects into the
+//! device.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,63 +23,63 @@ use crate::text::IfName;
 /// Whether the outer packets of a device can be segmented twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segmentation {
-    /// They can.
+    /// They can be.
     Twice {
         /// The device that cuts them into pieces that are still too long.
         splitter: IfName,
         /// Its kind, such as `macvlan`.
         kind: String,
     },
-    /// They cannot.
+    /// They cannot be.
     Once(OnceBecause),
-    /// It is not known.
+    /// Not known.
     Unknown(SegmentationDoubt),
 }
 
 /// Why packets are not segmented twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnceBecause {
-    /// They have no outer checksum that could go wrong.
+    /// They have no outer checksum.
     NoOuterChecksum,
-    /// The device takes no packets with a `frag_list`.
+    /// The device does not accept packets with a `frag_list`.
     NoFraglist,
     /// The device has no segmentation offload.
     NoSegmentation,
-    /// Nothing is forwarded into the device.
+    /// The namespace forwards nothing into the device.
     NotForwarding,
-    /// This device segments them completely, or is the hardware.
+    /// This device segments them completely, or is hardware.
     CompleteAt(IfName),
 }
 
-/// Why it is not known.
+/// Why the answer is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentationDoubt {
     /// No decision depends on it.
     NotAsked,
     /// The features of the VXLAN device could not be read.
     Features,
-    /// Whether this network namespace forwards could not be read.
+    /// Reading whether this network namespace forwards failed.
     Forwarding,
     /// The underlay is not known, or it or a device below it could not be read.
     Underlay,
     /// Packets can leave through another device than the underlay.
     OtherEgress,
-    /// What this device does with long packets, or what comes below it, is not understood.
+    /// The analysis does not understand how this device handles long packets, or which devices are below it.
     Device(IfName),
 }
 
-/// What a device does with a tunnel packet that has a `frag_list`.
+/// How a device handles a tunnel packet with a `frag_list`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LongPackets {
-    /// `tx-scatter-gather-fraglist` and segmentation offload for tunnels are on: it hands them on.
+    /// `tx-scatter-gather-fraglist` and segmentation offload for tunnels are on: the device passes the packet on.
     HandsOn,
-    /// It has segmentation offload for tunnels alone: it cuts them into pieces that are still long.
+    /// Only segmentation offload for tunnels is on: the device cuts the packet into pieces that are still long.
     Splits,
-    /// It has no segmentation offload for tunnels: it segments them completely.
+    /// Segmentation offload for tunnels is off: the device segments the packet completely.
     Segments,
 }
 
-/// Of the VXLAN device itself: features that are on, or that vxcsum turned off.
+/// Features of the VXLAN device itself that are on, or that vxcsum turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnFeatures {
     /// `tx-scatter-gather-fraglist`.
@@ -86,7 +88,8 @@ pub struct OwnFeatures {
     pub segmentation: bool,
 }
 
-/// What packets of a device meet. `forwards` is whether this network namespace forwards; `None` stands for what could not be read.
+/// Decides for the packets of one device. `forwards` is true if this network namespace forwards. `None` stands for
+/// facts that could not be read.
 pub fn segmentation(
     link: &VxlanLink,
     own: Option<OwnFeatures>,
@@ -117,7 +120,7 @@ pub fn segmentation(
     }
 }
 
-/// What a stack of devices does, from the first below the VXLAN device on.
+/// Decides for a stack of devices, from the first device below the VXLAN device on.
 pub(crate) fn below(ifindex: u32, devices: &HashMap<u32, StackedDevice>) -> Segmentation {
     walk(ifindex, devices, MAX_DEPTH)
 }
@@ -132,8 +135,8 @@ fn walk(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> Segm
     let doubt = Unknown(SegmentationDoubt::Device(device.name));
     let passes_to_host = is_paravirtual(device) && device.tunnel_segmentation;
     match (device.kind.as_deref(), device.long_packets) {
-        // Without checksum offload, as without segmentation offload, the kernel segments to the end. So it does on a bridge, which
-        // has no offload at all for packets of tunnels.
+        // Without checksum offload, as without segmentation offload, the kernel segments completely. A bridge has no
+        // offloads for tunnel packets, so it segments completely too.
         // https://github.com/torvalds/linux/blob/v6.1/net/bridge/br_device.c#L484 (br_dev_setup)
         _ if device.checksums_off => complete,
         (Some("bridge"), _) | (_, Some(Segments)) => complete,
@@ -145,8 +148,8 @@ fn walk(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> Segm
                 .map(|ifindex| walk(*ifindex, devices, depth - 1));
             found.max_by_key(Segmentation::severity).unwrap_or(doubt)
         }
-        // Measured: macvlan on 6.1 and 6.18, bond on 6.1. A VLAN is reported to do so until the features of the device below change
-        // for the first time. A team was not looked at.
+        // Measured: macvlan on 6.1 and 6.18, bond on 6.1. A VLAN is reported to split packets until the features of the
+        // device below change for the first time. Nobody has looked at team.
         (Some(kind @ ("bond" | "macvlan")), Some(Splits)) if !device.below.is_empty() => Twice {
             splitter: device.name,
             kind: kind.to_owned(),
@@ -156,10 +159,10 @@ fn walk(ifindex: u32, devices: &HashMap<u32, StackedDevice>, depth: u32) -> Segm
 }
 
 impl Segmentation {
-    /// No decision asks.
+    /// For devices on which no decision depends.
     pub const NOT_ASKED: Self = Self::Unknown(SegmentationDoubt::NotAsked);
 
-    /// Of several ways the worst counts.
+    /// With several paths, the worst counts.
     fn severity(&self) -> u8 {
         match self {
             Self::Once(_) => 0,
@@ -168,7 +171,7 @@ impl Segmentation {
         }
     }
 
-    /// As a decision takes it; `None` if it is not known.
+    /// The answer as a decision uses it. `None` if it is not known.
     pub fn twice(&self) -> Option<bool> {
         match self {
             Self::Twice { .. } => Some(true),
@@ -178,7 +181,7 @@ impl Segmentation {
     }
 }
 
-/// In a sentence that says what follows before it.
+/// A part of a sentence. The text before it says what follows.
 impl fmt::Display for Segmentation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

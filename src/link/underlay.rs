@@ -26,7 +26,7 @@ pub(crate) struct StackedDevice {
     pub checksums_off: bool,
     /// `tx-udp_tnl-segmentation` is on or can be turned on.
     pub tunnel_segmentation: bool,
-    /// What it does with long packets of a forwarding node. `None` if its features could not be read.
+    /// How the device handles long packets of a forwarding node. `None` if its features could not be read.
     pub long_packets: Option<LongPackets>,
     /// `IFLA_MACVLAN_MODE`.
     pub macvlan_mode: Option<u32>,

@@ -74,7 +74,7 @@ impl Reader<'_> {
             "tx-checksum-ipv6",
         ]);
         let tunnels = bits(&["tx-udp_tnl-segmentation"]);
-        // Any of them makes `skb_segment` cut into long pieces.
+        // With any of these, `skb_segment` cuts packets into long pieces.
         let tunnel_any = bits(&[
             "tx-udp_tnl-segmentation",
             "tx-udp_tnl-csum-segmentation",

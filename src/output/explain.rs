@@ -317,7 +317,7 @@ fn remedies(
     let off = device.feature.is_some_and(|feature| !feature.active);
     let wants_off =
         device.action == Action::TurnOff || device.reason.code == ReasonCode::AlreadyOff;
-    // What a setting about NAT leaves to the bug that needs none.
+    // The bug without NAT remains under a setting about NAT.
     let segmented = Defence::against(device, Trigger::Segmentation)
         .is_some_and(|defence| defence.kernel != Some(true) && defence.segmentation != Some(true));
     let leaves = if segmented {

@@ -90,7 +90,7 @@ fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
     );
 }
 
-/// Those of a device for which this feature is the cure that costs least.
+/// The bugs of a device for which this feature is the cheapest cure.
 fn bugs(bugs: &[BugId], feature: Feature) -> String {
     let own = |bug: &&BugId| bug.describe().cures.first() == Some(&feature);
     let bugs: Vec<_> = bugs.iter().filter(own).map(|bug| bug.as_str()).collect();

@@ -314,7 +314,7 @@ fn verdict(device: &DeviceReport<'_>) -> Cell {
     }
 }
 
-/// The state of the feature that the row is about, which is named if it is not checksum offload.
+/// The state of the feature of the row. Names the feature if it is not checksum offload.
 fn offload(device: &DeviceReport<'_>) -> Cow<'static, str> {
     let state = feature(device.feature);
     match device.feature_name {

@@ -37,7 +37,7 @@ pub fn prometheus(
             let _ = writeln!(out, "{metric}{open}{labels}{close} {value}");
         }
     };
-    // Of each device: whether it holds for any of its entries.
+    // A value for each device: true if it is true for one of its entries.
     let of_devices = |value: &dyn Fn(&DeviceReport<'_>) -> bool| {
         let any = |(first, others): &(&DeviceReport<'_>, &[DeviceReport<'_>])| {
             let holds = value(first) || others.iter().any(value);

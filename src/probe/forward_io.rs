@@ -23,7 +23,8 @@ use crate::text::IfName;
 /// <https://github.com/torvalds/linux/blob/v6.1/include/uapi/linux/ethtool.h#L1624>
 const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// Forwards every burst that the deadline leaves time for. Needs the devices of the NAT bugs. `unusable` is the reason why those over IPv6 are missing.
+/// Forwards every burst until the deadline is over. Needs the devices of the NAT bugs. `unusable` is the reason if
+/// those over IPv6 are missing.
 pub(super) fn measure(
     switches: &ioctl_io::Socket,
     capture: &Capture,
