@@ -1,6 +1,6 @@
 //! The probe on the running kernel: its results, the same results from other programs, and no leftovers.
 //!
-//! Needs root, tcpdump(8), setpriv(1) and unshare(1); fails without them. Runs in namespaces of its own. Needs a kernel
+//! Needs root, tcpdump(8), setpriv(1), mount(8) and unshare(1); fails without them. Runs in namespaces of its own. Needs a kernel
 //! with VXLAN, veth and `nf_tables` NAT.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use vxcsum::probe::burst::{Below, Burst, Forwarding};
 use vxcsum::probe::frame::{Checksum, parse};
 use vxcsum::probe::run_io::{host, run};
 use vxcsum::probe::{
-    BugOutcome, BugResult, CaseNat, Cause, Hex, Limits, Observed, Place, ProbeRun,
+    BugOutcome, BugResult, CaseNat, Cause, Family, Hex, Limits, Observed, Place, ProbeRun,
 };
 
 /// The file for the result of [`child`]. Only a child has this variable.
@@ -356,20 +356,22 @@ fn in_a_user_namespace() {
     assert_eq!(run.results, own.results);
 }
 
-/// As in vxcsum-probe.service: the service manager creates the namespace, and `CAP_SYS_ADMIN` is not needed.
+/// As in vxcsum-probe.service: the service manager creates the namespace, `/proc/sys` is read-only, and two capabilities are enough.
 #[test]
 fn in_a_namespace_that_was_given() {
     let unprivileged = |script: &str| {
         let root = tempfile::tempdir().unwrap();
         let script = format!(
             "{script}
+             mount --bind /proc/sys /proc/sys
+             mount -o remount,ro,bind /proc/sys
              ip -o link > $ROOT/before
-             setpriv --inh-caps=-sys_admin --bounding-set=-sys_admin $BIN --json --root $ROOT probe --private-network || code=$?
+             setpriv --inh-caps=-all,+net_admin,+net_raw --bounding-set=-all,+net_admin,+net_raw $BIN --json --root $ROOT probe --private-network || code=$?
              echo ${{code:-0}} > $ROOT/code
              ip -o link > $ROOT/after"
         );
         let output = Command::new("unshare")
-            .args(["--net", "sh", "-euc", &script])
+            .args(["--net", "--mount", "sh", "-euc", &script])
             .env("ROOT", root.path())
             .env("BIN", env!("CARGO_BIN_EXE_vxcsum"))
             .output()
@@ -383,6 +385,26 @@ fn in_a_namespace_that_was_given() {
     let (run, code, _) = unprivileged("");
     assert_conclusive(&run);
     assert_eq!(code, "0\n");
+
+    // What a namespace can inherit from the host: strict checks of source addresses, and no IPv6.
+    let (strict, code, _) = unprivileged(
+        "for d in all default; do
+             echo 1 > /proc/sys/net/ipv4/conf/$d/rp_filter
+             echo 1 > /proc/sys/net/ipv6/conf/$d/disable_ipv6
+         done",
+    );
+    assert_eq!(code, "0\n");
+    for (strict, result) in strict.results.iter().zip(&run.results) {
+        assert_eq!(strict.outcome, result.outcome);
+        assert_eq!(strict.cured, result.cured);
+        assert_eq!(strict.cured_by_fraglist_off, result.cured_by_fraglist_off);
+        let other = strict.other.as_ref().expect("IPv6 is told apart");
+        let BugOutcome::Inconclusive(reason) = &other.outcome else {
+            panic!("{other:?}");
+        };
+        assert_eq!((other.family, reason.code), (Family::Ipv6, Cause::NoIpv6));
+        assert!(strict.meaning().contains("seen over IPv4 only"));
+    }
 
     // A namespace with a device that a user added is refused, whatever the name of the device.
     for device in ["veth9", "lo0", "gre00"] {
