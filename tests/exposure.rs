@@ -176,7 +176,18 @@ impl Lab {
     /// Sends packets from a node. The result: corrupt, lost, or fine.
     fn packets(&self) -> &'static str {
         let before = self.checksum_errors("a") + self.checksum_errors("b");
-        let listener = self.within("pb", || TcpListener::bind("0.0.0.0:80").unwrap());
+        // A process that another thread is starting holds the socket of the last time until it executes its program.
+        let listen = || {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                match TcpListener::bind("0.0.0.0:80") {
+                    Ok(listener) => return listener,
+                    Err(e) => assert!(Instant::now() < deadline, "{e}"),
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let listener = self.within("pb", listen);
         listener.set_nonblocking(true).unwrap();
         let connect = |from: &str, to: &str| -> bool {
             let to: SocketAddr = to.parse().unwrap();

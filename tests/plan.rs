@@ -10,9 +10,10 @@ use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status, Trigger};
 use vxcsum::link::segmentation::{OnceBecause, Segmentation, SegmentationDoubt};
 use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
-use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure};
+use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure, Untracked};
 use vxcsum::nat::machine::RuleRef;
-use vxcsum::offload::facts::{Device, Exposure, Facts, History};
+use vxcsum::nat::nft::own::OwnTable;
+use vxcsum::offload::facts::{Device, Exposure, Facts, History, RuleHistory, Unusable};
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert, depends_on};
 use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
 use vxcsum::output;
@@ -78,6 +79,7 @@ fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> D
         remotes: Vec::new(),
         no_peers: false,
         history: PerFeature::default(),
+        rule: RuleHistory::default(),
     }
 }
 
@@ -86,6 +88,7 @@ fn facts(device: Device) -> Facts {
         kernel: KernelFacts::default(),
         table: table(),
         devices: vec![device],
+        own_table: None,
     }
 }
 
@@ -949,6 +952,396 @@ fn devices_of_a_kind_with_different_exposure() {
     let plan = decide(&Policy::built_in(), &all, &kernel);
     let off: Vec<bool> = plan.devices.iter().map(|d| d.must_be_off).collect();
     assert_eq!(off, [true, false]);
+}
+
+/// With `cure = "notrack"`: what the rules say, the table, what the record says of a rule, and the features; then the action, the
+/// reason, the step and the note.
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn a_rule_is_used_only_where_it_suffices() {
+    use Status::{Affected, NotAffected};
+    use vxcsum::offload::untrack::{RuleNote, RuleStep};
+    let packets = Untracked {
+        v6: Some(false),
+        local: None,
+        port: 8472,
+    };
+    let other = Untracked {
+        port: 4789,
+        ..packets
+    };
+    let exposed = |notrack| match exposures() {
+        [Exposure::Exposed(found), ..] => {
+            Exposure::Exposed(Box::new(Exposed { notrack, ..*found }))
+        }
+        _ => unreachable!("the first is exposed"),
+    };
+    let suffices = || exposed(Ok(packets));
+    let not_known = || exposed(Err(NoCure::NotKnown(packets, "it may".to_owned())));
+    let dropped = || exposed(Err(NoCure::Dropped("`-A X`".to_owned())));
+    let not_exposed = || Exposure::NotExposed(None);
+    let absent = || Some(Ok(OwnTable::Absent));
+    let made = |of: Untracked| Some(Ok(OwnTable::Made([of].into())));
+    let changed = || Some(Ok(OwnTable::Changed));
+    let none = RuleHistory::default;
+    let kept = |of: Untracked| RuleHistory {
+        packets: Some(of),
+        ..none()
+    };
+    let contested = |in_backoff| RuleHistory {
+        unusable: Some(Unusable::Contested(3)),
+        in_backoff,
+        ..kept(packets)
+    };
+    let waited = |seconds| RuleHistory {
+        not_exposed_for: Some(seconds),
+        ..kept(packets)
+    };
+    let add = RuleStep::Add(packets);
+    let (leave, remove) = (RuleStep::Leave, RuleStep::Remove);
+    let gave_up = Some(RuleNote::GiveUp);
+    let begins = Some(RuleNote::NotExposed);
+    let ends = Some(RuleNote::MayBeExposed);
+    let notrack = "cure = \"notrack\"";
+    let lenient = "cure = \"notrack\"\nunknown-exposure = \"not-exposed\"";
+    let never = "cure = \"notrack\"\n[bugs]\nnat-lco-csum = \"never\"";
+    let affected = "cure = \"notrack\"\n[bugs]\nnat-lco-csum = \"affected\"";
+    let always = "cure = \"notrack\"\n[[rule]]\nwhen = \"always\"";
+    let by_rule = "[[rule]]\ncure = \"notrack\"\nwhen = \"exposed\"";
+    let not_by_rule = "cure = \"notrack\"\n[[rule]]\ncure = \"offload\"\nwhen = \"exposed\"";
+    let rows = [
+        (
+            "asked for",
+            notrack,
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "by a rule",
+            by_rule,
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "not by a rule",
+            not_by_rule,
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "turn-off exposed",
+            leave,
+            None,
+        ),
+        (
+            "not asked for",
+            "",
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "turn-off exposed",
+            leave,
+            None,
+        ),
+        (
+            "in place",
+            notrack,
+            suffices(),
+            made(packets),
+            kept(packets),
+            ON,
+            "leave already-untracked",
+            leave,
+            None,
+        ),
+        (
+            "not recorded",
+            notrack,
+            suffices(),
+            made(packets),
+            none(),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "for other packets",
+            notrack,
+            suffices(),
+            made(other),
+            kept(other),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "lost",
+            notrack,
+            suffices(),
+            absent(),
+            kept(packets),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "changed by others",
+            notrack,
+            suffices(),
+            changed(),
+            kept(packets),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "contested",
+            notrack,
+            suffices(),
+            absent(),
+            contested(false),
+            ON,
+            "turn-off exposed",
+            leave,
+            gave_up,
+        ),
+        (
+            "contested before",
+            notrack,
+            suffices(),
+            absent(),
+            contested(true),
+            OFF,
+            "leave already-off",
+            leave,
+            None,
+        ),
+        (
+            "there again",
+            notrack,
+            suffices(),
+            made(packets),
+            contested(false),
+            ON,
+            "leave already-untracked",
+            leave,
+            None,
+        ),
+        (
+            "exposed again",
+            notrack,
+            suffices(),
+            made(packets),
+            waited(9),
+            ON,
+            "leave already-untracked",
+            leave,
+            ends,
+        ),
+        (
+            "not known elsewhere",
+            notrack,
+            not_known(),
+            absent(),
+            none(),
+            ON,
+            "turn-off exposed",
+            leave,
+            None,
+        ),
+        (
+            "not known, which counts as no",
+            lenient,
+            not_known(),
+            absent(),
+            none(),
+            ON,
+            "add-rule exposed",
+            add,
+            None,
+        ),
+        (
+            "would be dropped",
+            notrack,
+            dropped(),
+            absent(),
+            none(),
+            ON,
+            "turn-off exposed",
+            leave,
+            None,
+        ),
+        (
+            "dropped from now on",
+            notrack,
+            dropped(),
+            made(packets),
+            kept(packets),
+            ON,
+            "turn-off exposed",
+            leave,
+            None,
+        ),
+        (
+            "dropped, and off",
+            notrack,
+            dropped(),
+            made(packets),
+            kept(packets),
+            OFF,
+            "leave already-off",
+            remove,
+            None,
+        ),
+        (
+            "whatever NAT does",
+            affected,
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "turn-off kernel-affected",
+            leave,
+            None,
+        ),
+        (
+            "always",
+            always,
+            suffices(),
+            absent(),
+            none(),
+            ON,
+            "turn-off rule-always",
+            leave,
+            None,
+        ),
+        (
+            "never",
+            never,
+            suffices(),
+            made(packets),
+            kept(packets),
+            ON,
+            "remove-rule bug-never",
+            remove,
+            None,
+        ),
+        (
+            "unknown",
+            notrack,
+            Exposure::not_asked(),
+            absent(),
+            none(),
+            ON,
+            "turn-off exposure-unknown",
+            leave,
+            None,
+        ),
+        (
+            "not exposed",
+            notrack,
+            not_exposed(),
+            made(packets),
+            kept(packets),
+            ON,
+            "leave not-exposed",
+            leave,
+            begins,
+        ),
+        (
+            "for a while",
+            notrack,
+            not_exposed(),
+            made(packets),
+            waited(599),
+            ON,
+            "leave not-exposed",
+            leave,
+            None,
+        ),
+        (
+            "for long",
+            notrack,
+            not_exposed(),
+            made(packets),
+            waited(600),
+            ON,
+            "remove-rule not-exposed",
+            remove,
+            None,
+        ),
+        (
+            "never needed",
+            notrack,
+            not_exposed(),
+            absent(),
+            none(),
+            ON,
+            "leave not-exposed",
+            leave,
+            None,
+        ),
+    ];
+    for (name, text, exposure, own_table, rule, features, says, step, note) in rows {
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.exposure = std::rc::Rc::new(exposure);
+        device.rule = rule;
+        let mut facts = facts(device);
+        facts.own_table = own_table;
+        let policy = policy(text);
+        let kernel = kernel(NotAffected, Affected);
+        let plan = decide(&policy, &facts, &kernel);
+        let [planned] = &plan.devices[..] else {
+            panic!("{name}: one device")
+        };
+        let said = format!(
+            "{} {}",
+            planned.action.as_str(),
+            planned.reason.code.as_str()
+        );
+        assert_eq!(said, says, "{name}: {}", planned.reason.text);
+        assert_eq!(
+            (planned.untrack.step, planned.untrack.note),
+            (step, note),
+            "{name}"
+        );
+        // `revert` takes away what is recorded, and nothing else.
+        let kept = facts.devices[0].rule.packets.is_some();
+        let plan = decide_revert(&facts, &kernel);
+        let expected = if kept {
+            RuleStep::Remove
+        } else {
+            RuleStep::Leave
+        };
+        assert_eq!(plan.devices[0].untrack.step, expected, "{name}");
+    }
+    // A feature that vxcsum turned off comes back when the rule is there, and not before.
+    for (own_table, action) in [(absent(), Action::AddRule), (made(packets), Action::TurnOn)] {
+        let mut device = device(OuterChecksum::Present, Ok(OFF));
+        device.exposure = std::rc::Rc::new(suffices());
+        device.rule = kept(packets);
+        device.history[Feature::Checksum].owned = true;
+        let mut facts = facts(device);
+        facts.own_table = own_table;
+        let policy = policy(notrack);
+        let plan = decide(&policy, &facts, &kernel(NotAffected, Affected));
+        assert_eq!(plan.devices[0].action, action);
+    }
 }
 
 /// Devices that vxcsum turned off: the action, the new entry in the record, and the time of giving back.

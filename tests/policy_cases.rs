@@ -137,7 +137,7 @@ fn case_files() {
 }
 
 /// The test notices a lost case.
-const CASES: usize = 23;
+const CASES: usize = 24;
 
 #[test]
 fn the_shipped_file_is_the_built_in_default() {
@@ -284,6 +284,7 @@ fn valid() -> impl Strategy<Value = String> {
         word(&["vmxnet3", "v*"]).prop_map(|d| format!("underlay-driver = \"{d}\"\n")),
         word(&["\"zero\"", "[\"zero\", \"present\"]"])
             .prop_map(|c| format!("outer-checksum = {c}\n")),
+        word(&["offload", "notrack"]).prop_map(|c| format!("cure = \"{c}\"\n")),
         word(&["a", "é \\\" \\\\ # b", "rule 9"]).prop_map(|n| format!("name = \"{n}\"\n")),
     ];
     let name = |key: &String| key.split(' ').next().map(str::to_owned);

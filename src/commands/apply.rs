@@ -13,6 +13,7 @@ use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{Node, require_net_admin};
 use crate::offload::plan::{self, Action, Plan};
 use crate::offload::report::{Changes, DeviceReport, Outcome, Report};
+use crate::offload::untrack::RuleStep;
 use crate::output::{self, journal_io};
 
 /// Upper bound on rescans by `apply --if-exists`.
@@ -30,7 +31,10 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
     let permitted = require_net_admin();
     if args.dry_run || permitted.is_err() {
-        let pending = |plan: &Plan<'_>| plan.devices.iter().any(|d| d.action != Action::Leave);
+        let pending = |plan: &Plan<'_>| {
+            let mut devices = plan.devices.iter();
+            devices.any(|d| d.action != Action::Leave || d.untrack.step != RuleStep::Leave)
+        };
         let facts = node.look(which)?;
         let plan = node.plan(&facts);
         if !args.dry_run && pending(&plan) {
@@ -90,8 +94,9 @@ fn change(
         if by_hand {
             node.end_backoffs(&mut facts, &mut locked);
         }
-        let plan = planner(node, &facts);
-        let mut applied = node.carry_out(&plan, &mut locked, matches!(which, Selection::All));
+        let complete = matches!(which, Selection::All);
+        let plan = node.settled(&mut facts, &mut locked, complete, &planner);
+        let mut applied = node.carry_out(&plan, &mut locked, complete);
         drop(locked);
         journal_io::conflicts(&plan, &applied.conflicts);
         if common.log {

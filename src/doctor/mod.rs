@@ -279,7 +279,8 @@ impl<'a> Diagnosis<'a> {
         if !tracked.is_empty() {
             let text = format!(
                 "or keep connection tracking, and so NAT, off the outer packets of {}: the offload stays on. Tunnel packets gain \
-                 nothing from being tracked. These commands hold until the next boot or `flush ruleset`",
+                 nothing from being tracked. With cure = \"notrack\" in the policy vxcsum keeps such rules itself. These commands \
+                 hold until the next boot or `flush ruleset`",
                 names.join(", ")
             );
             steps.push(NextStep {
@@ -324,6 +325,7 @@ impl<'a> Diagnosis<'a> {
         let (mut tracked, mut names) = (Vec::new(), Vec::new());
         for (device, _) in by_device(&self.report.devices) {
             if nat_threatens(device)
+                && device.notrack.is_none()
                 && let Some(Ok(packets)) = device.exposure.exposed().map(|found| &found.notrack)
             {
                 names.push(device.name.to_string());
@@ -394,7 +396,10 @@ impl<'a> Diagnosis<'a> {
         if !self.report.limited.is_empty() || !self.report.devices.iter().any(changes) {
             return;
         }
-        let text = if self.health == Health::Safe {
+        let mut pending = self.report.devices.iter().filter(|device| changes(device));
+        let text = if pending.all(|device| device.action == Action::AddRule) {
+            "make the rule notrack that the policy asks for, with cure = \"notrack\": this helps at once, and the offload stays on"
+        } else if self.health == Health::Safe {
             "apply the policy: it asks for more than packets of this node need now"
         } else if self.report.persistent == Some(false) {
             "turn the offload off where it is needed. That helps at once, until the device is created again or the node reboots; the last command keeps it off"

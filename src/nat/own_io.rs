@@ -11,36 +11,20 @@
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
-use super::nft::own::{self, Packets};
+use super::nft::own::{self, OwnTable, Packets};
 use super::nft::{self, Get, Ruleset};
-use super::read_io::Dumps;
+use super::read_io::{Dumps, retry};
 use crate::fault::{Fault, Malformed};
 use crate::netlink::DumpError;
 use crate::netlink::requests::Requests;
 use crate::netlink::socket_io::Netlink;
 
-/// The state of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnTable {
-    /// The table does not exist, or this kernel has no `nf_tables`.
-    Absent,
-    /// The table is as vxcsum creates it, for these packets.
-    Made(Packets),
-    /// A table with this name has other contents, so its effect is not known.
-    Changed,
-}
-
 /// # Errors
 /// The kernel refuses, or the table changed during the read.
 pub fn read() -> Result<OwnTable, Fault> {
-    // No such table, no netfilter, or no such subsystem.
-    let absent = [
-        Errno::NOENT,
-        Errno::PROTONOSUPPORT,
-        Errno::INVAL,
-        Errno::OPNOTSUPP,
-    ];
-    match try_read() {
+    // No netfilter, or no such subsystem.
+    let absent = [Errno::PROTONOSUPPORT, Errno::INVAL, Errno::OPNOTSUPP];
+    match retry(try_read) {
         Err(e) if absent.iter().any(|code| e.is(*code)) => Ok(OwnTable::Absent),
         other => other.map_err(|e| {
             let operation = format!("read nf_tables table {}", own::TEXT);
@@ -49,8 +33,19 @@ pub fn read() -> Result<OwnTable, Fault> {
     }
 }
 
-fn try_read() -> Result<OwnTable, DumpError> {
+/// `None` asks for another attempt: the rules changed meanwhile.
+fn try_read() -> Result<Option<OwnTable>, DumpError> {
     let mut dumps = Dumps::open()?;
+    let before = dumps.generation()?;
+    let found = match find(&mut dumps) {
+        Err(e) if e.is(Errno::NOENT) => OwnTable::Absent,
+        other => other?,
+    };
+    let same = !dumps.interrupted && dumps.generation()? == before;
+    Ok(same.then_some(found))
+}
+
+fn find(dumps: &mut Dumps) -> Result<OwnTable, DumpError> {
     let mut rules = Ruleset::default();
     let mut objects = None;
     dumps.one(
@@ -78,9 +73,6 @@ fn try_read() -> Result<OwnTable, DumpError> {
         |w, seq| nft::chain_rules_request(w, seq, (own::FAMILY, own::NAME, own::CHAIN)),
         |m| rules.add_rule_of(&of, m),
     )?;
-    if dumps.interrupted {
-        return Err(DumpError::Interrupted);
-    }
     let [table] = <[_; 1]>::try_from(rules.finish()).map_err(|_| Malformed("table"))?;
     // The table has nothing besides its one chain.
     let made = own::recognise(&table).filter(|_| objects == Some(1));

@@ -159,7 +159,9 @@ pub(super) fn has_legacy() -> bool {
 }
 
 /// Repeats a read up to [`ATTEMPTS`] times. `None` means: retry.
-fn retry<T>(mut read: impl FnMut() -> Result<Option<T>, DumpError>) -> Result<T, DumpError> {
+pub(super) fn retry<T>(
+    mut read: impl FnMut() -> Result<Option<T>, DumpError>,
+) -> Result<T, DumpError> {
     for _ in 0..ATTEMPTS {
         if let Some(done) = read()? {
             return Ok(done);

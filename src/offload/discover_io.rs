@@ -15,7 +15,7 @@ use std::rc::Rc;
 use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
-use super::facts::{Device, Exposure};
+use super::facts::{Device, Exposure, RuleHistory};
 use crate::error::Error;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
@@ -117,6 +117,7 @@ impl Discovery {
                     remotes: Vec::new(),
                     no_peers: false,
                     history: PerFeature::default(),
+                    rule: RuleHistory::default(),
                 });
         Ok((table, devices.collect()))
     }

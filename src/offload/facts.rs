@@ -11,6 +11,8 @@ use crate::kernel::KernelFacts;
 use crate::link::segmentation::Segmentation;
 use crate::link::{Underlay, VxlanLink};
 pub use crate::nat::exposure::Exposure;
+use crate::nat::exposure::Untracked;
+use crate::nat::nft::own::OwnTable;
 
 /// One VXLAN device and all that was learnt about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Device {
     pub no_peers: bool,
     /// What the record of this boot says of each feature.
     pub history: PerFeature<History>,
+    /// And of a rule for its packets.
+    pub rule: RuleHistory,
 }
 
 /// What vxcsum has done to one feature of a device since boot.
@@ -44,6 +48,30 @@ pub struct History {
     pub not_exposed_for: Option<u64>,
 }
 
+/// What vxcsum has done since boot about a rule that leaves the packets of a device untracked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleHistory {
+    /// It keeps one for these packets, or tried to.
+    pub packets: Option<Untracked>,
+    /// Why it does not try now.
+    pub unusable: Option<Unusable>,
+    /// That was written down before, so that it is no news.
+    pub in_backoff: bool,
+    /// As in [`History`].
+    pub not_exposed_for: Option<u64>,
+    /// This run has made or removed the rule.
+    pub changed: bool,
+}
+
+/// Why no rule is tried that would suffice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// Another program has taken it away so often.
+    Contested(usize),
+    /// The kernel does not take it, and said this.
+    Refused(String),
+}
+
 /// All that a decision needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -53,4 +81,6 @@ pub struct Facts {
     pub table: FeatureTable,
     /// The VXLAN devices, by ifindex.
     pub devices: Vec<Device>,
+    /// vxcsum's own table of `nf_tables`, where it was asked for; an error says why nothing is known of it.
+    pub own_table: Option<Result<OwnTable, Fault>>,
 }

@@ -305,7 +305,8 @@ fn failure(device: &DeviceReport<'_>) -> String {
 /// What to run next for these devices.
 fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
     let pending = |device: &&DeviceReport<'_>| {
-        device.outcome == Outcome::Planned && device.action == Action::TurnOff
+        device.outcome == Outcome::Planned
+            && matches!(device.action, Action::TurnOff | Action::AddRule)
     };
     if report.limited.is_empty() && devices.iter().any(pending) {
         "Fix: vxcsum apply".to_owned()

@@ -13,3 +13,4 @@ pub(crate) mod record;
 pub(crate) mod record_io;
 pub mod report;
 pub(crate) mod units_io;
+pub mod untrack;

@@ -10,7 +10,7 @@
     reason = "this file does I/O"
 )]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -22,11 +22,12 @@ use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::health::Limit;
 use super::plan::{
-    Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on, own_features, state,
+    Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on, own_features, state, subject,
 };
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Changes, KernelReport, Outcome};
+use super::untrack::{RuleNote, RulePlan, RuleStep};
 use crate::error::Error;
 use crate::ethtool::backend_io::{Backend, Choice};
 use crate::ethtool::{Feature, FeatureTable};
@@ -34,10 +35,12 @@ use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements, Trigger};
 use crate::link::forwarding_io::forwards;
 use crate::link::segmentation::{Segmentation, segmentation};
-use crate::nat::exposure::{Doubt, Exposure, OuterFlow};
+use crate::nat::exposure::{Doubt, Exposure, NoCure, OuterFlow};
+use crate::nat::nft::own::{self, OwnTable, Packets};
+use crate::nat::own_io;
 use crate::nat::partial_io::RulesInUse;
-use crate::policy::Policy;
 use crate::policy::files_io::{self, Wanted};
+use crate::policy::{Cure, Policy};
 use crate::probe::{ProbeRun, file_io, run_io};
 
 /// What a probe measured; nothing without one.
@@ -80,6 +83,8 @@ pub struct Node {
     /// Answers that were not kept yet.
     new_answers: Vec<(OuterFlow, Exposure)>,
     netns: Netns,
+    /// What vxcsum's own table has to hold, by the record of the last look.
+    kept_packets: Packets,
 }
 
 /// What decisions depend on beside the devices themselves.
@@ -159,6 +164,7 @@ impl Node {
             answers,
             new_answers: Vec::new(),
             netns: record_io::netns(),
+            kept_packets: Packets::new(),
         })
     }
 
@@ -218,6 +224,10 @@ impl Node {
                 if device.history[feature].contested.take().is_some() {
                     locked.state.forget_flips(&identity, feature);
                 }
+            }
+            if device.rule.unusable.take().is_some() {
+                device.rule.in_backoff = false;
+                locked.state.retry_rule(&identity);
             }
         }
     }
@@ -282,7 +292,9 @@ impl Node {
         let (table, mut devices) = self.discovery.devices(&mut self.backend, selection)?;
         let now = record_io::now();
         for device in &mut devices {
-            device.history = state.history(&self.identity(device), now);
+            let identity = self.identity(device);
+            device.history = state.history(&identity, now);
+            device.rule = state.rule_history(&identity, now);
         }
         // Many rules take seconds to read.
         let needs = |trigger| depends_on(trigger, &self.policy, &devices, &self.verdict);
@@ -317,13 +329,156 @@ impl Node {
         self.depends_on.rules |= nat;
         self.depends_on.destinations |= nat && devices.iter().any(harmless);
         // The cure against NAT is one against this, too.
-        let once = |d: &Device| d.segmentation.twice() == Some(false) && (!nat || harmless(d));
+        let once = |d: &Device| {
+            d.segmentation.twice() == Some(false)
+                && (!nat || harmless(d) || d.rule.packets.is_some())
+        };
         self.depends_on.segmentation |= segmentation && devices.iter().any(once);
+        let whole = matches!(selection, Selection::All);
+        let asks = state.has_rules(self.netns)
+            || (self.ignore_rules && whole)
+            || (nat && self.wants_rules(&devices));
+        self.kept_packets = state.packets(self.netns, now);
         Ok(Facts {
             kernel: self.kernel.clone(),
             table,
             devices,
+            own_table: asks.then(own_io::read),
         })
+    }
+
+    /// Whether the policy asks for rules in place of turning the offload off.
+    fn wants_rules(&self, devices: &[Device]) -> bool {
+        let mut rules = devices
+            .iter()
+            .map(|d| self.policy.deciding_rule(&subject(d)));
+        rules.any(|rule| self.policy.cure_for(rule).0 == Cure::Notrack)
+    }
+
+    /// Whether vxcsum's own table is not what it has to be, by the record of the last look.
+    pub fn lost_rules(&self) -> bool {
+        let wanted = &self.kept_packets;
+        let as_wanted =
+            |found: &OwnTable| matches!(found, OwnTable::Made(found) if found == wanted);
+        !wanted.is_empty() && !own_io::read().is_ok_and(|found| as_wanted(&found))
+    }
+
+    /// Whether its own table has to hold rules.
+    pub fn keeps_rules(&self) -> bool {
+        !self.kept_packets.is_empty()
+    }
+
+    /// A plan, after vxcsum's own table was put in order as it asks for.
+    pub fn settled<'f>(
+        &mut self,
+        facts: &'f mut Facts,
+        locked: &mut Locked,
+        complete: bool,
+        planner: impl for<'p> Fn(&Self, &'p Facts) -> Plan<'p>,
+    ) -> Plan<'f> {
+        let asks = |rule: &RulePlan| rule.step != RuleStep::Leave || rule.note.is_some();
+        let plan = planner(self, facts);
+        let devices = plan.devices.iter().filter(|d| asks(&d.untrack));
+        let plans: HashMap<u32, RulePlan> = devices
+            .map(|d| (d.device.link.ifindex, d.untrack.clone()))
+            .collect();
+        if !plans.is_empty() || (complete && facts.own_table.is_some()) {
+            self.settle_rules(facts, &plans, locked, complete);
+        }
+        planner(self, facts)
+    }
+
+    /// Puts vxcsum's own table in order, as these plans for the devices of the facts ask for it, and says in the facts what came of it:
+    /// the features are decided on after that. Where the kernel does not take a rule, the offload goes off instead. The record is
+    /// written before, as with the features.
+    fn settle_rules(
+        &mut self,
+        facts: &mut Facts,
+        plans: &HashMap<u32, RulePlan>,
+        locked: &mut Locked,
+        complete: bool,
+    ) {
+        let now = record_io::now();
+        let had_rules = locked.state.has_rules(self.netns);
+        let mut dirty = false;
+        let mut after = locked.state.clone();
+        for device in &facts.devices {
+            let identity = self.identity(device);
+            let Some(plan) = plans.get(&device.link.ifindex) else {
+                continue;
+            };
+            dirty |= plan.note.is_some() || plan.step != RuleStep::Leave;
+            for state in [&mut locked.state, &mut after] {
+                match plan.note {
+                    Some(RuleNote::NotExposed) => state.set_rule_not_exposed(&identity, Some(now)),
+                    Some(RuleNote::MayBeExposed) => state.set_rule_not_exposed(&identity, None),
+                    Some(RuleNote::GiveUp) => state.give_up_rule(&identity, None, now),
+                    None => {}
+                }
+                if let RuleStep::Add(packets) = plan.step {
+                    let reason = ReasonCode::Exposed.as_str();
+                    state.record_rule(identity.clone(), packets, reason, now);
+                }
+            }
+            match plan.step {
+                RuleStep::Add(_) => after.confirm_rule(&identity),
+                RuleStep::Remove => after.remove_rule(&identity),
+                RuleStep::Leave => {}
+            }
+        }
+        if complete && had_rules {
+            let there: Vec<_> = facts.devices.iter().map(|d| self.identity(d)).collect();
+            dirty |= after.prune(self.netns, &there);
+        }
+        let wanted = after.packets(self.netns, now);
+        let differs = match &facts.own_table {
+            Some(Ok(OwnTable::Made(found))) => *found != wanted,
+            Some(Ok(OwnTable::Absent)) => !wanted.is_empty(),
+            // Without rules of its own this is somebody else's table.
+            Some(Ok(OwnTable::Changed)) => !wanted.is_empty() || had_rules,
+            Some(Err(_)) | None => false,
+        };
+        if dirty {
+            self.record.save(&locked.state, &locked.lock);
+        }
+        if differs && !had_rules && wanted.is_empty() {
+            warn!(
+                "nf_tables table {} is removed: the record of this boot does not know it",
+                own::TEXT
+            );
+        }
+        let set = if differs {
+            own_io::set(&wanted)
+        } else {
+            Ok(())
+        };
+        if differs {
+            facts.own_table = Some(own_io::read());
+        }
+        match &set {
+            Ok(()) => locked.state = after,
+            Err(fault) => {
+                warn!("{fault}");
+                for device in &facts.devices {
+                    let plan = plans.get(&device.link.ifindex);
+                    if plan.is_some_and(|plan| matches!(plan.step, RuleStep::Add(_))) {
+                        let said = Some(fault.text.clone());
+                        let identity = self.identity(device);
+                        locked.state.give_up_rule(&identity, said, now);
+                    }
+                }
+            }
+        }
+        if dirty {
+            self.record.save(&locked.state, &locked.lock);
+        }
+        self.kept_packets = locked.state.packets(self.netns, now);
+        for device in &mut facts.devices {
+            let plan = plans.get(&device.link.ifindex);
+            let stepped = plan.is_some_and(|plan| plan.step != RuleStep::Leave);
+            device.rule = locked.state.rule_history(&self.identity(device), now);
+            device.rule.changed = stepped && set.is_ok();
+        }
     }
 
     /// Fills in the exposure of these devices, by no more of the rules than that takes unless `all` of them are wanted.
@@ -335,7 +490,17 @@ impl Node {
         let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
         let kept = || self.answers.load(self.netns, &open);
         let read = all || self.keep_rules || self.rules.is_some();
-        let exposures = if let Some(kept) = (!read).then(kept).flatten() {
+        // Only all rules can tell whether a rule notrack suffices.
+        let wants_rules = self.wants_rules(devices);
+        let lacks = |exposures: &[Exposure]| {
+            let found = exposures.iter().filter_map(Exposure::exposed);
+            wants_rules
+                && found
+                    .into_iter()
+                    .any(|found| found.notrack == Err(NoCure::NotAsked))
+        };
+        let kept = (!read).then(kept).flatten();
+        let exposures = if let Some(kept) = kept.filter(|kept| !lacks(kept)) {
             kept
         } else {
             let rules = if all {
@@ -344,7 +509,10 @@ impl Node {
                 self.rules
                     .get_or_insert_with(|| RulesInUse::some(&self.options.root))
             };
-            let exposures = rules.decide(&open);
+            let mut exposures = rules.decide(&open);
+            if lacks(&exposures) {
+                exposures = self.rules.insert(RulesInUse::all()).decide(&open);
+            }
             self.new_answers = open.into_iter().zip(exposures.iter().cloned()).collect();
             exposures
         };

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use serde::{Serialize, Serializer};
 
 use super::facts::{Device, Exposure, Facts, History};
+use super::untrack::{self, Cured, RulePlan, RuleStep};
 use crate::ethtool::{Feature, FeatureState, FeatureTable};
 use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
 use crate::link::OuterChecksum;
@@ -22,6 +23,10 @@ codes! {
         TurnOff = "turn-off",
         /// Give the feature back: vxcsum turned it off, and it is not needed any more, or `revert` asks for it.
         TurnOn = "turn-on",
+        /// Make a rule that leaves its outer packets untracked, so that no NAT sees them; the feature stays on.
+        AddRule = "add-rule",
+        /// Remove that rule: it is not needed any more, or `revert` asks for it.
+        RemoveRule = "remove-rule",
         /// Nothing.
         Leave = "leave",
     }
@@ -59,6 +64,8 @@ codes! {
         ExposureUnknownNotExposed = "exposure-unknown-not-exposed",
         /// It should be off, and is.
         AlreadyOff = "already-off",
+        /// NAT on this node would rewrite the outer packets, and vxcsum's rule `notrack` keeps it off them: it need not be off.
+        AlreadyUntracked = "already-untracked",
         /// It should be off, and the kernel does not let anybody change it on this device.
         FeatureFixed = "feature-fixed",
         /// It should be off, and this kernel has no feature of this name.
@@ -71,6 +78,8 @@ codes! {
         TurnedOffByVxcsum = "turned-off-by-vxcsum",
         /// `revert`: vxcsum turned it off since boot, and it is on again.
         AlreadyOn = "already-on",
+        /// `revert`: vxcsum made a rule for its outer packets since boot.
+        UntrackedByVxcsum = "untracked-by-vxcsum",
         /// `revert`: vxcsum did not turn it off since boot.
         NotTurnedOffByVxcsum = "not-turned-off-by-vxcsum",
     }
@@ -125,6 +134,8 @@ pub struct DevicePlan<'a> {
     pub rule: Option<Rc<str>>,
     /// What the kernel will turn off or on with the feature, as bits.
     pub also: u128,
+    /// What is to be done about a rule for its packets.
+    pub untrack: RulePlan,
     /// What the record does not say yet.
     pub note: Option<Note>,
     /// In how many seconds the feature is given back if nothing changes.
@@ -166,6 +177,8 @@ impl Plan<'_> {
             device.action != Action::Leave
                 || device.reason.code == ReasonCode::Contested
                 || device.note.is_some()
+                || device.untrack.step != RuleStep::Leave
+                || device.untrack.note.is_some()
         })
     }
 
@@ -216,11 +229,79 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
                 judged.push(judge(policy, rule, device, kernel));
                 judged.len() - 1
             });
-        rows(policy, device, table, &judged[known])
+        let judged = &judged[known];
+        let ruled = ruled(policy, rule, facts, device, judged);
+        match &ruled.judged {
+            Some(judged) => rows(policy, device, table, judged, &ruled),
+            None => rows(policy, device, table, judged, &ruled),
+        }
     });
     Plan {
         table,
         devices: devices.flatten().collect(),
+    }
+}
+
+/// What a rule that leaves the packets of a device untracked makes of a judgement.
+struct Ruled<'a> {
+    untrack: RulePlan,
+    /// The judgement, where it is another with the rule, or with what speaks against it.
+    judged: Option<Judged<'a>>,
+    /// What was judged about NAT without it.
+    why: Reason,
+    /// How long a rule that is not needed stays.
+    wait: Option<Wait>,
+}
+
+fn ruled<'a>(
+    policy: &Policy,
+    rule: Option<&PolicyRule>,
+    facts: &Facts,
+    device: &Device,
+    judged: &Judged<'a>,
+) -> Ruled<'a> {
+    const NAT: usize = Trigger::Nat as usize;
+    let (asks, why) = match &judged.asked[NAT] {
+        Some((asks, why)) => (*asks, why),
+        None => (false, judged.why(Feature::Checksum, None, false)),
+    };
+    let asked = asks
+        .then(|| untrack::asked(policy, rule, &device.exposure, why.code))
+        .flatten();
+    let history = &device.rule;
+    let wait = wait_before_give_back(policy, history.not_exposed_for, why.code);
+    let off = state(device, &facts.table, Feature::Checksum).is_some_and(FeatureState::off);
+    let open = asks && !off;
+    let (untrack, cured) = untrack::decide_rule(facts, history, &asked, &wait, why.code, open);
+    let otherwise = |asks: bool, why: Reason| {
+        let mut judged = judged.clone();
+        judged.asked[NAT] = Some((asks, why));
+        judged
+    };
+    let with_rule = match &cured {
+        Cured::Yes => {
+            let mut judged = otherwise(false, untrack::cured(&untrack, why));
+            if let Some(danger) = judged.dangers[NAT].as_mut().filter(|_| untrack.in_place) {
+                // Whether the rule suffices was decided without it.
+                let found = device.exposure.exposed();
+                let suffices = found.is_some_and(|found| found.notrack.is_ok());
+                danger.happens = suffices.then_some(false);
+                danger.accepted = true;
+            }
+            Some(judged)
+        }
+        Cured::No(Some(refusal)) => {
+            let text = format!("{}; {refusal}", why.text).into();
+            let code = why.code;
+            Some(otherwise(asks, Reason { code, text }))
+        }
+        Cured::No(None) => None,
+    };
+    Ruled {
+        untrack,
+        judged: with_rule,
+        why: why.clone(),
+        wait: (!asks).then_some(wait),
     }
 }
 
@@ -230,6 +311,7 @@ fn rows<'a>(
     device: &'a Device,
     table: &FeatureTable,
     judged: &Judged<'_>,
+    ruled: &Ruled<'_>,
 ) -> Vec<DevicePlan<'a>> {
     let needed = judged.needed(device, table);
     let first = needed
@@ -238,7 +320,10 @@ fn rows<'a>(
     let others = owned(device).filter(|feature| *feature != first);
     let features = std::iter::once(first).chain(others);
     features
-        .map(|feature| row(policy, device, table, judged, feature, needed))
+        .map(|feature| {
+            let ruled = (ruled, feature == first);
+            row(policy, device, table, judged, ruled, feature, needed)
+        })
         .collect()
 }
 
@@ -247,6 +332,8 @@ fn row<'a>(
     device: &'a Device,
     table: &FeatureTable,
     judged: &Judged<'_>,
+    // And whether this is the first entry of the device.
+    (ruled, first): (&Ruled<'_>, bool),
     feature: Feature,
     needed: Option<Feature>,
 ) -> DevicePlan<'a> {
@@ -259,12 +346,24 @@ fn row<'a>(
     let must_be_off = needed == Some(feature) || kept;
     let note = note(history, state, must_be_off, why.code);
     let mut give_back_in = None;
+    // Where nothing has to be off because of NAT that a rule will keep off the packets: first the rule has to be there.
+    let waits = matches!(why.code, ReasonCode::NoPeersYet | ReasonCode::Exposed);
     let (action, reason) = if must_be_off {
         act(device, table, feature, why)
-    } else if history.owned && is_off && why.code != ReasonCode::NoPeersYet {
-        let wait = wait_before_give_back(policy, history, why.code);
+    } else if history.owned && is_off && !waits {
+        let wait = wait_before_give_back(policy, history.not_exposed_for, why.code);
         give_back_in = wait.seconds();
         give_back(&why, &wait)
+    } else if first {
+        let (action, reason, seconds) = untrack::act(
+            &device.rule,
+            &ruled.untrack,
+            ruled.wait.as_ref(),
+            &ruled.why,
+            why,
+        );
+        give_back_in = seconds;
+        (action, reason)
     } else {
         (Action::Leave, why)
     };
@@ -286,6 +385,7 @@ fn row<'a>(
         reason,
         rule: judged.label.clone(),
         also,
+        untrack: ruled.untrack.clone(),
         note,
         give_back_in,
     }
@@ -323,7 +423,7 @@ fn note(
 }
 
 /// How long a feature that is not needed stays off.
-enum Wait {
+pub(super) enum Wait {
     /// It is given back now.
     Over,
     /// For so many more of so many seconds.
@@ -333,7 +433,7 @@ enum Wait {
 }
 
 impl Wait {
-    fn seconds(&self) -> Option<u64> {
+    pub(super) fn seconds(&self) -> Option<u64> {
         match self {
             Self::Seconds(left, _) => Some(*left),
             Self::Over | Self::ForEver => None,
@@ -342,14 +442,14 @@ impl Wait {
 }
 
 /// NAT rules come and go, as in the reload of a firewall; the policy and the kernel do not.
-fn wait_before_give_back(policy: &Policy, history: History, why: ReasonCode) -> Wait {
+fn wait_before_give_back(policy: &Policy, not_exposed_for: Option<u64>, why: ReasonCode) -> Wait {
     if !rests_on_rules(why) {
         return Wait::Over;
     }
     let Some(whole) = policy.give_back_after.value else {
         return Wait::ForEver;
     };
-    let so_far = history.not_exposed_for.unwrap_or(0);
+    let so_far = not_exposed_for.unwrap_or(0);
     let whole = whole.as_secs();
     match whole.saturating_sub(so_far) {
         0 => Wait::Over,
@@ -380,7 +480,7 @@ fn give_back(why: &Reason, wait: &Wait) -> (Action, Reason) {
     (action, Reason { code, text })
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match (seconds / 60, seconds % 60) {
         (1, 0) => "1 minute".to_owned(),
         (minutes, 0) if minutes > 0 => format!("{minutes} minutes"),
@@ -403,6 +503,7 @@ pub struct Danger {
 pub type PerTrigger<T> = [T; Trigger::ALL.len()];
 
 /// What depends on nothing but the rule, the outer checksum and the exposure of a device.
+#[derive(Clone)]
 struct Judged<'a> {
     rule: Option<&'a PolicyRule>,
     outer_checksum: OuterChecksum,
@@ -500,7 +601,8 @@ pub fn cures(trigger: Trigger) -> impl Iterator<Item = Feature> {
 fn more_telling<'r>(first: &'r (bool, Reason), next: &'r (bool, Reason)) -> &'r (bool, Reason) {
     let weight = |(off, reason): &(bool, Reason)| match (off, reason.code) {
         (true, _) => 3,
-        (false, ReasonCode::NoPeersYet) => 2,
+        // No feature has to be off because of NAT only where a rule is there, or will be.
+        (false, ReasonCode::NoPeersYet | ReasonCode::AlreadyUntracked | ReasonCode::Exposed) => 2,
         // That it is latent says more than that another bug is not there.
         (false, ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed) => 1,
         (false, _) => 0,
@@ -653,7 +755,7 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
         if features.is_empty() {
             features.push(Feature::Checksum);
         }
-        let row = move |feature| revert_row(device, table, feature, kernel);
+        let row = move |feature| revert_row(facts, device, feature, kernel);
         features.into_iter().map(row)
     });
     Plan {
@@ -663,11 +765,12 @@ pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
 }
 
 fn revert_row<'a>(
+    facts: &'a Facts,
     device: &'a Device,
-    table: &FeatureTable,
     feature: Feature,
     kernel: &KernelVerdict,
 ) -> DevicePlan<'a> {
+    let table = &facts.table;
     let dependents = dependents(table, feature);
     let leave = |code, text: &str| {
         let text = text.into();
@@ -695,6 +798,16 @@ fn revert_row<'a>(
             "vxcsum turned it off, and its state could not be read",
         ),
     };
+    let rule = &device.rule;
+    let (action, reason) = match reason.code {
+        ReasonCode::NotTurnedOffByVxcsum if rule.changed || rule.packets.is_some() => {
+            let code = ReasonCode::UntrackedByVxcsum;
+            let text = "vxcsum made a rule notrack for its packets; the next apply does so again unless the policy says otherwise";
+            let text = text.into();
+            (Action::RemoveRule, Reason { code, text })
+        }
+        _ => (action, reason),
+    };
     DevicePlan {
         device,
         verdict: verdict(device.link.outer_checksum, kernel, |_| true),
@@ -706,6 +819,7 @@ fn revert_row<'a>(
         reason,
         rule: None,
         also,
+        untrack: untrack::revert(facts, rule),
         note: None,
         give_back_in: None,
     }

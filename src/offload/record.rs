@@ -2,11 +2,14 @@
 //!
 //! Owns the contents of `/run/vxcsum/state.json` and what they mean. Pure: times and boot id are handed in.
 
+mod rules;
+
 use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use self::rules::RuleEntry;
 use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::VxlanLink;
@@ -33,6 +36,9 @@ pub struct State {
     devices: Vec<Entry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<Waiting>,
+    /// Whose packets vxcsum leaves untracked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<RuleEntry>,
 }
 
 /// A device without peers.
@@ -176,6 +182,7 @@ impl State {
             boot_id: boot_id.to_owned(),
             devices: Vec::new(),
             waiting: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -227,33 +234,9 @@ impl State {
     /// Writes down that these are about to be turned off. If an earlier change was confirmed, it was turned back on meanwhile.
     pub fn record_off(&mut self, devices: Vec<NewEntry>, now: Now) {
         for device in devices {
-            let (key, identity) = (device.identity.key(device.feature), device.identity);
-            let mut flips: Vec<u64> = Vec::new();
-            let (mut since, mut also_off) = (now.unix, Rc::clone(&device.also_off));
-            if let Some(old) = self.entry(&identity, device.feature) {
-                flips.extend(old.recent_flips(now));
-                flips.extend(old.confirmed.then_some(now.boot));
-                since = old.since;
-                if device.also_off.is_empty() {
-                    also_off = Rc::clone(&old.also_off);
-                }
-            }
-            let entry = Entry {
-                netns: identity.netns.inode,
-                netns_cookie: identity.netns.cookie,
-                ifindex: identity.ifindex,
-                name: identity.name,
-                vni: identity.vni,
-                mac: identity.mac,
-                feature: device.feature,
-                reason: Cow::Borrowed(device.reason),
-                also_off,
-                since,
-                confirmed: false,
-                flips,
-                backoff_until: None,
-                not_exposed_since: None,
-            };
+            let key = device.identity.key(device.feature);
+            let old = self.entry(&device.identity, device.feature);
+            let entry = Entry::new(device, old, now);
             match self.find(key) {
                 Ok(at) => self.devices[at] = entry,
                 Err(at) => self.devices.insert(at, entry),
@@ -280,7 +263,7 @@ impl State {
         let Some(entry) = self.entry_mut(device, feature) else {
             return false;
         };
-        if entry.backoff_until.is_some_and(|until| now.boot < until) {
+        if entry.in_backoff(now) {
             return false;
         }
         entry.flips.push(now.boot);
@@ -306,9 +289,7 @@ impl State {
     /// A person has named the device: what others did to it before is no reason to wait.
     pub fn forget_flips(&mut self, device: &Identity, feature: Feature) {
         if let Some(entry) = self.entry_mut(device, feature) {
-            entry.backoff_until = None;
-            entry.flips.clear();
-            entry.confirmed = false;
+            entry.forget_flips();
         }
     }
 
@@ -374,34 +355,26 @@ impl State {
         self.waiting.iter().any(recent)
     }
 
-    /// Whether nothing is turned off.
+    /// Whether nothing is turned off, and no rule kept.
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty()
+        self.devices.is_empty() && self.rules.is_empty()
     }
 
     /// Drops this namespace's entries of devices that are gone, those of an earlier namespace with the same inode, and the oldest
     /// of other namespaces if there are too many. True if there were any. The devices are all that there are, by ifindex.
     pub fn prune(&mut self, netns: Netns, devices: &[Identity]) -> bool {
-        let before = self.devices.len();
-        self.devices.retain(|entry| {
+        let before = self.devices.len() + self.rules.len();
+        let stays = |entry: &Entry| {
             let exists = |at: usize| entry.is_of(&devices[at]);
             entry.netns != netns.inode
                 || devices
                     .binary_search_by_key(&entry.ifindex, |device| device.ifindex)
                     .is_ok_and(exists)
-        });
-        let mut surplus = self
-            .devices
-            .iter()
-            .filter(|e| e.netns != netns.inode)
-            .count()
-            .saturating_sub(MAX_OTHER_NETNS);
-        self.devices.retain(|entry| {
-            let drop = entry.netns != netns.inode && surplus > 0;
-            surplus -= usize::from(drop);
-            !drop
-        });
-        self.devices.len() != before
+        };
+        let elsewhere = |entry: &Entry| entry.netns != netns.inode;
+        keep(&mut self.devices, |entry| entry, stays, elsewhere);
+        keep(&mut self.rules, |rule| &rule.entry, stays, elsewhere);
+        self.devices.len() + self.rules.len() != before
     }
 
     fn find(&self, key: Key) -> Result<usize, usize> {
@@ -409,7 +382,69 @@ impl State {
     }
 }
 
+/// Keeps the entries that stay, and of those of other namespaces the newest.
+fn keep<T>(
+    all: &mut Vec<T>,
+    entry: impl Fn(&T) -> &Entry,
+    stays: impl Fn(&Entry) -> bool,
+    elsewhere: impl Fn(&Entry) -> bool,
+) {
+    all.retain(|one| stays(entry(one)));
+    let others = all.iter().filter(|one| elsewhere(entry(one))).count();
+    let mut surplus = others.saturating_sub(MAX_OTHER_NETNS);
+    all.retain(|one| {
+        let drop = elsewhere(entry(one)) && surplus > 0;
+        surplus -= usize::from(drop);
+        !drop
+    });
+}
+
 impl Entry {
+    /// What is about to be done, with what is known of the last time.
+    fn new(device: NewEntry, old: Option<&Self>, now: Now) -> Self {
+        let identity = device.identity;
+        let mut flips: Vec<u64> = Vec::new();
+        let (mut since, mut also_off) = (now.unix, device.also_off);
+        if let Some(old) = old {
+            flips.extend(old.recent_flips(now));
+            flips.extend(old.confirmed.then_some(now.boot));
+            since = old.since;
+            if also_off.is_empty() {
+                also_off = Rc::clone(&old.also_off);
+            }
+        }
+        Self {
+            netns: identity.netns.inode,
+            netns_cookie: identity.netns.cookie,
+            ifindex: identity.ifindex,
+            name: identity.name,
+            vni: identity.vni,
+            mac: identity.mac,
+            feature: device.feature,
+            reason: Cow::Borrowed(device.reason),
+            also_off,
+            since,
+            confirmed: false,
+            flips,
+            backoff_until: None,
+            not_exposed_since: None,
+        }
+    }
+
+    fn is_in(&self, netns: Netns) -> bool {
+        (self.netns, self.netns_cookie) == (netns.inode, netns.cookie)
+    }
+
+    fn forget_flips(&mut self) {
+        self.backoff_until = None;
+        self.flips.clear();
+        self.confirmed = false;
+    }
+
+    fn in_backoff(&self, now: Now) -> bool {
+        self.backoff_until.is_some_and(|until| now.boot < until)
+    }
+
     fn key(&self) -> Key {
         (self.netns, self.ifindex, self.feature)
     }
@@ -437,7 +472,7 @@ impl Entry {
     /// How often somebody has lately turned the feature back on, if it is too often to go on: asked when the feature is found
     /// on, which itself counts if vxcsum had turned it off.
     fn contested(&self, now: Now) -> Option<usize> {
-        if self.backoff_until.is_some_and(|until| now.boot < until) {
+        if self.in_backoff(now) {
             return Some(self.flips.len().max(MAX_FLIPS));
         }
         let flips = self.recent_flips(now).count() + usize::from(self.confirmed);
@@ -453,26 +488,26 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const NETNS: Netns = Netns {
+    pub const NETNS: Netns = Netns {
         inode: 4_026_531_840,
         cookie: Some(1),
     };
 
     const CHECKSUM: Feature = Feature::Checksum;
 
-    fn at(boot: u64) -> Now {
+    pub fn at(boot: u64) -> Now {
         Now {
             boot,
             unix: 1_700_000_000 + boot,
         }
     }
 
-    fn device(netns: Netns, ifindex: u32) -> Identity {
+    pub fn device(netns: Netns, ifindex: u32) -> Identity {
         Identity {
             netns,
             ifindex,

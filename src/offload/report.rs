@@ -82,6 +82,16 @@ impl KernelReport {
     }
 }
 
+/// A rule of the table of nf_tables that is vxcsum's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NotrackRule {
+    /// The rule as nft(8) writes it.
+    pub rule: String,
+    /// Whether it is there. It was read back.
+    pub in_place: bool,
+}
+
 /// One device's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -128,6 +138,9 @@ pub struct DeviceReport<'a> {
     /// It has no peers yet, and a decision waits for the first.
     #[serde(skip)]
     pub waits: bool,
+    /// The rule that keeps NAT off its outer packets, if vxcsum keeps one or would make one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notrack: Option<NotrackRule>,
     /// What is to be done.
     pub action: Action,
     /// Why.
@@ -299,6 +312,10 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         dangers: &plan.dangers,
         cured,
         waits: plan.waits,
+        notrack: plan.untrack.packets.map(|packets| NotrackRule {
+            rule: packets.rule(),
+            in_place: plan.untrack.in_place,
+        }),
         action: plan.action,
         reason: &plan.reason,
         rule: plan.rule.as_deref(),
@@ -317,7 +334,12 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         // device is simply gone.
         (_, _, Err(fault)) if fault.gone() => (Outcome::Gone, Some(fault.clone())),
         (_, _, Err(fault)) => (Outcome::Failed, Some(fault.clone())),
-        (Action::TurnOff | Action::TurnOn, _, _) => (Outcome::Planned, None),
+        (Action::AddRule | Action::RemoveRule, _, _) if plan.device.rule.changed => {
+            (Outcome::Changed, None)
+        }
+        (Action::TurnOff | Action::TurnOn | Action::AddRule | Action::RemoveRule, _, _) => {
+            (Outcome::Planned, None)
+        }
         (Action::Leave, ReasonCode::Contested, _) => (
             Outcome::Refused,
             Some(refused("another program keeps turning it back on, so vxcsum has stopped for an hour").advise(

@@ -12,12 +12,12 @@ use super::{action, feature, footers, head, kernel_line, status_word, wrapped, w
 use crate::ethtool::Feature;
 use crate::kernel::{Basis, BugVerdict, EvidenceSource, Status, Trigger};
 use crate::link::{OuterChecksum, UnderlayLink};
-use crate::nat::exposure::ExposureCode;
+use crate::nat::exposure::{ExposureCode, NoCure};
 use crate::offload::facts::Device;
 use crate::offload::health::Defence;
 use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
 use crate::offload::report::{DeviceReport, KernelReport, Report};
-use crate::policy::{Policy, When};
+use crate::policy::{Cure, Policy, When};
 use crate::text::{IfName, escape};
 
 /// One policy rule, and whether it matches the device.
@@ -173,10 +173,25 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
     ] {
         wrapped_around(out, "  ", &format!("{label}: {text}"), device.exposure_rule)?;
     }
+    if let Some(text) = notrack(device) {
+        wrapped(out, "  ", &format!("rule notrack: {text}"))?;
+    }
     if let Some(error) = &device.error {
         wrapped(out, "  ", &format!("error: {error}"))?;
     }
     Ok(())
+}
+
+/// Whether a rule keeps NAT off the packets, or could; `None` where nobody asked.
+fn notrack(device: &DeviceReport<'_>) -> Option<String> {
+    let suffices = device.exposure.exposed().map(|found| &found.notrack);
+    Some(match (&device.notrack, suffices) {
+        (Some(own), _) if own.in_place => format!("in place: {}", own.rule),
+        (_, Some(Ok(packets))) => format!("would suffice: {}", packets.rule()),
+        (_, Some(Err(NoCure::NotAsked))) | (None, None) => return None,
+        (_, Some(Err(why))) => format!("not shown to suffice: {why}"),
+        (Some(own), None) => format!("not in place: {}", own.rule),
+    })
 }
 
 /// The first addresses and the number of the rest: a large cluster has thousands.
@@ -286,6 +301,11 @@ fn policy_text(
         );
         wrapped(out, "  ", &text)?;
     }
+    let (cure, origin) = policy.cure_for(decided);
+    if cure != Cure::Offload {
+        let text = format!("cure = \"{}\" ({})", cure.as_str(), safe(origin));
+        wrapped(out, "  ", &text)?;
+    }
     Ok(())
 }
 
@@ -338,6 +358,15 @@ fn remedies(
             remedies.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
         }
         let for_nat = device.feature_name == Feature::Checksum;
+        if let Some(Ok(_)) = device.exposure.exposed().map(|found| &found.notrack)
+            && for_nat
+        {
+            remedies.push(
+                "to keep the offload on, and NAT off its packets, cure = \"notrack\" in a rule for this device or for all: a rule \
+                 notrack in nf_tables suffices here"
+                    .to_owned(),
+            );
+        }
         if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
                 "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"

@@ -62,6 +62,14 @@ pub fn changes(report: &Report<'_>) {
                 },
                 format!("turned {feature} on again: {}", device.reason.text),
             ),
+            (Action::AddRule, Outcome::Changed, _) => (
+                message_ids::UNTRACKED,
+                format!("made a rule notrack: {}", device.reason.text),
+            ),
+            (Action::RemoveRule, Outcome::Changed, _) => (
+                message_ids::TRACKED,
+                format!("removed the rule notrack: {}", device.reason.text),
+            ),
             // `conflicts` logged this when the conflict began.
             (_, Outcome::Refused, _) if device.reason.code == ReasonCode::Contested => continue,
             (_, Outcome::Refused, Some(e)) => (message_ids::REFUSED, e.to_string()),

@@ -17,6 +17,10 @@ pub const CONFLICT: &str = "7e4270e274dc4b7fbbb8e836ad179bfe";
 pub const REVERTED: &str = "d71ae08f5da043eb80ea9a9121a56b99";
 /// The feature of a device was turned on again, because it need not be off any more.
 pub const GIVEN_BACK: &str = "3c1ff4fa1c7e4b2f8a5e60b2b7d9c4a1";
+/// A rule keeps NAT off the packets of a device.
+pub const UNTRACKED: &str = "8789b8862abe4f44abfe86a296798f17";
+/// That rule was removed.
+pub const TRACKED: &str = "0f05c2bbac5042b09d1cd4271bc038bc";
 /// A policy is not valid and was refused. `watch` keeps the policy before it.
 pub const POLICY_REJECTED: &str = "9b8f77c4a0014cef8bb188690997c3b3";
 /// `watch` lost events and looked at every device again.
@@ -26,13 +30,15 @@ pub const PROBED: &str = "5e1faeba329f48b0876140ad5bda5fdc";
 
 /// Each event with its id.
 #[allow(dead_code, reason = "tests compare it with the catalog")]
-pub const ALL: [(&str, &str); 9] = [
+pub const ALL: [(&str, &str); 11] = [
     ("changed", CHANGED),
     ("refused", REFUSED),
     ("failed", FAILED),
     ("conflict", CONFLICT),
     ("reverted", REVERTED),
     ("given-back", GIVEN_BACK),
+    ("untracked", UNTRACKED),
+    ("tracked", TRACKED),
     ("policy-rejected", POLICY_REJECTED),
     ("resync", RESYNC),
     ("probed", PROBED),

@@ -136,6 +136,19 @@ pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<(
         )?;
         writeln!(out, "  systemctl enable --now vxcsum.service vxcsum.timer")?;
     }
+    let untracked = |device: &DeviceReport<'_>| {
+        device.action != Action::RemoveRule
+            && device.notrack.as_ref().is_some_and(|rule| rule.in_place)
+    };
+    if report.persistent == Some(false) && report.devices.iter().any(untracked) {
+        writeln!(out)?;
+        wrapped(
+            out,
+            "",
+            "the rule notrack stays until a `flush ruleset` or until the node reboots. To have it put back:",
+        )?;
+        writeln!(out, "  systemctl enable --now vxcsum.service vxcsum.timer")?;
+    }
     Ok(())
 }
 
@@ -176,6 +189,7 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
             device.reason.code,
             ReasonCode::TurnedOffByVxcsum
                 | ReasonCode::AlreadyOn
+                | ReasonCode::UntrackedByVxcsum
                 | ReasonCode::NotTurnedOffByVxcsum
         )
     };
@@ -193,6 +207,8 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
             Section::Changed(Feature::Fraglist, "off"),
             Section::Changed(Feature::Checksum, "on"),
             Section::Changed(Feature::Fraglist, "on"),
+            Section::Rule("made"),
+            Section::Rule("removed"),
             Section::LeftAlone,
             Section::Gone,
             Section::Failed,
@@ -289,8 +305,8 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
     table.write(out, width(), &[1, 2, 3], color)
 }
 
-/// The word `latent` is for a bug that no packet of this node can meet. JSON has no such value, because it shows the
-/// exposure in a key of its own.
+/// The word `latent` is for a bug that no packet of this node can meet, and `cured` for one that only vxcsum's rule keeps packets
+/// from. JSON has no such values, because it shows the exposure and the rule in keys of their own.
 fn verdict(device: &DeviceReport<'_>) -> Cell {
     let status = device.verdict.status;
     // If the policy demands more than safety from NAT, an unexposed device is not latent.
@@ -309,6 +325,8 @@ fn verdict(device: &DeviceReport<'_>) -> Cell {
     let latent = device.dangers.iter().flatten().all(harmless);
     if status != Status::NotAffected && latent && !must_be_off {
         Cell::styled("latent", YELLOW)
+    } else if device.reason.code == ReasonCode::AlreadyUntracked {
+        Cell::styled("cured", GREEN)
     } else {
         Cell::styled(status.as_str(), status_style(status))
     }
@@ -358,16 +376,19 @@ fn action_style(device: &DeviceReport<'_>) -> Style {
 enum Section {
     Changed(Feature, &'static str),
     LeftAlone,
+    Rule(&'static str),
     Gone,
     Failed,
 }
 
 fn section(device: &DeviceReport<'_>) -> Section {
     match device.outcome {
-        Outcome::Planned | Outcome::Changed => {
-            let on = device.action == Action::TurnOn;
-            Section::Changed(device.feature_name, if on { "on" } else { "off" })
-        }
+        Outcome::Planned | Outcome::Changed => match device.action {
+            Action::AddRule => Section::Rule("made"),
+            Action::RemoveRule => Section::Rule("removed"),
+            Action::TurnOn => Section::Changed(device.feature_name, "on"),
+            Action::TurnOff | Action::Leave => Section::Changed(device.feature_name, "off"),
+        },
         Outcome::Unchanged => Section::LeftAlone,
         Outcome::Gone => Section::Gone,
         Outcome::Refused | Outcome::Failed => Section::Failed,
@@ -403,6 +424,8 @@ fn paragraphs(out: &mut impl Write, report: &Report<'_>, sections: &[Section]) -
             (Section::Changed(feature, direction), false) => {
                 format!("{} was turned {direction}:", feature.as_str())
             }
+            (Section::Rule(what), true) => format!("a rule notrack would be {what}:"),
+            (Section::Rule(what), false) => format!("a rule notrack was {what}:"),
             (Section::LeftAlone, _) => "left alone:".to_owned(),
             (Section::Gone, _) => "gone in the meantime:".to_owned(),
             (Section::Failed, _) => "failed:".to_owned(),
@@ -450,7 +473,8 @@ fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
 
 fn totals(report: &Report<'_>) -> String {
     let same = |a: Section, b: Section| {
-        a == b || matches!((a, b), (Section::Changed(..), Section::Changed(..)))
+        let change = |s| matches!(s, Section::Changed(..) | Section::Rule(_));
+        a == b || (change(a) && change(b))
     };
     let count = |wanted: Section| {
         report

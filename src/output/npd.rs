@@ -5,6 +5,7 @@
 
 use crate::error::ExitCode;
 use crate::offload::health::NodeState;
+use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, Outcome, Report, by_device};
 
 const MAX: usize = 80;
@@ -43,6 +44,7 @@ pub fn npd_unknown(error: &str) -> String {
 fn about(device: &DeviceReport<'_>, state: NodeState) -> String {
     let what = match (device.outcome, state) {
         (Outcome::Failed, _) => "offload cannot be read or set",
+        (Outcome::Planned, _) if device.action == Action::AddRule => "a rule notrack is missing",
         (Outcome::Planned | Outcome::Refused, _) => "offload is on and must be off",
         (_, NodeState::Broken) => "its packets leave corrupt",
         _ => "its packets may leave corrupt",

@@ -118,6 +118,12 @@ pub fn prometheus(
         of_features(&|row, feature| Some(row.device.history[feature].owned)),
     );
     series(
+        "vxcsum_device_notrack",
+        "gauge",
+        "Whether the rule that keeps NAT off its packets is in the table inet vxcsum.",
+        of_devices(&|device| device.notrack.as_ref().is_some_and(|rule| rule.in_place)),
+    );
+    series(
         "vxcsum_device_contested",
         "gauge",
         "Whether another program keeps turning a feature on, so that vxcsum has stopped for an hour.",

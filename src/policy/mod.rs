@@ -64,6 +64,17 @@ codes! {
     }
 }
 
+codes! {
+    /// What is done about NAT that would break the packets of a device.
+    pub enum Cure {
+        /// The offload goes off.
+        Offload = "offload",
+        /// The outer packets are left untracked, so that no NAT sees them, and the offload stays on. Where that does not suffice the
+        /// offload goes off.
+        Notrack = "notrack",
+    }
+}
+
 /// A value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
@@ -78,6 +89,8 @@ pub struct Policy {
     pub unknown_kernel: Sourced<AssumeKernel>,
     /// Rules can override it.
     pub unknown_exposure: Sourced<AssumeExposure>,
+    /// What is done about NAT. Rules can override it.
+    pub cure: Sourced<Cure>,
     /// A device gets the offload back after it was not exposed for this long, in every look. `None` means never.
     pub give_back_after: Sourced<Option<Duration>>,
     /// `[bugs]`: when each bug is a reason to turn the feature off. Never `Always`.
@@ -110,6 +123,8 @@ pub struct PolicyRule {
     pub outer_checksum: Option<Vec<OuterChecksum>>,
     /// How to treat an unknown exposure of these devices.
     pub unknown_exposure: Option<AssumeExposure>,
+    /// What is done about NAT for these devices.
+    pub cure: Option<Cure>,
     pub when: When,
     /// The place of the header, such as `/etc/vxcsum/policy.toml:9`.
     pub origin: String,
@@ -158,6 +173,7 @@ impl fmt::Display for Miss {
 pub struct Fragment {
     unknown_kernel: Option<Sourced<AssumeKernel>>,
     unknown_exposure: Option<Sourced<AssumeExposure>>,
+    cure: Option<Sourced<Cure>>,
     give_back_after: Option<Sourced<Option<Duration>>>,
     bugs: PerBug<Option<Sourced<When>>>,
     /// A rule and its name in the file. Merging numbers rules without a name.
@@ -176,6 +192,7 @@ impl Fragment {
         Self {
             unknown_kernel: later.unknown_kernel.or(self.unknown_kernel),
             unknown_exposure: later.unknown_exposure.or(self.unknown_exposure),
+            cure: later.cure.or(self.cure),
             give_back_after: later.give_back_after.or(self.give_back_after),
             bugs: PerBug::new(|id| later.bugs[id].take().or_else(|| self.bugs[id].take())),
             ..self
@@ -196,6 +213,7 @@ pub fn merge(fragments: Vec<Fragment>) -> Policy {
     Policy {
         unknown_kernel: all.unknown_kernel.unwrap_or(default.unknown_kernel),
         unknown_exposure: all.unknown_exposure.unwrap_or(default.unknown_exposure),
+        cure: all.cure.unwrap_or(default.cure),
         give_back_after: all.give_back_after.unwrap_or(default.give_back_after),
         bugs: PerBug::new(|id| {
             all.bugs[id]
@@ -221,6 +239,7 @@ impl Policy {
         Self {
             unknown_kernel: built_in(AssumeKernel::Affected),
             unknown_exposure: built_in(AssumeExposure::Exposed),
+            cure: built_in(Cure::Offload),
             give_back_after: built_in(Some(GIVE_BACK_AFTER)),
             bugs: PerBug::new(|id| {
                 built_in(if id.describe().only_if_exposed {
@@ -248,6 +267,12 @@ impl Policy {
     ) -> (AssumeExposure, &'a str) {
         rule.and_then(|rule| Some((rule.unknown_exposure?, rule.origin.as_str())))
             .unwrap_or((self.unknown_exposure.value, &self.unknown_exposure.origin))
+    }
+
+    /// What is done about NAT for the devices of a rule, and where that is said.
+    pub fn cure_for<'a>(&'a self, rule: Option<&'a PolicyRule>) -> (Cure, &'a str) {
+        rule.and_then(|rule| Some((rule.cure?, rule.origin.as_str())))
+            .unwrap_or((self.cure.value, &self.cure.origin))
     }
 
     /// Every rule in order, with the reason if it does not match.

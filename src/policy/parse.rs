@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::diagnose::{Found, Parser, PolicyErrors, SourceFile, printable};
 use super::value::{Value, accepted, nearest, number};
-use super::{AssumeExposure, AssumeKernel, Fragment, PolicyRule, When};
+use super::{AssumeExposure, AssumeKernel, Cure, Fragment, PolicyRule, When};
 use crate::kernel::{BugId, KernelOverride, PerBug, Status};
 use crate::link::OuterChecksum;
 use crate::text::IfName;
@@ -18,10 +18,11 @@ use crate::text::IfName;
 pub(super) const VERSION: u32 = 1;
 
 const TOP_LEVEL: &str = "the top level";
-pub(super) const TOP: [&str; 7] = [
+pub(super) const TOP: [&str; 8] = [
     "version",
     "unknown-kernel",
     "unknown-exposure",
+    "cure",
     "give-back-after",
     "bugs",
     "rule",
@@ -37,7 +38,7 @@ pub(super) const BUGS: [&str; BugId::ALL.len()] = {
     }
     codes
 };
-pub(super) const RULE: [&str; 8] = [
+pub(super) const RULE: [&str; 9] = [
     "name",
     "device",
     "vni",
@@ -45,6 +46,7 @@ pub(super) const RULE: [&str; 8] = [
     "underlay-driver",
     "outer-checksum",
     "unknown-exposure",
+    "cure",
     "when",
 ];
 pub(super) const KERNEL: [&str; 3] = ["release", "bug", "status"];
@@ -222,6 +224,9 @@ impl Parser<'_> {
         let unknown_exposure = document
             .get("unknown-exposure")
             .and_then(|value| self.sourced("unknown-exposure", value, &AssumeExposure::WORDS));
+        let cure = document
+            .get("cure")
+            .and_then(|value| self.sourced("cure", value, &Cure::WORDS));
         let give_back_after = document
             .get("give-back-after")
             .and_then(|value| self.duration("give-back-after", value));
@@ -241,6 +246,7 @@ impl Parser<'_> {
         Fragment {
             unknown_kernel,
             unknown_exposure,
+            cure,
             give_back_after,
             bugs: bugs.unwrap_or_default(),
             rules,
@@ -280,6 +286,9 @@ impl Parser<'_> {
         let unknown_exposure = table
             .get("unknown-exposure")
             .and_then(|value| self.word("unknown-exposure", value, &AssumeExposure::WORDS));
+        let cure = table
+            .get("cure")
+            .and_then(|value| self.word("cure", value, &Cure::WORDS));
         let when = match table.get("when") {
             Some(value) => self.word("when", value, &When::WORDS),
             None => self.missing("when", "[[rule]]", &at, accepted(&When::WORDS), complete),
@@ -292,6 +301,7 @@ impl Parser<'_> {
             underlay_driver,
             outer_checksum,
             unknown_exposure,
+            cure,
             when: when?,
             origin: self.source.origin(at.start),
         };

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::parse::{BUG_WHENS, BUGS, CHECKSUMS, KERNEL, RULE, STATUSES, TOP, VERSION, VNI_MAX};
-use super::{AssumeExposure, AssumeKernel, When};
+use super::{AssumeExposure, AssumeKernel, Cure, When};
 use crate::kernel::BugId;
 
 fn words<T>(words: &[(&str, T)]) -> Value {
@@ -54,6 +54,7 @@ fn rule_key(key: &str) -> (&'static str, Value) {
             one_or_more(&words(&CHECKSUMS)),
         ),
         "unknown-exposure" => unknown_exposure(),
+        "cure" => cure(),
         "when" => ("When the offload is turned off.", words(&When::WORDS)),
         new => panic!("the schema does not know the key {new} of [[rule]]"),
     }
@@ -75,6 +76,13 @@ fn unknown_exposure() -> (&'static str, Value) {
     )
 }
 
+fn cure() -> (&'static str, Value) {
+    (
+        "What is done about NAT that would break the packets of a device: the offload goes off, or the packets are left untracked where that suffices.",
+        words(&Cure::WORDS),
+    )
+}
+
 fn top_key(key: &str) -> (&'static str, Value) {
     match key {
         "version" => (
@@ -86,6 +94,7 @@ fn top_key(key: &str) -> (&'static str, Value) {
             words(&AssumeKernel::WORDS),
         ),
         "unknown-exposure" => unknown_exposure(),
+        "cure" => cure(),
         "give-back-after" => (
             "How long a device has to be not exposed, in every look, before it gets the offload back, such as 10min; 24h at most, or never.",
             json!({ "type": "string", "pattern": "^([0-9]+(s|min|h)|never)$" }),

@@ -38,6 +38,8 @@ impl Policy {
             value.as_str(),
             from(origin)
         )?;
+        let Sourced { value, origin } = &self.cure;
+        writeln!(out, "cure = \"{}\"{}", value.as_str(), from(origin))?;
         let Sourced { value, origin } = &self.give_back_after;
         writeln!(
             out,
@@ -99,6 +101,9 @@ impl PolicyRule {
         })?;
         if let Some(assume) = self.unknown_exposure {
             writeln!(out, "unknown-exposure = \"{}\"", assume.as_str())?;
+        }
+        if let Some(cure) = self.cure {
+            writeln!(out, "cure = \"{}\"", cure.as_str())?;
         }
         writeln!(out, "when = \"{}\"", self.when.as_str())
     }

@@ -89,7 +89,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
         .min();
         match wait(
             &events,
-            rules.listening(),
+            rules.listening(&node),
             peers.events.as_ref(),
             &signals,
             timeout,
@@ -112,7 +112,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
                     react(&mut node, &mut events, &mut progress);
                 }
                 if ready.rules {
-                    rules.on_event();
+                    rules.on_event(&node);
                 }
                 let due = peers.take(ready.peers);
                 if !due.is_empty() {
@@ -143,8 +143,10 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
 /// Does what `revert` does, when `watch` ends.
 fn give_back(node: &mut Node, json: bool) -> Result<(), Error> {
     let mut locked = node.lock()?;
-    let facts = node.look_locked(Selection::All, &locked)?;
-    let plan = decide_revert(&facts, &node.verdict);
+    let mut facts = node.look_locked(Selection::All, &locked)?;
+    let plan = node.settled(&mut facts, &mut locked, true, |node, facts| {
+        decide_revert(facts, &node.verdict)
+    });
     let applied = node.carry_out(&plan, &mut locked, true);
     drop(locked);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
@@ -275,17 +277,31 @@ impl Rules {
             || self.relevant && (node.rules_change_unannounced() || depends_on.destinations);
     }
 
-    /// The socket to wait for. `None` once a change is known, so that further changes wake nobody.
-    fn listening(&self) -> Option<&NftEvents> {
+    /// The socket to wait for. `None` once a change is known, so that further changes wake nobody, unless one of them can take the
+    /// table of vxcsum away.
+    fn listening(&self, node: &Node) -> Option<&NftEvents> {
         self.events
             .as_ref()
-            .filter(|_| self.relevant && self.due.is_none())
+            .filter(|_| self.relevant && (self.due.is_none() || node.keeps_rules()))
     }
 
-    fn on_event(&mut self) {
+    fn on_event(&mut self, node: &Node) {
         let now = Instant::now();
         let earliest = self.last.map_or(now, |last| last + MIN_RULES_INTERVAL);
-        self.due = Some(earliest.max(now + RULES_SETTLE));
+        self.due.get_or_insert(earliest.max(now + RULES_SETTLE));
+        if node.keeps_rules() {
+            self.drain();
+            // NAT corrupts packets until the table of vxcsum is there again.
+            if node.lost_rules() {
+                self.due = Some(now);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        if let Some(events) = self.events.as_mut() {
+            events.drain();
+        }
     }
 
     fn next(&self) -> Option<Instant> {
@@ -306,9 +322,7 @@ impl Rules {
 
     fn start_reading(&mut self) {
         // Listen before reading: an event from now on is another change.
-        if let Some(events) = self.events.as_mut() {
-            events.drain();
-        }
+        self.drain();
         self.due = None;
         self.last = Some(Instant::now());
     }
@@ -447,9 +461,10 @@ fn pass(
         return Ok(None);
     }
     let mut locked = node.lock()?;
-    let facts = node.look_locked(selection, &locked)?;
-    let plan = node.plan(&facts);
-    let applied = node.carry_out(&plan, &mut locked, matches!(selection, Selection::All));
+    let mut facts = node.look_locked(selection, &locked)?;
+    let complete = matches!(selection, Selection::All);
+    let plan = node.settled(&mut facts, &mut locked, complete, Node::plan);
+    let applied = node.carry_out(&plan, &mut locked, complete);
     drop(locked);
     journal_io::conflicts(&plan, &applied.conflicts);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);

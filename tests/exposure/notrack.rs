@@ -1,14 +1,18 @@
 //! vxcsum's own table: created, read back, left out of the analysis, and changed by other programs.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use vxcsum::nat::exposure::{Untracked, analyze};
-use vxcsum::nat::nft::own::Packets;
-use vxcsum::nat::own_io::{self, OwnTable};
+use vxcsum::nat::nft::own::{OwnTable, Packets};
+use vxcsum::nat::own_io;
 use vxcsum::nat::partial_io::RulesInUse;
 use vxcsum::nat::read_io;
 
-use crate::common::{feed, run};
+use crate::common::{self, Netns, Run, VXCSUM, Watch, feed, run};
 use crate::{Lab, device, word};
 
 const KUBE_PROXY: &str = "*nat\n-A POSTROUTING -o eth0 -j MASQUERADE --random-fully\nCOMMIT\n";
@@ -115,4 +119,424 @@ fn need_is_decided_as_if_the_table_were_not_there_unless_it_was_changed() {
     });
     assert_eq!(both(), ("exposed", "exposed"));
     assert_eq!(lab.packets(), "corrupt");
+}
+
+/// The packets of the device of node a.
+const RULE: &str = "oifname != \"lo\" ip saddr 192.168.77.1 udp dport 8472 notrack";
+
+fn policy(node: &Netns, more: &str) {
+    let text = format!(
+        "version = 1\ngive-back-after = \"1s\"\n{more}\n\
+         [[kernel]]\nrelease = \"*\"\nbug = \"nat-lco-csum\"\nstatus = \"affected\"\n\
+         [[kernel]]\nrelease = \"*\"\nbug = \"nat-zero-csum\"\nstatus = \"fixed\"\n"
+    );
+    let file = Path::new(node.remembering_root()).join("etc/vxcsum/policy.toml");
+    fs::write(file, text).unwrap();
+}
+
+/// vxcsum on node a, with the record of the run before.
+fn vxcsum(lab: &Lab, words: &str) -> Run {
+    let mut command = lab.a.command(VXCSUM);
+    command.args(words.split_whitespace());
+    run(command.args(["--root", lab.a.remembering_root()]))
+}
+
+fn json(lab: &Lab, words: &str) -> Value {
+    let report = vxcsum(lab, &format!("{words} --json")).expect(0).json();
+    common::device(&report, "flannel.1").clone()
+}
+
+/// The action, the reason, what became of it, and whether the rule is there.
+fn said(device: &Value) -> [String; 4] {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    [
+        word(&device["action"]),
+        word(&device["reason"]["code"]),
+        word(&device["outcome"]),
+        device["notrack"]["in_place"].to_string(),
+    ]
+}
+
+fn rules(lab: &Lab, tool: &str, text: &str) {
+    lab.within("a", || match tool {
+        "nft" => feed("nft", &["-f", "-"], text),
+        _ => feed(&format!("{tool}-restore"), &[], text),
+    });
+}
+
+/// The rules of the table as nft(8) lists them, without what is for people.
+fn table(lab: &Lab) -> Vec<String> {
+    let text = ruleset(lab);
+    let own = text
+        .split("table ")
+        .find(|t| t.starts_with("inet vxcsum {"));
+    let lines = own
+        .unwrap_or_default()
+        .lines()
+        .filter(|l| l.contains("notrack"));
+    lines
+        .map(|l| l.trim().split(" comment ").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_device_is_cured_by_a_rule_and_keeps_its_offload() {
+    const NFT: &str = "table ip nat { chain post { type nat hook postrouting priority srcnat; \
+                       oifname \"eth0\" masquerade fully-random; }; }";
+    for (tool, text) in [
+        ("nft", NFT),
+        ("iptables-nft", KUBE_PROXY),
+        ("iptables-legacy", KUBE_PROXY),
+    ] {
+        let lab = Lab::new();
+        policy(&lab.a, "cure = \"notrack\"");
+        rules(&lab, tool, text);
+        assert_eq!(lab.packets(), "corrupt", "{tool}");
+        let planned = ["add-rule", "exposed", "planned", "false"];
+        assert_eq!(said(&json(&lab, "status")), planned, "{tool}");
+        let dry = vxcsum(&lab, "apply --dry-run").expect(0);
+        assert!(
+            dry.text().contains("a rule notrack would be made:"),
+            "{}",
+            dry.text()
+        );
+        assert!(table(&lab).is_empty(), "{tool}");
+        let made = ["add-rule", "already-untracked", "changed", "true"];
+        assert_eq!(said(&json(&lab, "apply")), made, "{tool}");
+        assert_eq!(table(&lab), [RULE], "{tool}");
+        assert!(lab.a.is_on("flannel.1"), "{tool}");
+        assert_eq!(lab.packets(), "fine", "{tool}");
+        // It stays, and nothing more is asked for.
+        let kept = ["leave", "already-untracked", "unchanged", "true"];
+        let before = ruleset(&lab);
+        for words in ["apply", "apply", "status --exit-code", "apply flannel.1"] {
+            assert_eq!(said(&json(&lab, words)), kept, "{tool}: {words}");
+        }
+        assert_eq!(ruleset(&lab), before, "{tool}");
+        let status = vxcsum(&lab, "status").expect(0);
+        assert!(
+            status.text().starts_with("OK "),
+            "{tool}: {}",
+            status.text()
+        );
+        let doctor = vxcsum(&lab, "doctor").expect(0);
+        assert!(!doctor.text().contains("nft "), "{tool}: {}", doctor.text());
+        // `revert` takes it away, and says so before.
+        let gone = ["remove-rule", "untracked-by-vxcsum", "planned", "true"];
+        assert_eq!(said(&json(&lab, "revert --dry-run")), gone, "{tool}");
+        let gone = ["remove-rule", "untracked-by-vxcsum", "changed", "null"];
+        assert_eq!(said(&json(&lab, "revert")), gone, "{tool}");
+        assert!(!ruleset(&lab).contains("vxcsum"), "{tool}");
+        assert!(lab.a.is_on("flannel.1"), "{tool}");
+    }
+}
+
+fn exposed_lab(cure: &str) -> Lab {
+    let lab = Lab::new();
+    policy(&lab.a, cure);
+    rules(&lab, "iptables-nft", KUBE_PROXY);
+    lab
+}
+
+#[test]
+fn the_policy_changes_the_cure_in_both_directions() {
+    let lab = exposed_lab("");
+    let off = ["turn-off", "exposed", "changed", "null"];
+    assert_eq!(said(&json(&lab, "apply")), off);
+    // The rule comes first, and then the offload is given back, in one run.
+    policy(&lab.a, "cure = \"notrack\"");
+    let back = ["turn-on", "already-untracked", "changed", "true"];
+    assert_eq!(said(&json(&lab, "apply")), back);
+    assert!(lab.a.is_on("flannel.1"));
+    assert_eq!(table(&lab), [RULE]);
+    assert_eq!(lab.packets(), "fine");
+    // The offload goes off first, and the rule at the next look.
+    policy(
+        &lab.a,
+        "cure = \"notrack\"\n[[rule]]\ndevice = \"flannel.*\"\ncure = \"offload\"\nwhen = \"exposed\"",
+    );
+    let off = ["turn-off", "exposed", "changed", "true"];
+    assert_eq!(said(&json(&lab, "apply")), off);
+    let off = ["leave", "already-off", "unchanged", "null"];
+    assert_eq!(said(&json(&lab, "apply")), off);
+    assert!(table(&lab).is_empty());
+    assert_eq!(lab.packets(), "fine");
+}
+
+#[test]
+fn a_rule_that_nobody_needs_any_more_goes() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    vxcsum(&lab, "apply").expect(0);
+    rules(&lab, "iptables-nft", "*nat\nCOMMIT\n");
+    // Like the offload, it is given up only when it has not been needed for a while.
+    let kept = ["leave", "not-exposed", "unchanged", "true"];
+    assert_eq!(said(&json(&lab, "apply")), kept);
+    assert_eq!(table(&lab), [RULE]);
+    let gone = ["remove-rule", "not-exposed", "changed", "null"];
+    let mut last = said(&json(&lab, "apply"));
+    for _ in 0..50 {
+        if last == gone {
+            break;
+        }
+        assert_eq!(last, kept);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        last = said(&json(&lab, "apply"));
+    }
+    assert_eq!(last, gone);
+    assert!(table(&lab).is_empty());
+    // A kernel that was said not to have the bug needs it no longer, at once.
+    rules(&lab, "iptables-nft", KUBE_PROXY);
+    vxcsum(&lab, "apply").expect(0);
+    assert_eq!(table(&lab), [RULE]);
+    policy(&lab.a, "[bugs]\nnat-lco-csum = \"never\"");
+    let gone = ["remove-rule", "bug-never", "changed", "null"];
+    assert_eq!(said(&json(&lab, "apply")), gone);
+    assert!(table(&lab).is_empty());
+    // With the device its rule goes.
+    policy(&lab.a, "cure = \"notrack\"");
+    vxcsum(&lab, "apply").expect(0);
+    assert_eq!(table(&lab), [RULE]);
+    lab.a.ip("link del flannel.1");
+    vxcsum(&lab, "apply").expect(0);
+    assert!(!ruleset(&lab).contains("vxcsum"));
+}
+
+/// An underlay that hands packets on unfinished, so that NAT behind it cannot be seen from here.
+fn behind_a_veth(lab: &Lab) {
+    run(lab.a.command("ethtool").args(["-K", "eth0", "tx", "on"])).expect(0);
+}
+
+#[test]
+fn where_a_rule_does_not_suffice_the_offload_goes_off_and_the_reason_says_why() {
+    type Prepare = fn(&Lab);
+    const INVALID: &str =
+        "*filter\n-A OUTPUT -o eth0 -m conntrack ! --ctstate NEW,ESTABLISHED -j DROP\nCOMMIT\n";
+    let rows: [(Prepare, &str, &str, &str); 3] = [
+        (
+            |lab| rules(lab, "iptables-nft", INVALID),
+            "",
+            "exposed",
+            "can drop untracked packets",
+        ),
+        (
+            |_| (),
+            "[bugs]\nnat-lco-csum = \"affected\"",
+            "kernel-affected",
+            "a rule notrack is not used: the policy asks for it whatever NAT does",
+        ),
+        (
+            behind_a_veth,
+            "",
+            "exposed",
+            "a rule notrack is not used: even then no rule here rewrites the outer packets, but the underlay eth0",
+        ),
+    ];
+    for (prepare, more, code, why) in rows {
+        let lab = exposed_lab(&format!("cure = \"notrack\"\n{more}"));
+        prepare(&lab);
+        let device = json(&lab, "apply");
+        assert_eq!(
+            said(&device),
+            ["turn-off", code, "changed", "null"],
+            "{why}"
+        );
+        let text = device["reason"]["text"].as_str().unwrap();
+        assert!(text.contains(why), "{text}");
+        assert!(!lab.a.is_on("flannel.1") && table(&lab).is_empty());
+        assert_eq!(lab.packets(), "fine", "{why}");
+    }
+}
+
+/// Who says that no NAT is behind the underlay gets the rule against that before it.
+#[test]
+fn what_the_policy_counts_as_harmless_does_not_stand_in_the_way() {
+    let lab = exposed_lab("cure = \"notrack\"\nunknown-exposure = \"not-exposed\"");
+    behind_a_veth(&lab);
+    let made = ["add-rule", "already-untracked", "changed", "true"];
+    assert_eq!(said(&json(&lab, "apply")), made);
+    let status = vxcsum(&lab, "status").expect(0);
+    let answer = "OK  1 VXLAN device: nothing to fix, as the policy counts what is not known";
+    assert!(status.text().starts_with(answer), "{}", status.text());
+}
+
+#[test]
+fn an_ipv6_underlay_is_cured_too() {
+    let lab = Lab::over("fd00:77::", 64);
+    policy(&lab.a, "cure = \"notrack\"");
+    rules(&lab, "ip6tables-nft", KUBE_PROXY);
+    assert_eq!(lab.packets(), "corrupt");
+    vxcsum(&lab, "apply").expect(0);
+    assert_eq!(
+        table(&lab),
+        ["oifname != \"lo\" ip6 saddr fd00:77::1 udp dport 8472 notrack"]
+    );
+    assert!(lab.a.is_on("flannel.1"));
+    assert_eq!(lab.packets(), "fine");
+}
+
+/// After three times within a minute the offload goes off, for the packets have to be cured by something.
+#[test]
+fn who_deletes_the_table_again_and_again_gets_the_offload_off() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    for _ in 0..3 {
+        let made = ["add-rule", "already-untracked", "changed", "true"];
+        assert_eq!(said(&json(&lab, "apply")), made);
+        rules(&lab, "nft", "delete table inet vxcsum");
+    }
+    let device = json(&lab, "apply");
+    assert_eq!(said(&device), ["turn-off", "exposed", "changed", "false"]);
+    let text = device["reason"]["text"].as_str().unwrap();
+    assert!(
+        text.contains("another program has taken table inet vxcsum away 3 times"),
+        "{text}"
+    );
+    let off = ["leave", "already-off", "unchanged", "false"];
+    assert_eq!(said(&json(&lab, "apply")), off);
+    assert!(table(&lab).is_empty());
+    assert_eq!(lab.packets(), "fine");
+    // Who names the device wants it now.
+    let back = ["turn-on", "already-untracked", "changed", "true"];
+    assert_eq!(said(&json(&lab, "apply flannel.1")), back);
+    assert_eq!(table(&lab), [RULE]);
+    vxcsum(&lab, "revert").expect(0);
+    assert!(!ruleset(&lab).contains("vxcsum") && lab.a.is_on("flannel.1"));
+}
+
+#[test]
+fn watch_puts_the_table_back_at_once() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    let watch = Watch::start(&lab.a, "--revert-on-exit");
+    assert_eq!(table(&lab), [RULE]);
+    for change in ["flush ruleset", "delete table inet vxcsum"] {
+        rules(&lab, "nft", change);
+        // Sooner than watch looks at other changes of rules.
+        let begun = std::time::Instant::now();
+        watch.until("the rule is not back", || table(&lab) == [RULE]);
+        println!("{change}: put back after {:?}", begun.elapsed());
+    }
+    assert!(lab.a.is_on("flannel.1"));
+    let errors = watch.stop();
+    assert_eq!(errors.matches("made a rule notrack").count(), 2, "{errors}");
+    assert!(!ruleset(&lab).contains("vxcsum"));
+}
+
+/// One batch: whoever looks sees the old rules or the new ones, however often they are replaced.
+#[test]
+fn no_look_sees_the_table_without_its_rules() {
+    let lab = Lab::new();
+    let set = |packets: &Packets| lab.within("a", || own_io::set(packets)).unwrap();
+    let (both, one) = (
+        packets(),
+        packets().into_iter().take(1).collect::<Packets>(),
+    );
+    set(&both);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|s| {
+        let looks = s.spawn(|| {
+            lab.within("a", || {
+                let mut looks = 0;
+                while !done.load(order) {
+                    let rules = read_io::read();
+                    // A read that was disturbed five times is none.
+                    if rules.unread.is_empty() {
+                        let found = rules.tables.iter().filter(|t| *t.name == *b"vxcsum");
+                        assert_eq!(found.count(), 1);
+                    }
+                    if let Ok(found) = own_io::read() {
+                        assert!(
+                            [OwnTable::Made(both.clone()), OwnTable::Made(one.clone())]
+                                .contains(&found),
+                            "{found:?}"
+                        );
+                        looks += 1;
+                    }
+                }
+                looks
+            })
+        });
+        for n in 0..300 {
+            lab.within("a", || own_io::set(if n % 2 == 0 { &one } else { &both }))
+                .unwrap();
+        }
+        done.store(true, order);
+        assert!(looks.join().unwrap() > 0);
+    });
+}
+
+/// vxcsum on node a under strace with this fault.
+fn with_fault(lab: &Lab, fault: &str, words: &str) -> Run {
+    let mut command = lab.a.command("strace");
+    command.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        &format!("--inject={fault}"),
+        VXCSUM,
+    ]);
+    command.args(words.split_whitespace());
+    run(command.args(["--root", lab.a.remembering_root()]))
+}
+
+/// So many messages to the kernel are looked at; a run sends fewer.
+const MESSAGES: usize = 60;
+
+/// Whatever message is the last, there is the whole table or none of it, and `revert` knows.
+#[test]
+fn killed_at_any_message() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    let (mut with, mut without) = (0, 0);
+    for n in 1..MESSAGES {
+        let killed = with_fault(&lab, &format!("sendto:signal=KILL:when={n}"), "apply");
+        match &table(&lab)[..] {
+            [] => without += 1,
+            [rule] => {
+                assert_eq!(rule, RULE);
+                with += 1;
+            }
+            more => panic!("{more:?}"),
+        }
+        vxcsum(&lab, "revert").expect(0);
+        assert!(!ruleset(&lab).contains("vxcsum"), "message {n}");
+        assert!(lab.a.is_on("flannel.1"), "message {n}");
+        if killed.code == 0 {
+            println!("{n} messages: {with} times with the table, {without} without");
+            assert!(with > 1 && without > 1);
+            return;
+        }
+    }
+    panic!("it sends more than {MESSAGES} messages");
+}
+
+/// Whatever message the kernel refuses, a run that succeeds has cured the device, by the rule or by the offload.
+#[test]
+fn a_rule_that_the_kernel_does_not_take_is_no_cure() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    let mut refused = 0;
+    for n in 1..MESSAGES {
+        let fault = format!("sendto:error=EOPNOTSUPP:when={n}");
+        let done = with_fault(&lab, &fault, "apply --json");
+        let by_rule = table(&lab) == [RULE];
+        if done.code == 0 {
+            assert!(by_rule || !lab.a.is_on("flannel.1"), "message {n}");
+        }
+        if done
+            .text()
+            .contains("the kernel does not take it: Operation not supported")
+        {
+            refused += 1;
+            // It is not asked again at every look.
+            let off = ["leave", "already-off", "unchanged", "false"];
+            assert_eq!(said(&json(&lab, "apply")), off);
+        }
+        vxcsum(&lab, "revert").expect(0);
+        assert!(
+            !ruleset(&lab).contains("vxcsum") && lab.a.is_on("flannel.1"),
+            "message {n}"
+        );
+        if done.code == 0 && by_rule && refused > 0 {
+            return;
+        }
+    }
+    panic!("refused {refused} times");
 }

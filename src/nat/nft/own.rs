@@ -32,6 +32,17 @@ const COMMENT: &str = "by vxcsum: no NAT on VXLAN packets";
 /// The packets of the rules in the table.
 pub type Packets = BTreeSet<Untracked>;
 
+/// The state of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnTable {
+    /// The table does not exist, or this kernel has no `nf_tables`.
+    Absent,
+    /// The table is as vxcsum creates it, for these packets.
+    Made(Packets),
+    /// A table with this name has other contents, so its effect is not known.
+    Changed,
+}
+
 /// A batch that creates the table and replaces an existing one. The kernel applies the old rules to packets until it
 /// applies the new rules.
 pub fn replace(packets: &Packets) -> Requests {
