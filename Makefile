@@ -23,9 +23,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run packaging/third-party deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/dead-code tests/demo tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run packaging/third-party deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
-	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix)
+	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
@@ -101,6 +101,7 @@ test-vm: build deb
 	tests/vm/lifecycle
 	tests/vm/bullseye
 	tests/vm/prefix
+	tests/vm/export
 
 # The selftests of docs/upstream, in guests with the kernel as it is and with the candidate fixes. Takes a quarter of an
 # hour, and its result is for kernel developers, so `.ci/run` leaves it out.
@@ -134,10 +135,11 @@ check-json: build
 # Manifests, alerts, metrics and the image, each checked by the program that reads it.
 .PHONY: check-deploy
 check-deploy: build check-json
-	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl
+	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl nft ansible-playbook
 	tests/deploy $(BIN)
 	tests/monitoring $(BIN)
 	tests/image $(BIN)
+	tests/export $(BIN)
 
 clean:
 	$(CARGO) clean

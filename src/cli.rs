@@ -84,6 +84,10 @@ impl Cli {
                 args.devices.append(&mut args.named);
                 Ok(Command::Doctor(args))
             }
+            Some(Command::Export(mut args)) => {
+                args.devices.append(&mut args.named);
+                Ok(Command::Export(args))
+            }
             Some(Command::Explain(mut args)) => {
                 args.device = args.device.or(args.named.take());
                 Ok(Command::Explain(args))
@@ -204,6 +208,11 @@ pub enum Command {
         after_help = "Examples:\n  vxcsum doctor\n  vxcsum doctor --watch 10     and count wrong checksums for 10 seconds\n\nSee vxcsum(8)."
     )]
     Doctor(Doctor),
+    /// Print the nearest equivalent for a program that is there already, with what it cannot do.
+    #[command(
+        after_help = "Examples:\n  vxcsum export link flannel.1 > 10-vxcsum-export.link\n  vxcsum export ansible\n\nSee vxcsum(8)."
+    )]
+    Export(Export),
     /// Check or show the policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -367,6 +376,44 @@ pub struct Doctor {
     /// Sample the error counters for so many seconds and show the increase.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct Export {
+    /// What to print.
+    #[arg(value_enum)]
+    pub format: ExportFormat,
+    /// For these devices, of this machine or of another; without any, for all that are here.
+    #[arg(value_name = "DEVICE", value_parser = if_name())]
+    pub devices: Vec<IfName>,
+    /// The same as DEVICE (may be given more than once).
+    #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
+    pub named: Vec<IfName>,
+}
+
+codes! {
+    /// For whom `export` prints.
+    #[derive(ValueEnum)]
+    pub enum ExportFormat {
+        /// A .link file for systemd-udevd.
+        Link = "link",
+        /// A udev rule that runs ethtool.
+        Udev = "udev",
+        /// A part of a profile of NetworkManager.
+        Networkmanager = "networkmanager",
+        /// A patch for the machine configuration of Talos Linux.
+        Talos = "talos",
+        /// A configuration for butane (Fedora CoreOS, Flatcar).
+        Butane = "butane",
+        /// A MachineConfig for OpenShift.
+        Machineconfig = "machineconfig",
+        /// A playbook that installs vxcsum.
+        Ansible = "ansible",
+        /// A patch for Calico's FelixConfiguration.
+        Felix = "felix",
+        /// The commands that keep outer packets out of connection tracking.
+        NftablesNotrack = "nftables-notrack",
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,7 +12,7 @@
 //! `output`
 //! `doctor`
 //! `cli`
-//! `docs`, `watch`
+//! `docs`, `export`, `watch`
 //! `commands`. A module imports only modules that stand before it. A file does no I/O unless it is named `*_io.rs` or
 //! main.rs, or is in `commands` or `watch`. docs/ARCHITECTURE.md is the map.
 
@@ -32,6 +32,7 @@ pub(crate) mod docs;
 pub(crate) mod doctor;
 pub mod error;
 pub mod ethtool;
+pub mod export;
 pub mod fault;
 pub(crate) mod glob;
 pub mod kernel;

@@ -191,7 +191,7 @@ const LEVELS: [&[&str]; 14] = [
     &["output"],
     &["doctor"],
     &["cli"],
-    &["docs", "watch"],
+    &["docs", "export", "watch"],
     &["commands"],
 ];
 

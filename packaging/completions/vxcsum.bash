@@ -58,11 +58,20 @@ _vxcsum() {
         return
     fi
     case $command in
-        '') words="apply revert watch status explain probe doctor policy help --dry-run --exit-code $global" ;;
+        '') words="apply revert watch status explain probe doctor export policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
         revert) words="--dry-run --device $global" ;;
         watch) words="--metrics --revert-on-exit $global" ;;
         probe) words="$global" ;;
+        export)
+            if [[ -z $sub ]]; then
+                words="link udev networkmanager talos butane machineconfig ansible felix nftables-notrack"
+            elif [[ $cur != -* ]]; then
+                _vxcsum_reply "$cur" < <(_vxcsum_devices)
+                return
+            fi
+            words="${words-} --device $global"
+            ;;
         doctor) words="--device --watch $global" ;;
         status) words="--device --exit-code --format --output $global" ;;
         explain)
@@ -86,7 +95,7 @@ _vxcsum() {
                 *) words="$global" ;;
             esac
             ;;
-        help) words='apply revert watch status explain probe doctor policy' ;;
+        help) words='apply revert watch status explain probe doctor export policy' ;;
         *) return ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

@@ -12,6 +12,7 @@
 mod apply;
 mod doctor;
 mod explain;
+mod export;
 mod nodes;
 mod policy;
 mod probe;
@@ -116,6 +117,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Explain(args) => explain::run(common, &args),
         Command::Probe(args) => probe::run(common, &args),
         Command::Doctor(args) => doctor::run(common, &args),
+        Command::Export(args) => export::run(common, &args),
         Command::Policy(PolicyCommand::Check { file }) => policy::check(common, file.as_deref()),
         Command::Policy(PolicyCommand::Show) => policy::show(common),
         Command::Completions { shell } => print_document(docs::completions(shell)),

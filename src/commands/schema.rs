@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::export::Exported;
 use super::policy::{PolicyChecked, PolicyShown};
 use crate::doctor::Diagnosis;
 use crate::offload::report::Report;
@@ -34,6 +35,7 @@ enum Output {
     Nodes(NodeSummary),
     Diagnosis(Diagnosis<'static>),
     Probe(ProbeRun),
+    Exported(Exported<'static>),
     PolicyChecked(PolicyChecked<'static>),
     PolicyShown(PolicyShown<'static>),
     Error(ErrorObject<'static>),

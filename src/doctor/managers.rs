@@ -55,17 +55,19 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
         .collect();
     let mut by_text: Vec<(&Candidate, String)> = Vec::new();
     for device in devices {
-        let matching = links.iter().filter(|file| link_matches(&file.text, device));
-        for (n, file) in matching.enumerate() {
+        let mut first: Option<&Candidate> = None;
+        for &file in links.iter().filter(|file| link_matches(&file.text, device)) {
+            let before = first;
+            first = first.or(Some(file));
             let Some(value) = link_setting(&file.text) else {
                 continue;
             };
-            let text = if n == 0 {
-                format!("TransmitChecksumOffload={value} for {device}")
-            } else {
-                format!(
-                    "TransmitChecksumOffload={value} is shadowed for {device}: an earlier .link file matches"
-                )
+            let text = match before {
+                None => format!("TransmitChecksumOffload={value} for {device}"),
+                Some(other) => format!(
+                    "TransmitChecksumOffload={value} is shadowed for {device}: {} matches it first, and .link files are not merged",
+                    escape(other.path.as_bytes())
+                ),
             };
             by_text.push((file, text));
         }
@@ -215,7 +217,7 @@ mod tests {
         let negated = "[Match]\nType=!vxlan\n[Link]\nTransmitChecksumOffload=no\n";
         let empty = "# [Match]\n[Match]\n#Type=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
         let sets = "TransmitChecksumOffload=no for flannel.1";
-        let shadowed = "is shadowed for flannel.1";
+        let shadowed = "is shadowed for flannel.1: /0.link matches it first";
         for (name_of, texts, expected) in [
             ("sets", vec![vxlan], vec![sets]),
             ("first wins", vec![vxlan, default], vec![sets]),
@@ -229,7 +231,10 @@ mod tests {
             ("no condition at all", vec![empty], vec![]),
             ("nothing to do with it", vec![default], vec![]),
         ] {
-            let files: Vec<_> = texts.iter().map(|text| file("/x.link", text)).collect();
+            let files = texts.iter().enumerate();
+            let files: Vec<_> = files
+                .map(|(n, text)| file(&format!("/{n}.link"), text))
+                .collect();
             let found = managers(&files, &[name("flannel.1")]);
             assert_eq!(found.len(), expected.len(), "{name_of}: {found:?}");
             for (found, expected) in found.iter().zip(expected) {
