@@ -23,7 +23,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run packaging/third-party deploy/image/build tests/deploy tests/image tests/json-schemas tests/monitoring tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run packaging/third-party deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export)
 
@@ -73,7 +73,7 @@ deny:
 	else echo "deny: left out, there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
 bench: build
-	@tests/needs root gcc ip ethtool strace iptables nft
+	@tests/needs root gcc ip ethtool strace iptables nft jq
 	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && benches/rules $(BIN) && exit $$status
 
 # The costs of the cures, as ratios. Builds nothing.
@@ -135,7 +135,7 @@ check-json: build
 # Manifests, alerts, metrics and the image, each checked by the program that reads it.
 .PHONY: check-deploy
 check-deploy: build check-json
-	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter kubectl nft ansible-playbook
+	@tests/needs root ip ethtool jq buildah prometheus prometheus-node-exporter python3 nft ansible-playbook
 	tests/deploy $(BIN)
 	tests/monitoring $(BIN)
 	tests/image $(BIN)
