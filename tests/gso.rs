@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{BACKENDS, EthtoolFeatures, FEATURE, Netns, run};
+use common::{BACKENDS, EthtoolFeatures, FEATURE, Netns, Watch, run};
 use serde_json::Value;
 
 const FRAGLIST: &str = "tx-scatter-gather-fraglist";
@@ -297,4 +297,18 @@ fn what_others_do_to_it_is_respected_and_counted() {
         [[FRAGLIST, "leave", "contested", "refused"]]
     );
     assert_eq!(path.on(), (true, true));
+}
+
+#[test]
+fn watch_turns_it_off_again() {
+    let path = Tunnel::new();
+    let watch = Watch::start(&path.node, "--backend netlink");
+    let off = || path.on() == (true, false);
+    watch.until("fraglist is off", off);
+    path.set(FRAGLIST, true);
+    watch.until("fraglist is off again", off);
+    let errors = watch.stop();
+    let turned =
+        |line: &&str| line.starts_with("vxcsum: vx0: turned tx-scatter-gather-fraglist off: ");
+    assert_eq!(errors.lines().filter(turned).count(), 2, "{errors}");
 }
