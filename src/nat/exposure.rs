@@ -384,18 +384,6 @@ impl Exposure {
         Self::Unknown(Doubt::NotRead)
     }
 
-    /// Exposed, without a rule: shows what the decision would be.
-    pub fn assumed() -> Self {
-        Self::Exposed(Box::new(Exposed {
-            rule: CitedRule::default(),
-            v6: false,
-            change: NatChange::RandomPortFully,
-            marks: 0,
-            kept_by: None,
-            notrack: Err(NoCure::NotAsked),
-        }))
-    }
-
     /// How NAT can rewrite the outer packets. `None` unless the answer is `Exposed`.
     pub fn exposed(&self) -> Option<&Exposed> {
         match self {
