@@ -60,6 +60,7 @@ fmt:
 clippy:
 	@tests/needs cargo gcc
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	CARGO=$(CARGO) tests/dead-code
 
 shellcheck:
 	@tests/needs shellcheck
