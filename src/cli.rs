@@ -14,7 +14,7 @@ use crate::ethtool::backend_io::Choice;
 use crate::kernel::bugs;
 use crate::text::IfName;
 
-/// Turns tx-checksum-ip-generic off on the VXLAN devices whose packets this kernel would send with a broken outer UDP
+/// Turns one offload off on the VXLAN devices whose packets this kernel would send with a broken outer UDP
 /// checksum, and only there.
 #[derive(Debug, Parser)]
 #[command(name = "vxcsum", version = version(), max_term_width = 100, after_help = EXIT_CODES)]

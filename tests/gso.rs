@@ -265,6 +265,26 @@ fn each_feature_goes_off_and_comes_back_for_its_own_bug() {
     assert_eq!(path.on(), (true, true));
 }
 
+/// A rule against NAT is none against a second segmentation.
+#[test]
+fn notrack_and_fraglist_cure_both_and_keep_checksum_offload() {
+    let path = Tunnel::new();
+    let drop_ins = Path::new(path.node.remembering_root()).join("etc/vxcsum/policy.d");
+    fs::write(drop_ins.join("60.toml"), "cure = \"notrack\"\n").expect("write the drop-in");
+    let rule = "table ip t { chain post { type nat hook postrouting priority 100; oifname macvlan0 masquerade fully-random; }; }";
+    run(path.node.command("nft").arg(rule)).expect(0);
+    path.vxcsum("apply").expect(0);
+    assert_eq!(path.on(), (true, false));
+    let (packets, errors) = path.stream();
+    assert!(packets > 100 && errors == 0, "{errors} of {packets}");
+    let report = path.vxcsum("status --json").expect(0).json();
+    assert_eq!(report["summary"]["state"], "ok", "{report}");
+    path.vxcsum("revert").expect(0);
+    assert_eq!(path.on(), (true, true));
+    let tables = run(path.node.command("nft").args(["list", "tables"])).expect(0);
+    assert_eq!(tables.text(), "table ip t\n");
+}
+
 #[test]
 fn what_others_do_to_it_is_respected_and_counted() {
     let path = Tunnel::new();

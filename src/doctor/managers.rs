@@ -109,7 +109,7 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     found
 }
 
-/// True if a line calls `ethtool -K` for one of these devices and names a transmit checksum. A variable counts as any
+/// True if a line calls `ethtool -K` for one of these devices and names a feature that vxcsum turns off. A variable counts as any
 /// device.
 fn sets_offload(line: &str, devices: &[IfName]) -> bool {
     let line = line.trim_start();
@@ -140,7 +140,8 @@ fn sets_offload(line: &str, devices: &[IfName]) -> bool {
         }
         let mut rest = words.clone();
         while let Some(feature) = rest.next() {
-            let named = feature == "tx" || feature.starts_with("tx-checksum");
+            let named = matches!(feature, "tx" | "sg" | "tx-scatter-gather-fraglist")
+                || feature.starts_with("tx-checksum");
             if named && matches!(rest.clone().next(), Some("on" | "off")) {
                 return true;
             }
@@ -247,6 +248,8 @@ mod tests {
     fn only_calls_that_change_the_feature_of_a_device_count() {
         for (line, counts) in [
             ("ethtool -K flannel.1 tx-checksum-ip-generic off", true),
+            ("ethtool -K flannel.1 tx-scatter-gather-fraglist on", true),
+            ("ethtool -K flannel.1 sg on", true),
             ("  /usr/sbin/ethtool --offload flannel.1 rx on tx on", true),
             (
                 "ethtool -K flannel.1 gso off; ethtool -K flannel.1 tx off",
