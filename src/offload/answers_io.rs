@@ -1,9 +1,10 @@
 //! `/run/vxcsum/exposure.json`: the last answers about exposure, for the next process.
 //!
-//! Owns when they still hold. What is kept is the answer for each device and not the rules that it rests on: those of a cluster
-//! have megabytes, an answer has a few hundred bytes. It holds for exactly the same question (all that is known of the device) in
-//! the same network namespace of the same boot, under the same generation of `nf_tables`, by the same version of this program.
-//! Answers that rest on what changes with no announcement are not kept at all. A file that is damaged, or not root's, counts as none.
+//! Owns the conditions under which an answer is still valid. Stores the answer for each device, not the rules: the
+//! rules of a cluster take megabytes, an answer a few hundred bytes. An answer is valid for exactly the same question
+//! (all facts about the device) in the same network namespace of the same boot, with the same generation of `nf_tables`
+//! and the same version of this program. Answers that depend on something that changes without an event are not stored.
+//! A damaged file, or a file that root does not own, counts as missing.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -25,10 +26,10 @@ use crate::nat::partial_io::{RulesInUse, RulesVersion};
 use crate::run_dir_io::{read_text, replace, run_dir};
 
 const NAME: &str = "exposure.json";
-/// A thousand devices in a cluster of a thousand nodes have more, and are asked for anew.
+/// Bytes. A thousand devices in a cluster of a thousand nodes need more, and are analysed again each time.
 const LIMIT: usize = 1 << 20;
 
-/// What the answers are true for.
+/// The conditions under which the stored answers are valid.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct AnswerKey {
     program: String,
@@ -38,7 +39,7 @@ struct AnswerKey {
 }
 
 impl AnswerKey {
-    /// None where the namespace or the rules have nothing to know them by.
+    /// `None` if the namespace or the rules have no version.
     fn new(netns: Netns, rules: RulesVersion) -> Option<Self> {
         Some(Self {
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,7 +50,7 @@ impl AnswerKey {
     }
 }
 
-/// An [`Exposure`], whose own form in JSON is its code.
+/// An [`Exposure`] in full. Its own JSON form is only the code.
 #[derive(Serialize, Deserialize)]
 enum StoredAnswer {
     Exposed(Box<Exposed>),
@@ -60,7 +61,7 @@ enum StoredAnswer {
 #[derive(Serialize, Deserialize)]
 struct AnswerFile {
     key: AnswerKey,
-    /// By what is known of the device.
+    /// By the facts about the device.
     answers: BTreeMap<String, StoredAnswer>,
 }
 
@@ -68,18 +69,17 @@ fn question(flow: &OuterFlow) -> String {
     format!("{flow:?}")
 }
 
-/// The file below a root.
 pub struct KeptAnswers {
     dir: PathBuf,
 }
 
 impl KeptAnswers {
-    /// Reads nothing yet.
+    /// Does not read the file yet.
     pub fn new(root: &Path) -> Self {
         Self { dir: run_dir(root) }
     }
 
-    /// The answers for all of these, if each is there and still holds.
+    /// The answers for all these devices. `None` if one is missing or not valid any more.
     pub fn load(&self, netns: Netns, flows: &[OuterFlow]) -> Option<Vec<Exposure>> {
         let mut stored = self.stored()?;
         if Some(stored.key) != AnswerKey::new(netns, RulesVersion::now()?) {
@@ -100,7 +100,8 @@ impl KeptAnswers {
         serde_json::from_str(&text).ok()
     }
 
-    /// Adds to the file, if these can hold for longer. Where it cannot be written, the next process reads the rules again.
+    /// Adds answers to the file if they can stay valid. If the file cannot be written, the next process reads the rules
+    /// again.
     pub fn save(&self, netns: Netns, rules: &RulesInUse, given: Vec<(OuterFlow, Exposure)>) {
         let key = rules
             .version()

@@ -1,6 +1,6 @@
 //! Carrying out a plan.
 //!
-//! Owns the order set, read back, compare. May not decide: what is not in the plan is not touched.
+//! Owns the order: set, read back, compare. Decides nothing, and changes nothing that is not in the plan.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -15,8 +15,8 @@ use crate::ethtool::backend_io::Backend;
 use crate::ethtool::{Feature, Features};
 use crate::fault::Fault;
 
-/// Sets the feature on every device for which the plan says so, reads it back, and says of each (by ifindex) what came of
-/// it. A device that fails stops no other.
+/// Sets the feature on every device for which the plan says so, reads it back, and returns the result for each device
+/// and feature. A device that fails does not stop the others.
 pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> Changes {
     let mut changes = Changes::new();
     for action in [Action::TurnOff, Action::TurnOn] {
@@ -43,7 +43,7 @@ fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action, feature: Feature)
         .map(|d| (d.device.link.ifindex, &d.device.link.name))
         .collect();
     let sets = backend.set(&refs, feature, (index, count), on);
-    // All are read back, also those whose set failed: it may have failed after the kernel did it.
+    // Reads back all of them: a set can fail after the kernel made the change.
     let now = read_features(backend, chosen.iter().map(|d| &d.device.link), plan.table);
     let changed = |device: &DevicePlan<'_>, (set, now)| change(device, on, set, now, index);
     chosen
@@ -73,7 +73,7 @@ fn change(
         }
     };
     match (set, now) {
-        // Somebody else was faster.
+        // Another program made the same change first.
         (Err(fault), Ok(now)) if as_asked(&now) && !fault.lost() => Change {
             outcome: Outcome::Unchanged,
             feature: Some(now.state(index)),

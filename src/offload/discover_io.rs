@@ -1,6 +1,6 @@
 //! Finding the VXLAN devices of this network namespace.
 //!
-//! Owns the order of the questions: links, underlays, features. May not decide what to do with a device.
+//! Owns the order of the requests: links, underlays, features. Does not decide what to do with a device.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -31,23 +31,22 @@ use crate::text::IfName;
 
 const LIST: &str = "list the VXLAN devices";
 const LOOK_UP: &str = "look up a device";
-/// There is no route.
+/// The errnos for a destination without a route.
 const UNREACHABLE: [Errno; 2] = [Errno::NETUNREACH, Errno::HOSTUNREACH];
 
-/// Which devices to look at.
+/// The devices to look at.
 #[derive(Clone, Copy, Debug)]
 pub enum Selection<'a> {
-    /// Every VXLAN device.
     All,
-    /// These: each must be a VXLAN device.
+    /// Devices with these names. Each must be a VXLAN device.
     Named(&'a [IfName]),
-    /// These, skipping missing ones and those that are not VXLAN.
+    /// Devices with these names. Skips missing devices and other kinds of links.
     NamedIfPresent(&'a [IfName]),
-    /// Those with these ifindexes, skipping missing ones and those that are not VXLAN.
+    /// Devices with these ifindexes. Skips missing devices and other kinds of links.
     ByIfindex(&'a [u32]),
 }
 
-/// The sockets that discovery asks.
+/// The sockets of discovery.
 pub struct Discovery {
     route: Netlink,
     socket: Socket,
@@ -67,7 +66,7 @@ impl Discovery {
     /// The VXLAN devices, by ifindex, and the names of the kernel's features.
     ///
     /// # Errors
-    /// The kernel cannot be asked, or one of those that must be a VXLAN device is not: the error says what it is.
+    /// A request fails, or a device that must be a VXLAN device is another kind of link: the error names it.
     pub fn devices(
         &mut self,
         backend: &mut Backend,
@@ -92,7 +91,7 @@ impl Discovery {
         if links.is_empty() {
             return Ok((FeatureTable::default(), Vec::new()));
         }
-        // The first device that is still there answers for all. If none is, there are no features to read by these names.
+        // The first device that still exists answers for all. If none does, there are no features to read.
         let names = links
             .iter()
             .map(|link| backend.feature_names(&link.name))
@@ -122,15 +121,15 @@ impl Discovery {
         Ok((table, devices.collect()))
     }
 
-    /// For each device, in their order: what decides which NAT rules its outer packets meet, and true if it certainly has no
-    /// destination yet.
+    /// The outer flow of each device, in the same order, and true for a device that certainly has no destination yet.
+    /// The outer flow has the facts on which the matching NAT rules depend.
     ///
-    /// Where those packets go is what the device's forwarding entries say at this moment, and their way there what routing says.
-    /// A node that joins later is not among them until somebody looks again: `watch` does so every minute, the packages' timer
-    /// every five. What a multicast database adds (`bridge mdb` on a VXLAN device, 6.4) is not asked for.
+    /// The destinations come from the forwarding entries at this moment, and their routes from routing. A node that
+    /// joins later is found only by the next look: `watch` looks every minute, the timer of the packages every five.
+    /// Entries of a multicast database (`bridge mdb` on a VXLAN device, 6.4) are not read.
     ///
     /// # Errors
-    /// The kernel cannot be asked.
+    /// A request fails.
     pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<(OuterFlow, bool)>, Fault> {
         let addresses = self.addresses()?;
         let mut entries = self.entries(devices);
@@ -146,7 +145,7 @@ impl Discovery {
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
             let vrf = underlay.and_then(|underlay| underlay.vrf);
             let other_egress = entries.underlays.iter().copied().find(other).or(vrf);
-            // An `external` device has what the packet brings along.
+            // On an `external` device each packet brings these values.
             let external = device.link.outer_checksum == OuterChecksum::External;
             let own_port = !entries.other_port && !external;
             no_peers.push(entries.no_peers(&device.link));
@@ -179,13 +178,13 @@ impl Discovery {
         Ok(flows.into_iter().zip(no_peers).collect())
     }
 
-    /// What the forwarding entries of these devices say. Where they cannot be listed, nothing is known.
+    /// The forwarding entries of these devices. An empty map if they cannot be listed: then nothing is known.
     fn entries(&mut self, devices: &[Device]) -> HashMap<u32, Entries> {
         let mut out: HashMap<u32, Entries> = devices
             .iter()
             .map(|device| (device.link.ifindex, Entries::default()))
             .collect();
-        // Pods have a device each, with entries of its own.
+        // Each pod has a device with entries of its own.
         let only = match devices {
             [] => return out,
             [device] => device.link.ifindex,
@@ -210,8 +209,8 @@ impl Discovery {
         out
     }
 
-    /// Asks routing about each destination that it decides about: by its index in `flows`, and the address. One that cannot be
-    /// reached gets no packets.
+    /// Looks up the route to each destination that routing decides, given as an index in `flows` and an address.
+    /// Unreachable destinations get no packets.
     fn check_routes(&mut self, flows: &mut [OuterFlow], routed: &[(usize, IpAddr)]) {
         if routed.is_empty() {
             return;
@@ -260,8 +259,8 @@ impl Discovery {
         }
     }
 
-    /// Asks routing for the source and the next hops of the packets, where it matters: the device has no source, or the
-    /// underlay several addresses. None if they are not certain.
+    /// Looks up the source and the next hops of the packets if the decision needs them: the device has no source, or
+    /// the underlay has several addresses. `None` if they are not certain.
     fn sources(&mut self, flow: &OuterFlow) -> Option<Routed> {
         let oif = flow.certain_egress()?.1?;
         if flow.local.is_some() && flow.underlay_addresses.len() < 2 {
@@ -279,7 +278,7 @@ impl Discovery {
             self.route
                 .batch("look up a route", count, Answers::Each, write, route::route)
         };
-        // The whole route, of which the other answer gives one next hop, and the source that was chosen.
+        // This answer has the whole route. The other answer has one next hop of it, and the chosen source.
         let whole =
             ask(&|w, seq, to| route::look_up(w, seq, to, flow.local, Some(oif), true)).ok()?;
         let chosen =
@@ -287,7 +286,7 @@ impl Discovery {
         let mut routed = Routed::default();
         for ((remote, whole), chosen) in flow.remotes.iter().zip(whole).zip(chosen) {
             let (whole, chosen) = match (whole, chosen) {
-                // One that cannot be reached gets no packets.
+                // An unreachable destination gets no packets.
                 (Err(e), _) if UNREACHABLE.contains(&e.code()) => continue,
                 (Ok(whole), Ok(chosen)) => (whole?, chosen?),
                 _ => return None,
@@ -300,7 +299,7 @@ impl Discovery {
             routed.sources.extend(flow.local.or(chosen.source));
             routed.nexthops.push(chosen.gateway.unwrap_or(*remote));
             if remote.is_ipv6() {
-                // The answer says it whatever source was asked for.
+                // The answer names it whatever source the request has.
                 let by_itself = chosen.source.filter(|_| whole.source.is_none());
                 routed.chosen_ipv6.push(by_itself);
             }
@@ -316,7 +315,7 @@ impl Discovery {
         )
     }
 
-    /// One answer a request: a link of any kind, or why there is none.
+    /// One result for each request: a link of any kind, or the error.
     fn get_links(
         &mut self,
         count: usize,
@@ -333,7 +332,7 @@ impl Discovery {
         Ok(answers.into_iter().map(link).collect())
     }
 
-    /// The VXLAN devices that are there, for somebody who named another: `; its VXLAN devices are flannel.1, vx1`.
+    /// The existing VXLAN devices, for a user who named another one: `; its VXLAN devices are flannel.1, vx1`.
     fn vxlan_names(&mut self) -> String {
         const MAX: usize = 8;
         let Ok(links) = dump_vxlan(&mut self.route) else {
@@ -379,7 +378,7 @@ impl Discovery {
         Ok(found.into_values().collect())
     }
 
-    /// The underlay of each link, in their order.
+    /// The underlay of each link, in the same order.
     fn underlays(
         &mut self,
         links: &[VxlanLink],
@@ -423,13 +422,13 @@ impl Discovery {
     }
 }
 
-/// What the forwarding entries of one device say of its outer packets.
+/// The forwarding entries of one device, as far as they are about outer packets.
 #[derive(Default)]
 struct Entries {
     remotes: BTreeSet<IpAddr>,
-    /// Those of them to which routing finds the way.
+    /// The destinations whose route routing chooses.
     routed: BTreeSet<IpAddr>,
-    /// The devices that entries name as the way.
+    /// The underlays that entries name.
     underlays: BTreeSet<u32>,
     other_port: bool,
     /// Some destinations are not among the entries.
@@ -449,7 +448,8 @@ impl Entries {
         self.incomplete |= entry.nexthops;
     }
 
-    /// The destinations to which routing finds the way. That to the device's own goes through its own underlay, if it has one.
+    /// The destinations whose route routing chooses. Packets to the device's own destination leave through its own
+    /// underlay, if it has one.
     fn routed(&self, link: &VxlanLink) -> BTreeSet<IpAddr> {
         let mut out = self.routed.clone();
         if link.underlay == UnderlayLink::NotSet {
@@ -458,7 +458,8 @@ impl Entries {
         out
     }
 
-    /// The device has no peer: no entry names a machine, there is no default one, and it learns none from received packets.
+    /// The device certainly has no peer: no entry names a machine, there is no default destination, and the device does
+    /// not learn from received packets.
     fn no_peers(&self, link: &VxlanLink) -> bool {
         let external = link.outer_checksum == OuterChecksum::External;
         let entries = self.remotes.len() + self.underlays.len();
@@ -467,8 +468,8 @@ impl Entries {
             && !(self.incomplete || self.other_port || link.learning || external)
     }
 
-    /// Every destination; empty if there are others: an `external` device has one for each packet, one that learns has each
-    /// machine that sends to it, and one without any is new and gets its destinations later.
+    /// Every destination. Empty if others are possible: an `external` device has one for each packet, a learning device
+    /// one for each machine that sends to it, and a device without destinations is new and gets them later.
     fn remotes(mut self, link: &VxlanLink) -> Vec<IpAddr> {
         let external = link.outer_checksum == OuterChecksum::External;
         if self.incomplete || link.learning || external {
@@ -480,7 +481,7 @@ impl Entries {
     }
 }
 
-/// The VXLAN devices among these; one that is gone by now is no error, any other failure is.
+/// The VXLAN devices among these links. A deleted device is not an error; every other failure is.
 fn present(found: Vec<Result<rtnl::Link, Fault>>) -> Result<Vec<VxlanLink>, Fault> {
     found
         .into_iter()
@@ -489,7 +490,7 @@ fn present(found: Vec<Result<rtnl::Link, Fault>>) -> Result<Vec<VxlanLink>, Faul
         .collect()
 }
 
-/// The features of these links as they are now.
+/// The current features of these links.
 pub fn read_features<'a>(
     backend: &mut Backend,
     links: impl IntoIterator<Item = &'a VxlanLink>,
@@ -503,11 +504,11 @@ pub fn read_features<'a>(
 }
 
 fn dump_vxlan(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
-    // The kind is checked again: old kernels, and any kernel without the vxlan module loaded, answer with every link.
+    // Check the kind again: old kernels, and kernels without the vxlan module, answer with all links.
     let mut found = route.dump(LIST, rtnl::dump_vxlan, |m| {
         Ok(rtnl::link(m)?.and_then(|link| link.vxlan))
     })?;
-    // By ifindex, and once each: a device that moves in the kernel's tables during a dump can be seen twice.
+    // Sort by ifindex and remove duplicates: a device that moves in the kernel's tables during a dump can appear twice.
     found.sort_by_key(|link| link.ifindex);
     found.dedup_by_key(|link| link.ifindex);
     Ok(found)

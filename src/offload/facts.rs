@@ -1,6 +1,7 @@
-//! What is known about the machine and its VXLAN devices, as values.
+//! The facts about the machine and its VXLAN devices.
 //!
-//! Owns the types that discovery fills and `offload::plan::decide` reads. May not do I/O, decide, or render.
+//! Owns the types that discovery fills and `offload::plan::decide` reads. Does no I/O, decides nothing, renders
+//! nothing.
 
 use core::net::IpAddr;
 use std::rc::Rc;
@@ -14,26 +15,26 @@ pub use crate::nat::exposure::Exposure;
 use crate::nat::exposure::Untracked;
 use crate::nat::nft::own::OwnTable;
 
-/// One VXLAN device and all that was learnt about it.
+/// The facts about one VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// From rtnetlink.
     pub link: VxlanLink,
-    /// The underlay, if it is known and in this network namespace.
+    /// `None` if the underlay is not known or is in another network namespace.
     pub underlay: Option<Rc<Underlay>>,
-    /// From the backend: a device whose features could not be read is still reported.
+    /// From the backend. A device whose features could not be read is still reported.
     pub features: Result<Features, Fault>,
-    /// From the NAT rules; the same for many devices.
+    /// From the NAT rules. Many devices share it.
     pub exposure: Rc<Exposure>,
     /// Whether the outer packets can be segmented twice.
     pub segmentation: Segmentation,
-    /// Where the outer packets go, as the exposure was decided on; empty if that is not known.
+    /// The destinations of outer packets on which the exposure is based. Empty if they are not known.
     pub remotes: Vec<IpAddr>,
-    /// It is known that there is no destination yet.
+    /// The device certainly has no destination yet.
     pub no_peers: bool,
-    /// What the record of this boot says of each feature.
+    /// The record of this boot for each feature.
     pub history: PerFeature<History>,
-    /// And of a rule for its packets.
+    /// The record of this boot for the rule about its packets.
     pub rule: RuleHistory,
 }
 
@@ -42,45 +43,46 @@ pub struct Device {
 pub struct History {
     /// vxcsum turned the feature off.
     pub owned: bool,
-    /// How often somebody has lately turned it back on, if it is too often to go on.
+    /// How often another program lately turned the feature on again. `Some` only during a conflict.
     pub contested: Option<usize>,
-    /// For how many seconds every look has found that NAT cannot rewrite the outer packets; `None` if the last one did not.
+    /// How many seconds ago the first of an unbroken series of looks found that NAT cannot rewrite the outer packets.
+    /// `None` if the last look found otherwise.
     pub not_exposed_for: Option<u64>,
 }
 
-/// What vxcsum has done since boot about a rule that leaves the packets of a device untracked.
+/// The rule that leaves the packets of a device untracked, according to the record of this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleHistory {
-    /// It keeps one for these packets, or tried to.
+    /// vxcsum keeps a rule for these packets, or has tried to.
     pub packets: Option<Untracked>,
-    /// Why it does not try now.
+    /// Why vxcsum does not try now.
     pub unusable: Option<Unusable>,
-    /// That was written down before, so that it is no news.
+    /// The record already has the backoff.
     pub in_backoff: bool,
     /// As in [`History`].
     pub not_exposed_for: Option<u64>,
-    /// This run has made or removed the rule.
+    /// This run added or removed the rule.
     pub changed: bool,
 }
 
-/// Why no rule is tried that would suffice.
+/// Why vxcsum does not try a rule that would be enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// Another program has taken it away so often.
+    /// Another program has removed the rule this many times.
     Contested(usize),
-    /// The kernel does not take it, and said this.
+    /// The kernel refused the rule with this message.
     Refused(String),
 }
 
-/// All that a decision needs.
+/// The facts for a decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The running kernel.
     pub kernel: KernelFacts,
-    /// Its features; empty if there was no device to ask for.
+    /// The features of the kernel. Empty if there was no device to ask.
     pub table: FeatureTable,
     /// The VXLAN devices, by ifindex.
     pub devices: Vec<Device>,
-    /// vxcsum's own table of `nf_tables`, where it was asked for; an error says why nothing is known of it.
+    /// vxcsum's own table of `nf_tables`. `None` if the decision does not need it. An error says why it could not be
+    /// read.
     pub own_table: Option<Result<OwnTable, Fault>>,
 }

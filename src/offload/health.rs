@@ -1,6 +1,6 @@
-//! How the devices of a node stand: each device's lines of defence, and the answer for all of them.
+//! The state of the devices of a node: the lines of defence of each device, and the answer for all devices.
 //!
-//! Owns the states, the counts and the sentence that every report begins with. Pure.
+//! Owns the states, the counts and the first sentence of every report. Pure.
 
 use rustix::io::Errno;
 use serde::Serialize;
@@ -11,42 +11,43 @@ use crate::fault::Fault;
 use crate::kernel::{Status, Trigger};
 use crate::nat::exposure::ExposureCode;
 
-/// The sentence names at most this many devices and counts the rest; the table names them all.
+/// The most devices that the sentence names. It counts the rest, and the table names all.
 const MAX_NAMED: usize = 3;
 
 codes! {
-    /// How the NAT rules, the kernel and the offload of one device stand together.
+    /// How well NAT rules, kernel and offload protect the packets of one device.
     #[derive(PartialOrd, Ord)]
     pub enum Health {
-        /// At least one line of defence holds for certain.
+        /// At least one line of defence certainly protects the packets.
         Safe = "safe",
-        /// None holds for certain, and not all are known to fail.
+        /// No line of defence certainly protects the packets, and not all certainly fail.
         AtRisk = "at-risk",
-        /// All three fail: packets that NAT rewrites leave corrupt.
+        /// All three lines of defence fail: packets that NAT rewrites leave corrupt.
         Broken = "broken",
     }
 }
 
-/// The lines of defence of one device; of those against one kind of bug, any that holds is enough. `None` where it is not known.
+/// The lines of defence of one device. One that holds is enough against one kind of bug. Null for a line that is not
+/// known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Defence {
-    /// No NAT rule can rewrite its outer packets.
+    /// No NAT rule can rewrite the outer packets.
     pub nat_rules: Option<bool>,
-    /// Its outer packets are not segmented twice.
+    /// The outer packets are not segmented twice.
     pub segmentation: Option<bool>,
-    /// What triggers the bugs that the rest is about: the ones that it stands worst against.
+    /// The trigger of the bugs against which the device is protected worst. The other fields are about these bugs.
     pub trigger: Trigger,
-    /// The kernel does not have those of them that its packets can meet.
+    /// The kernel does not have the bugs with this trigger that the packets can meet.
     pub kernel: Option<bool>,
-    /// A feature that cures them is off.
+    /// A feature that cures these bugs is off.
     pub offload: Option<bool>,
-    /// What follows.
+    /// The result of the three.
     pub health: Health,
 }
 
 impl Defence {
-    /// Of one device. One without peers sends nothing that could be corrupted.
+    /// Of one device. A device without peers sends no packets that could be corrupted.
     pub fn of(device: &DeviceReport<'_>) -> Self {
         let all = Trigger::ALL.into_iter().rev();
         // The first of those that are equally bad.
@@ -55,7 +56,7 @@ impl Defence {
             .expect("every outer checksum is susceptible to a bug")
     }
 
-    /// Against the bugs with one trigger; `None` if its packets cannot meet any.
+    /// The lines of defence against the bugs with one trigger. `None` if the packets cannot meet any.
     pub fn against(device: &DeviceReport<'_>, trigger: Trigger) -> Option<Self> {
         let harmless = |trigger: Trigger| {
             let danger = device.dangers[trigger as usize].as_ref()?;
@@ -91,22 +92,22 @@ impl Defence {
 }
 
 codes! {
-    /// The answer for a device, or the worst of a node.
+    /// The answer for a device, or the worst answer of a node.
     pub enum NodeState {
-        /// Nothing is to be done against corrupt packets.
+        /// Corrupt packets are impossible, or the policy accepts what is not known.
         Ok = "ok",
-        /// Packets may be corrupted, or it is not known that they cannot.
+        /// Packets may be corrupted, or it is not known whether they can be.
         AtRisk = "at-risk",
         /// Packets are corrupted.
         Broken = "broken",
-        /// A device could not be read, or not changed as it has to be.
+        /// A device could not be read, or a necessary change failed.
         Failed = "failed",
     }
 }
 
 impl NodeState {
-    /// Of one device. What is not known and what the policy counts as harmless is not held against it; a rule that is known to
-    /// corrupt packets is, whatever the policy says.
+    /// Of one device. Unknown facts that the policy treats as harmless do not count. A rule that certainly corrupts
+    /// packets counts, whatever the policy says.
     pub fn of(device: &DeviceReport<'_>) -> Self {
         if matches!(device.outcome, Outcome::Failed | Outcome::Refused) {
             return Self::Failed;
@@ -126,7 +127,7 @@ impl NodeState {
         found.unwrap_or(Self::Ok)
     }
 
-    /// Of one device with all its entries, and the entry that says what is wrong: a further one can have failed.
+    /// Of one device with all its entries, and the entry with the problem: a further entry can have failed.
     pub fn of_all<'r, 'a>(
         first: &'r DeviceReport<'a>,
         others: &'r [DeviceReport<'a>],
@@ -148,30 +149,30 @@ impl NodeState {
     }
 }
 
-/// The answer and the counts.
+/// The answer and the counts of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
-    /// The worst of the devices.
+    /// The worst state of all devices.
     pub state: NodeState,
-    /// How many there are.
+    /// The number of devices.
     pub devices: usize,
-    /// How many are in the state `ok`.
+    /// The number of devices in the state `ok`.
     pub ok: usize,
-    /// How many are in the state `at-risk`.
+    /// The number of devices in the state `at-risk`.
     pub at_risk: usize,
-    /// How many are in the state `broken`.
+    /// The number of devices in the state `broken`.
     pub broken: usize,
-    /// How many are in the state `failed`.
+    /// The number of devices in the state `failed`.
     pub failed: usize,
-    /// How many would be changed.
+    /// The number of devices that would be changed.
     pub pending: usize,
-    /// How many were changed.
+    /// The number of devices that were changed.
     pub changed: usize,
 }
 
 impl Summary {
-    /// Of all devices of a report.
+    /// Of all devices in a report.
     pub fn of(devices: &[DeviceReport<'_>]) -> Self {
         let states: Vec<_> = by_device(devices)
             .map(|(first, others)| NodeState::of_all(first, others).1)
@@ -200,7 +201,7 @@ impl Summary {
     }
 }
 
-/// The first few names, and how many more there are.
+/// The first names, and the number of further devices.
 pub fn named(devices: &[&DeviceReport<'_>], max: usize) -> String {
     let more = devices.len().saturating_sub(max);
     let names: Vec<_> = devices[..devices.len() - more]
@@ -213,7 +214,7 @@ pub fn named(devices: &[&DeviceReport<'_>], max: usize) -> String {
     }
 }
 
-/// The sentence behind the first word: which devices, why, and the command to run.
+/// The sentence after the first word: the devices, the reason, and the command to run.
 pub fn answer(report: &Report<'_>) -> String {
     let state = report.summary.state;
     if report.devices.is_empty() {
@@ -302,7 +303,7 @@ fn failure(device: &DeviceReport<'_>) -> String {
     }
 }
 
-/// What to run next for these devices.
+/// The command to run next for these devices.
 fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
     let pending = |device: &&DeviceReport<'_>| {
         device.outcome == Outcome::Planned
@@ -326,27 +327,27 @@ fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
 }
 
 codes! {
-    /// What could not be looked at.
+    /// A fact that could not be read.
     pub enum LimitedPart {
         /// The NAT rules, or a part of them.
         NatRules = "nat-rules",
     }
 }
 
-/// Something that could not be looked at, so that the answer is the worst case.
+/// A fact that could not be read, so the answer assumes the worst case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Limit {
-    /// What.
+    /// The part that could not be read.
     pub what: LimitedPart,
-    /// Why not.
+    /// The error.
     pub why: String,
-    /// What to do about it.
+    /// What to do about the error.
     pub advice: String,
 }
 
 impl Limit {
-    /// Of the parts of the NAT rules that could not be read. Advice that fits the cause: root needs no `sudo`.
+    /// For parts of the NAT rules that could not be read. The advice fits the cause: root needs no `sudo`.
     pub fn of_rules(unread: &[Fault], root: bool) -> Option<Self> {
         unread.first()?;
         let advice = if unread.iter().any(Fault::forbidden) {

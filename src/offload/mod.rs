@@ -1,6 +1,7 @@
-//! The offload of VXLAN devices: what is, what has to be, and the way there.
+//! The offload of VXLAN devices: the current state, the required state, and the change between them.
 //!
-//! Owns discovery, the decision, carrying it out, the report and the record of what was done. `offload::plan` decides, `apply_io` cannot.
+//! Owns discovery, the decision, carrying it out, the report and the record. `offload::plan` decides, and `apply_io`
+//! only carries out.
 
 pub(crate) mod answers_io;
 pub(crate) mod apply_io;

@@ -1,8 +1,7 @@
 //! One pass over the devices: the path that the verbs and `watch` share.
 //!
-//! Owns the sockets, the policy and the record of one process, and the order record, set, correct the record. May not
-//! decide: `offload::plan` does. May not print or log what it did: its caller
-//! has the report.
+//! Owns the sockets, the policy and the record of one process, and the order: write the record, set, correct the
+//! record. Does not decide: `offload::plan` does. Does not print or log its changes: the caller has the report.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -43,36 +42,33 @@ use crate::policy::files_io::{self, Wanted};
 use crate::policy::{Cure, Policy};
 use crate::probe::{ProbeRun, file_io, run_io};
 
-/// What a probe measured; nothing without one.
+/// The measurements of a probe. Empty without a probe.
 pub fn measurements(probe: Option<&ProbeRun>) -> Measurements {
     probe.map(ProbeRun::measurements).unwrap_or_default()
 }
 
-/// What a process works with.
+/// The options of a process.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the files are.
+    /// The directory below which all files are read.
     pub root: PathBuf,
-    /// A policy given on the command line.
+    /// The policy file from the command line.
     pub policy: Option<PathBuf>,
-    /// The interface to use.
     pub backend: Choice,
 }
 
-/// This machine, as one process sees it.
+/// The facts and sockets of one process.
 pub struct Node {
     options: Options,
-    /// What is wanted.
     pub policy: Policy,
-    /// The running kernel.
     pub kernel: KernelFacts,
-    /// What is known of it.
+    /// The verdict on the running kernel.
     pub verdict: KernelVerdict,
-    /// What was measured of it on this boot.
+    /// The probe of this boot.
     pub probe: Option<ProbeRun>,
-    /// The NAT rules, once they were read for a decision.
+    /// The NAT rules. `None` if no decision needed them yet.
     pub rules: Option<RulesInUse>,
-    /// What the decisions of the last looks depend on.
+    /// The dependencies of the last decisions.
     pub depends_on: Dependencies,
     keep_rules: bool,
     ignore_rules: bool,
@@ -80,31 +76,31 @@ pub struct Node {
     discovery: Discovery,
     record: StateFile,
     answers: KeptAnswers,
-    /// Answers that were not kept yet.
+    /// Answers that are not stored yet.
     new_answers: Vec<(OuterFlow, Exposure)>,
     netns: Netns,
-    /// What vxcsum's own table has to hold, by the record of the last look.
+    /// The required content of vxcsum's own table, according to the record of the last look.
     kept_packets: Packets,
 }
 
-/// What decisions depend on beside the devices themselves.
+/// What decisions depend on, besides the devices themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Dependencies {
-    /// The NAT rules.
+    /// The decisions depend on the NAT rules.
     pub rules: bool,
-    /// Where outer packets go: a device that is not exposed can become so with a new destination.
+    /// The decisions depend on destinations: a device that is not exposed can become exposed with a new destination.
     pub destinations: bool,
-    /// Forwarding, and the devices below: packets that are segmented once can be segmented twice after a change.
+    /// The decisions depend on forwarding and the devices below: after a change, packets can be segmented twice.
     pub segmentation: bool,
-    /// The first peer of these devices.
+    /// The devices whose first peer changes a decision.
     pub waiting: BTreeSet<u32>,
 }
 
-/// What came of a plan.
+/// The result of carrying out a plan.
 pub struct Applied {
     /// By ifindex and feature.
     pub changes: Changes,
-    /// The devices with a conflict that has just begun.
+    /// The devices whose conflict began in this run.
     pub conflicts: HashSet<u32>,
 }
 
@@ -115,20 +111,20 @@ pub struct Locked {
 }
 
 impl Node {
-    /// The policy first: a bad one ends everything before any device is looked at.
+    /// Reads the policy first: with an invalid policy, no device is looked at.
     ///
     /// # Errors
-    /// The policy is not valid, or the kernel cannot be asked.
+    /// The policy is not valid, or a request to the kernel fails.
     pub fn open(options: Options) -> Result<Self, Error> {
         let policy = load_policy(&options.root, options.policy.as_deref())?;
         Self::with_policy(options, policy)
     }
 
-    /// For `revert`: neither the policy nor the NAT rules decide anything there. Giving back must work, above all when the
-    /// package is removed, whatever state the policy is in.
+    /// For `revert`, which needs neither the policy nor the NAT rules. Giving back must work with any policy, above all
+    /// when the package is removed.
     ///
     /// # Errors
-    /// The kernel cannot be asked.
+    /// A request to the kernel fails.
     pub fn open_to_revert(options: Options) -> Result<Self, Error> {
         let policy = load_policy(&options.root, options.policy.as_deref()).unwrap_or_else(|_| {
             warn!("the policy is not valid: ignored by revert; see `vxcsum policy check`");
@@ -168,26 +164,27 @@ impl Node {
         })
     }
 
-    /// From now on the NAT rules are read again only once they are forgotten: somebody listens for their changes.
+    /// From now on the NAT rules are read again only after [`Self::forget_rules`], because the caller listens for
+    /// changes.
     pub fn keep_rules(&mut self) {
         self.keep_rules = true;
     }
 
-    /// They may have changed.
+    /// Notes that the NAT rules may have changed.
     pub fn forget_rules(&mut self) {
         self.rules = self.rules.take().filter(RulesInUse::still_hold);
     }
 
-    /// Whether some of the NAT rules change with no announcement.
+    /// True if some of the NAT rules change without an event.
     pub fn rules_change_unannounced(&self) -> bool {
         let rules = self.rules.as_ref().map(RulesInUse::rules);
         rules.is_some_and(|rules| rules.changes_unannounced() || rules.marks_are_answered)
     }
 
-    /// Reads the policy, and what was measured, anew.
+    /// Reads the policy and the probe again.
     ///
     /// # Errors
-    /// The policy is not valid: then the old one stays.
+    /// The policy is not valid. The old policy stays.
     pub fn reload(&mut self) -> Result<(), Error> {
         self.policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
         self.probe = load_probe(&self.options.root);
@@ -205,18 +202,18 @@ impl Node {
         self.backend.name()
     }
 
-    /// The kernel's part of a report.
     pub fn kernel_report(&self) -> KernelReport {
         KernelReport::new(&self.kernel, self.verdict.clone())
     }
 
-    /// What of the NAT rules could not be read, if they were asked.
+    /// The parts of the NAT rules that could not be read. `None` if all could be read, or if no decision needed the
+    /// rules.
     pub fn limit(&self) -> Option<Limit> {
         let rules = self.rules.as_ref()?.rules();
         Limit::of_rules(&rules.unread, rustix::process::geteuid().is_root())
     }
 
-    /// Forgets that another program turned these devices back on: somebody who names a device wants it now.
+    /// Ends the conflicts of these devices, because a user named them.
     pub fn end_backoffs(&self, facts: &mut Facts, locked: &mut Locked) {
         for device in &mut facts.devices {
             let identity = self.identity(device);
@@ -232,16 +229,16 @@ impl Node {
         }
     }
 
-    /// Looks, to change nothing.
+    /// Looks without the intention to change anything.
     ///
     /// # Errors
-    /// The kernel cannot be asked, or a named device is not a VXLAN device.
+    /// A request to the kernel fails, or a named device is not a VXLAN device.
     pub fn look(&mut self, selection: Selection<'_>) -> Result<Facts, Error> {
         let state = self.record.load(None);
         self.facts(selection, &state, false)
     }
 
-    /// Looks at everything, also at what no decision depends on.
+    /// Looks at all facts, also at facts on which no decision depends.
     ///
     /// # Errors
     /// As [`Self::look`].
@@ -250,17 +247,17 @@ impl Node {
         self.facts(selection, &state, true)
     }
 
-    /// Waits until no other vxcsum process changes anything.
+    /// Waits until no other vxcsum process makes changes.
     ///
     /// # Errors
-    /// Another one does not come to an end.
+    /// Another process holds the lock too long.
     pub fn lock(&self) -> Result<Locked, Error> {
         let lock = self.record.lock().map_err(Error::Io)?;
         let state = self.record.load(Some(&lock));
         Ok(Locked { lock, state })
     }
 
-    /// Looks, to change something.
+    /// Looks with the intention to make changes.
     ///
     /// # Errors
     /// As [`Self::look`].
@@ -270,7 +267,7 @@ impl Node {
         locked: &Locked,
     ) -> Result<Facts, Error> {
         let facts = self.facts(selection, &locked.state, false)?;
-        // `watch` keeps the rules themselves.
+        // `watch` keeps the rules in memory instead.
         let new = std::mem::take(&mut self.new_answers);
         if let Some(rules) = self.rules.as_ref().filter(|_| !self.keep_rules) {
             self.answers.save(self.netns, rules, new);
@@ -278,7 +275,7 @@ impl Node {
         Ok(facts)
     }
 
-    /// The decision of every run but `revert`.
+    /// The decision of every command except `revert`.
     pub fn plan<'a>(&self, facts: &'a Facts) -> Plan<'a> {
         decide(&self.policy, facts, &self.verdict)
     }
@@ -296,7 +293,7 @@ impl Node {
             device.history = state.history(&identity, now);
             device.rule = state.rule_history(&identity, now);
         }
-        // Many rules take seconds to read.
+        // Reading many rules takes seconds.
         let needs = |trigger| depends_on(trigger, &self.policy, &devices, &self.verdict);
         let nat = rules || !self.ignore_rules && needs(Trigger::Nat);
         let segmentation = rules || !self.ignore_rules && needs(Trigger::Segmentation);
@@ -328,7 +325,7 @@ impl Node {
         let harmless = |d: &Device| d.no_peers || matches!(*d.exposure, Exposure::NotExposed(_));
         self.depends_on.rules |= nat;
         self.depends_on.destinations |= nat && devices.iter().any(harmless);
-        // The cure against NAT is one against this, too.
+        // The cure against NAT also cures this.
         let once = |d: &Device| {
             d.segmentation.twice() == Some(false)
                 && (!nat || harmless(d) || d.rule.packets.is_some())
@@ -347,7 +344,7 @@ impl Node {
         })
     }
 
-    /// Whether the policy asks for rules in place of turning the offload off.
+    /// True if the policy wants rules instead of turning the offload off.
     fn wants_rules(&self, devices: &[Device]) -> bool {
         let mut rules = devices
             .iter()
@@ -355,7 +352,7 @@ impl Node {
         rules.any(|rule| self.policy.cure_for(rule).0 == Cure::Notrack)
     }
 
-    /// Whether vxcsum's own table is not what it has to be, by the record of the last look.
+    /// True if vxcsum's own table differs from its required content, according to the record of the last look.
     pub fn lost_rules(&self) -> bool {
         let wanted = &self.kept_packets;
         let as_wanted =
@@ -363,12 +360,12 @@ impl Node {
         !wanted.is_empty() && !own_io::read().is_ok_and(|found| as_wanted(&found))
     }
 
-    /// Whether its own table has to hold rules.
+    /// True if vxcsum's own table must have rules.
     pub fn keeps_rules(&self) -> bool {
         !self.kept_packets.is_empty()
     }
 
-    /// A plan, after vxcsum's own table was put in order as it asks for.
+    /// A plan, made after vxcsum's own table was brought into the state that the plan requires.
     pub fn settled<'f>(
         &mut self,
         facts: &'f mut Facts,
@@ -388,9 +385,9 @@ impl Node {
         planner(self, facts)
     }
 
-    /// Puts vxcsum's own table in order, as these plans for the devices of the facts ask for it, and says in the facts what came of it:
-    /// the features are decided on after that. Where the kernel does not take a rule, the offload goes off instead. The record is
-    /// written before, as with the features.
+    /// Brings vxcsum's own table into the state that the plans for these devices require, and adds the result to the
+    /// facts. The features are decided after that: if the kernel refuses a rule, the offload goes off instead. The
+    /// record is written before, as for the features.
     fn settle_rules(
         &mut self,
         facts: &mut Facts,
@@ -434,7 +431,7 @@ impl Node {
         let differs = match &facts.own_table {
             Some(Ok(OwnTable::Made(found))) => *found != wanted,
             Some(Ok(OwnTable::Absent)) => !wanted.is_empty(),
-            // Without rules of its own this is somebody else's table.
+            // If vxcsum keeps no rules, this is the table of another program.
             Some(Ok(OwnTable::Changed)) => !wanted.is_empty() || had_rules,
             Some(Err(_)) | None => false,
         };
@@ -481,7 +478,7 @@ impl Node {
         }
     }
 
-    /// Fills in the exposure of these devices, by no more of the rules than that takes unless `all` of them are wanted.
+    /// Fills in the exposure of these devices. Reads only the rules that this needs, or all rules with `all`.
     fn expose(&mut self, devices: &mut [Device], flows: &[(OuterFlow, bool)], all: bool) {
         if !self.keep_rules {
             self.forget_rules();
@@ -490,7 +487,7 @@ impl Node {
         let open: Vec<_> = open.map(|(flow, _)| flow.clone()).collect();
         let kept = || self.answers.load(self.netns, &open);
         let read = all || self.keep_rules || self.rules.is_some();
-        // Only all rules can tell whether a rule notrack suffices.
+        // Only all rules can show that a notrack rule is enough.
         let wants_rules = self.wants_rules(devices);
         let lacks = |exposures: &[Exposure]| {
             let found = exposures.iter().filter_map(Exposure::exposed);
@@ -527,8 +524,8 @@ impl Node {
         Identity::new(self.netns, &device.link)
     }
 
-    /// Carries out a plan and keeps the record true: what is about to be turned off is written down before it is, so that
-    /// a process killed in between leaves a record of too much, which `revert` sees, and never of too little.
+    /// Carries out a plan and keeps the record correct. The record is written before a feature is turned off, so if the
+    /// process is killed in between, the record has too many entries, which `revert` detects, and never too few.
     pub fn carry_out(&mut self, plan: &Plan<'_>, locked: &mut Locked, complete: bool) -> Applied {
         let mut conflicts = HashSet::new();
         if self.write_down(plan, locked, complete, &mut conflicts) {
@@ -541,7 +538,7 @@ impl Node {
         Applied { changes, conflicts }
     }
 
-    /// Before: true if there is something new.
+    /// Updates the record before the changes. True if it changed.
     fn write_down(
         &self,
         plan: &Plan<'_>,
@@ -606,13 +603,13 @@ impl Node {
         dirty
     }
 
-    /// After: what has become of it. True if there is something new.
+    /// Updates the record after the changes. True if it changed.
     fn correct(&self, plan: &Plan<'_>, locked: &mut Locked, changes: &Changes) -> bool {
         let mut dirty = false;
         for device in &plan.devices {
             let (identity, feature) = (self.identity(device.device), device.feature);
             let Some(change) = changes.get(&device.key()) else {
-                // Only `revert` gives this reason: there is nothing left to give back.
+                // Only `revert` gives this reason: the feature is on already.
                 if device.reason.code == ReasonCode::AlreadyOn {
                     locked.state.remove(&identity, feature);
                     dirty = true;
@@ -625,17 +622,17 @@ impl Node {
                     locked.state.confirm(&identity, feature);
                     locked.state.set_also_off(&identity, feature, &also);
                 }
-                // Somebody turned it on again at once: that counts too, or the conflict would never end.
+                // Another program turned it on again at once. That counts too, or the conflict would never end.
                 (Action::TurnOff, Outcome::Refused) => locked.state.confirm(&identity, feature),
-                // What could not be given back is still ours, unless somebody turned it off again at once: `revert` says what
-                // is to be, everything else would go on for ever.
+                // A feature that could not be turned on still belongs to vxcsum, unless another program turned it off
+                // again at once: `revert` must end, and everything else would repeat forever.
                 (Action::TurnOn, Outcome::Failed) => continue,
                 (Action::TurnOn, Outcome::Refused)
                     if device.reason.code == ReasonCode::TurnedOffByVxcsum =>
                 {
                     continue;
                 }
-                // It is not known whether the kernel did it: `revert` must ask.
+                // It is not known whether the kernel made the change, so `revert` must try.
                 (Action::TurnOff, Outcome::Failed) if change.feature.is_none() => continue,
                 _ => locked.state.remove(&identity, feature),
             }
@@ -666,7 +663,7 @@ fn is_off(plan: &DevicePlan<'_>, table: &FeatureTable) -> bool {
     state(plan.device, table, plan.feature).is_some_and(crate::ethtool::FeatureState::off)
 }
 
-/// What was measured on this boot; a file that is not used is warned of.
+/// The probe of this boot. Logs a warning about a file that is not used.
 pub fn load_probe(root: &Path) -> Option<ProbeRun> {
     file_io::load(root, &run_io::host(), |note| warn!("{note}"))
 }
@@ -674,13 +671,13 @@ pub fn load_probe(root: &Path) -> Option<ProbeRun> {
 /// Reads the policy of this machine.
 ///
 /// # Errors
-/// It is not valid.
+/// The policy is not valid.
 pub fn load_policy(root: &Path, path: Option<&Path>) -> Result<Policy, Error> {
     let wanted = path.map_or(Wanted::Default, Wanted::Path);
     files_io::load(root, wanted, rustix::process::geteuid().is_root()).map_err(Error::Policy)
 }
 
-/// Whether this process may change devices, as far as its own capabilities tell.
+/// Checks whether this process may change devices, as far as its own capabilities say.
 ///
 /// # Errors
 /// One sentence about what is missing.
@@ -690,7 +687,7 @@ pub fn require_net_admin() -> Result<(), Error> {
         Ok(sets) if !sets.effective.contains(CapabilitySet::NET_ADMIN) => Err(Error::Permission(
             "changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done".to_owned(),
         )),
-        // If the kernel does not even say, it will say when a device is set.
+        // If capabilities cannot be read, the kernel decides when a device is set.
         _ => Ok(()),
     }
 }

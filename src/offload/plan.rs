@@ -1,6 +1,7 @@
-//! Deciding, for each VXLAN device, whether the feature must be off, and why.
+//! Deciding for each VXLAN device whether a feature must be off, and why.
 //!
-//! Owns the decision and its reasons. Pure: values in, values out. May not know how a decision is carried out or shown.
+//! Owns the decision and its reasons. Pure: values in, values out. Does not know how a decision is carried out or
+//! shown.
 
 use std::fmt;
 use std::rc::Rc;
@@ -17,37 +18,39 @@ use crate::policy::{AssumeExposure, AssumeKernel, Policy, PolicyRule, Subject, W
 use crate::text::IfName;
 
 codes! {
-    /// What to do with a device.
+    /// The action for a device.
     pub enum Action {
         /// Turn the feature off.
         TurnOff = "turn-off",
-        /// Give the feature back: vxcsum turned it off, and it is not needed any more, or `revert` asks for it.
+        /// Turn the feature on again: vxcsum turned it off, and it need not be off any more, or `revert` asks for it.
         TurnOn = "turn-on",
-        /// Make a rule that leaves its outer packets untracked, so that no NAT sees them; the feature stays on.
+        /// Add a rule that leaves its outer packets untracked, so no NAT sees them. The feature stays on.
         AddRule = "add-rule",
         /// Remove that rule: it is not needed any more, or `revert` asks for it.
         RemoveRule = "remove-rule",
-        /// Nothing.
+        /// Do nothing.
         Leave = "leave",
     }
 }
 
 codes! {
-    /// Why. The codes are stable; docs/troubleshooting.md lists them.
+    /// The reason of a decision. The codes are stable; docs/troubleshooting.md lists them.
     pub enum ReasonCode {
-        /// The kernel has the bug, and the policy asks for no more.
+        /// The kernel has the bug, and the policy has no further condition.
         KernelAffected = "kernel-affected",
-        /// It is not known whether the kernel has the bug, and the policy counts that as affected.
+        /// It is not known whether the kernel has the bug, and the policy treats such a kernel as affected.
         KernelUnknown = "kernel-unknown",
-        /// As one of the above, and NAT on this node can rewrite the outer packets, or the node can segment them twice.
+        /// As `kernel-affected` or `kernel-unknown`, and NAT on this node can rewrite the outer packets, or the node
+        /// can segment them twice.
         Exposed = "exposed",
-        /// The kernel has or may have the bug, but NAT on this node cannot rewrite the outer packets, and they are not segmented
-        /// twice: it is latent.
+        /// The kernel has the bug or may have it, but NAT on this node cannot rewrite the outer packets, and they are
+        /// not segmented twice: the bug is latent.
         NotExposed = "not-exposed",
-        /// As one of the first two, and it is not known whether NAT on this node can rewrite the outer packets or whether they are
-        /// segmented twice, which counts as yes.
+        /// As `kernel-affected` or `kernel-unknown`, and it is not known whether NAT on this node can rewrite the outer
+        /// packets or whether they are segmented twice. That counts as yes.
         ExposureUnknown = "exposure-unknown",
-        /// As one of the first two, and the device has no peers yet: no packet leaves, so the offload stays as it is.
+        /// As `kernel-affected` or `kernel-unknown`, but the device has no peers yet. No packet leaves, so the offload
+        /// stays as it is.
         NoPeersYet = "no-peers-yet",
         /// A rule says `always`.
         RuleAlways = "rule-always",
@@ -57,41 +60,42 @@ codes! {
         BugNever = "bug-never",
         /// The kernel does not have the bug.
         KernelNotAffected = "kernel-not-affected",
-        /// It is not known whether the kernel has the bug, and the policy counts that as fixed.
+        /// It is not known whether the kernel has the bug, and the policy treats such a kernel as fixed.
         KernelUnknownFixed = "kernel-unknown-fixed",
-        /// It is not known whether NAT on this node can rewrite the outer packets or whether they are segmented twice, and the policy
-        /// counts that as no.
+        /// It is not known whether NAT on this node can rewrite the outer packets or whether they are segmented twice,
+        /// and the policy treats that as no.
         ExposureUnknownNotExposed = "exposure-unknown-not-exposed",
-        /// It should be off, and is.
+        /// The feature should be off, and it is.
         AlreadyOff = "already-off",
-        /// NAT on this node would rewrite the outer packets, and vxcsum's rule `notrack` keeps it off them: it need not be off.
+        /// NAT on this node would rewrite the outer packets, but vxcsum's notrack rule prevents that: the feature need
+        /// not be off.
         AlreadyUntracked = "already-untracked",
-        /// It should be off, and the kernel does not let anybody change it on this device.
+        /// The feature should be off, and the kernel lets nobody change it on this device.
         FeatureFixed = "feature-fixed",
-        /// It should be off, and this kernel has no feature of this name.
+        /// The feature should be off, and this kernel has no feature with this name.
         NoSuchFeature = "no-such-feature",
-        /// It should be off, and its state could not be read.
+        /// The feature should be off, and its state could not be read.
         NotReadable = "not-readable",
-        /// It should be off, and another program keeps turning it back on.
+        /// The feature should be off, and another program keeps turning it on again.
         Contested = "contested",
-        /// `revert`: vxcsum turned it off since boot.
+        /// `revert`: vxcsum turned the feature off since boot.
         TurnedOffByVxcsum = "turned-off-by-vxcsum",
-        /// `revert`: vxcsum turned it off since boot, and it is on again.
+        /// `revert`: vxcsum turned the feature off since boot, and it is on again.
         AlreadyOn = "already-on",
-        /// `revert`: vxcsum made a rule for its outer packets since boot.
+        /// `revert`: vxcsum added a rule for the outer packets since boot.
         UntrackedByVxcsum = "untracked-by-vxcsum",
-        /// `revert`: vxcsum did not turn it off since boot.
+        /// `revert`: vxcsum did not turn the feature off since boot.
         NotTurnedOffByVxcsum = "not-turned-off-by-vxcsum",
     }
 }
 
-/// A reason with one sentence for people.
+/// A reason, with one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
     /// For programs.
     pub code: ReasonCode,
-    /// For people; the same for many devices.
+    /// For users. Many devices share one text.
     #[serde(serialize_with = "as_text")]
     #[cfg_attr(test, schemars(with = "String"))]
     pub text: Rc<str>,
@@ -101,77 +105,75 @@ fn as_text<S: Serializer>(text: &Rc<str>, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_str(text)
 }
 
-/// What the kernel's bugs mean for one device.
+/// What the bugs of the kernel mean for one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceVerdict {
-    /// The worst of the bugs that its outer checksum makes it susceptible to.
+    /// The worst status of the bugs that the packets of the device can meet.
     pub status: Status,
-    /// The bugs with that status; empty if it is `not-affected`.
+    /// The bugs with that status. Empty for `not-affected`.
     pub bugs: Vec<BugId>,
 }
 
 /// The decision about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePlan<'a> {
-    /// What it was decided on.
+    /// The facts about the device.
     pub device: &'a Device,
-    /// What the kernel's bugs mean for it.
+    /// What the bugs of the kernel mean for the device.
     pub verdict: DeviceVerdict,
-    /// What each trigger means for it; `None` where its packets cannot meet a bug of that trigger.
+    /// The danger from each trigger. `None` if the packets cannot meet a bug with that trigger.
     pub dangers: PerTrigger<Option<Danger>>,
-    /// A decision waits for its first peer.
+    /// A decision waits for the first peer.
     pub waits: bool,
-    /// Whether the feature must be off on it, whatever its state.
+    /// The feature must be off, whatever its state.
     pub must_be_off: bool,
-    /// The feature that this is about.
+    /// The feature of this decision.
     pub feature: Feature,
-    /// What to do.
     pub action: Action,
-    /// Why.
     pub reason: Reason,
-    /// The name and the place of the rule that decided.
+    /// The name and the place of the policy rule that decided. `None` if `[bugs]` decided.
     pub rule: Option<Rc<str>>,
-    /// What the kernel will turn off or on with the feature, as bits.
+    /// The bits of the features that the kernel will turn off or on together with this feature.
     pub also: u128,
-    /// What is to be done about a rule for its packets.
+    /// What to do about a rule for the packets.
     pub untrack: RulePlan,
-    /// What the record does not say yet.
+    /// A change of the record.
     pub note: Option<Note>,
-    /// In how many seconds the feature is given back if nothing changes.
+    /// In how many seconds the feature is turned on again if nothing changes.
     pub give_back_in: Option<u64>,
 }
 
 impl DevicePlan<'_> {
-    /// What this decision is the only one about: the device, by ifindex, and the feature.
+    /// Identifies the decision: the ifindex of the device, and the feature.
     pub fn key(&self) -> (u32, Feature) {
         (self.device.link.ifindex, self.feature)
     }
 }
 
-/// What a look adds to the record of a device that vxcsum turned off.
+/// A change in the record of a device whose feature vxcsum turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// From now on NAT cannot rewrite its outer packets.
+    /// NAT cannot rewrite the outer packets, from now on.
     NotExposed,
-    /// That is no longer so, or not known.
+    /// NAT can rewrite the outer packets again, or that is not known.
     MayBeExposed,
-    /// It is on and need not be off: what happens to it from now on is not vxcsum's doing.
+    /// The feature is on and need not be off. Later changes are not vxcsum's.
     NotOwned,
 }
 
 /// The decisions about all devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan<'a> {
-    /// The names of the features, to read the sets of the devices.
+    /// The names of the features in the bit sets of the devices.
     pub table: &'a FeatureTable,
-    /// By ifindex. A device has one decision; behind it comes one about each other feature that vxcsum turned off and that is to
-    /// be kept off or given back.
+    /// By ifindex. Each device has one decision. Decisions about further features that vxcsum turned off and that must
+    /// stay off or be turned on again follow it.
     pub devices: Vec<DevicePlan<'a>>,
 }
 
 impl Plan<'_> {
-    /// Whether carrying it out changes a device or the record of this boot.
+    /// True if carrying out the plan changes a device or the record.
     pub fn changes_anything(&self) -> bool {
         self.devices.iter().any(|device| {
             device.action != Action::Leave
@@ -182,7 +184,7 @@ impl Plan<'_> {
         })
     }
 
-    /// The decision about each device, without those about further features of one.
+    /// The first decision about each device, without those about further features.
     pub fn first_rows(&self) -> impl Iterator<Item = &DevicePlan<'_>> {
         let rows = self
             .devices
@@ -190,13 +192,14 @@ impl Plan<'_> {
         rows.filter_map(<[_]>::first)
     }
 
-    /// In how many seconds the next feature is given back if nothing changes.
+    /// In how many seconds the next feature is turned on again if nothing changes.
     pub fn next_give_back(&self) -> Option<u64> {
         self.devices.iter().filter_map(|d| d.give_back_in).min()
     }
 }
 
-/// What the kernel drops from a device without any transmit checksum: TSO of both families with its variants, and USO.
+/// The features that the kernel drops from a device without any transmit checksum: TSO of both families with its
+/// variants, and USO.
 ///
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c#L10056> (`netdev_fix_features`)
 const NEEDS_CHECKSUM: [&str; 5] = [
@@ -207,7 +210,7 @@ const NEEDS_CHECKSUM: [&str; 5] = [
     "tx-udp-segmentation",
 ];
 
-/// What the kernel turns off with a feature.
+/// The features that the kernel turns off together with a feature.
 fn dependents(table: &FeatureTable, feature: Feature) -> u128 {
     match feature {
         Feature::Checksum => table.bits(|name| NEEDS_CHECKSUM.contains(&name)),
@@ -221,7 +224,7 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     let mut judged: Vec<Judged<'_>> = Vec::new();
     let devices = facts.devices.iter().map(|device| {
         let rule = policy.deciding_rule(&subject(device));
-        // Most devices of a node are of a kind.
+        // Most devices of a node are alike.
         let known = judged
             .iter()
             .position(|known| known.is_of(rule, device))
@@ -242,12 +245,12 @@ pub fn decide<'a>(policy: &Policy, facts: &'a Facts, kernel: &KernelVerdict) -> 
     }
 }
 
-/// What a rule that leaves the packets of a device untracked makes of a judgement.
+/// A judgement, after a rule that leaves the packets of the device untracked was taken into account.
 struct Ruled<'a> {
     untrack: RulePlan,
-    /// The judgement, where it is another with the rule, or with what speaks against it.
+    /// The judgement, if the rule or an objection to it changes it.
     judged: Option<Judged<'a>>,
-    /// What was judged about NAT without it.
+    /// The judgement about NAT without the rule.
     why: Reason,
     /// How long a rule that is not needed stays.
     wait: Option<Wait>,
@@ -282,7 +285,7 @@ fn ruled<'a>(
         Cured::Yes => {
             let mut judged = otherwise(false, untrack::cured(&untrack, why));
             if let Some(danger) = judged.dangers[NAT].as_mut().filter(|_| untrack.in_place) {
-                // Whether the rule suffices was decided without it.
+                // This decision is about the packets without the rule.
                 let found = device.exposure.exposed();
                 let suffices = found.is_some_and(|found| found.notrack.is_ok());
                 danger.happens = suffices.then_some(false);
@@ -305,7 +308,7 @@ fn ruled<'a>(
     }
 }
 
-/// The decision about a device, and behind it one about each other feature that vxcsum turned off.
+/// The decision about a device, followed by one about each other feature that vxcsum turned off.
 fn rows<'a>(
     policy: &Policy,
     device: &'a Device,
@@ -332,7 +335,7 @@ fn row<'a>(
     device: &'a Device,
     table: &FeatureTable,
     judged: &Judged<'_>,
-    // And whether this is the first entry of the device.
+    // The second value is true for the first entry of the device.
     (ruled, first): (&Ruled<'_>, bool),
     feature: Feature,
     needed: Option<Feature>,
@@ -341,12 +344,13 @@ fn row<'a>(
     let state = state(device, table, feature);
     let is_off = state.is_some_and(FeatureState::off);
     let why = judged.why(feature, needed, history.owned).clone();
-    // Another feature cures its bug as well. That is no reason to turn this one on and, once the other is given back, off again.
+    // Another feature also cures the bug. But turning this one on, and off again after the other is turned on, would be
+    // useless.
     let kept = needed.is_some() && is_off && judged.asks(feature);
     let must_be_off = needed == Some(feature) || kept;
     let note = note(history, state, must_be_off, why.code);
     let mut give_back_in = None;
-    // Where nothing has to be off because of NAT that a rule will keep off the packets: first the rule has to be there.
+    // If a rule will protect the packets, no feature must be off because of NAT. But the rule must exist first.
     let waits = matches!(why.code, ReasonCode::NoPeersYet | ReasonCode::Exposed);
     let (action, reason) = if must_be_off {
         act(device, table, feature, why)
@@ -367,7 +371,7 @@ fn row<'a>(
     } else {
         (Action::Leave, why)
     };
-    // Only what vxcsum turned off is given back.
+    // Only features that vxcsum turned off are turned on again.
     let dependents = dependents(table, feature);
     let also = match (&device.features, action) {
         (Ok(features), Action::TurnOff) => features.active & dependents,
@@ -397,7 +401,7 @@ fn owned(device: &Device) -> impl Iterator<Item = Feature> {
     std::iter::from_fn(move || features.find(|feature| device.history[*feature].owned))
 }
 
-/// Whether a decision holds only as long as NAT rules, forwarding and devices are as they are.
+/// True if a decision is valid only as long as NAT rules, forwarding and devices do not change.
 fn rests_on_rules(code: ReasonCode) -> bool {
     matches!(
         code,
@@ -422,13 +426,13 @@ fn note(
     }
 }
 
-/// How long a feature that is not needed stays off.
+/// How long a feature that need not be off stays off.
 pub(super) enum Wait {
-    /// It is given back now.
+    /// It is turned on again now.
     Over,
-    /// For so many more of so many seconds.
+    /// The remaining seconds, and all seconds of the wait.
     Seconds(u64, u64),
-    /// The policy says never.
+    /// The policy says `never`.
     ForEver,
 }
 
@@ -441,7 +445,8 @@ impl Wait {
     }
 }
 
-/// NAT rules come and go, as in the reload of a firewall; the policy and the kernel do not.
+/// The wait is for NAT rules, which a firewall reload removes and adds again. The policy and the kernel do not change
+/// like that.
 fn wait_before_give_back(policy: &Policy, not_exposed_for: Option<u64>, why: ReasonCode) -> Wait {
     if !rests_on_rules(why) {
         return Wait::Over;
@@ -488,21 +493,21 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
-/// What the kernel and the way of its packets say about one device, for the bugs with one trigger.
+/// The conclusions about one device from the kernel and the path of its packets, for the bugs with one trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Danger {
-    /// What those bugs mean for it.
+    /// What these bugs mean for the device.
     pub verdict: DeviceVerdict,
-    /// Whether the trigger can happen; `None` if that is not known.
+    /// Whether the trigger can happen. `None` if that is not known.
     pub happens: Option<bool>,
-    /// The policy counts what is not known as harmless, or says never.
+    /// The policy treats unknown facts as harmless, or says `never`.
     pub accepted: bool,
 }
 
 /// One value for each trigger, in the order of [`Trigger::ALL`].
 pub type PerTrigger<T> = [T; Trigger::ALL.len()];
 
-/// What depends on nothing but the rule, the outer checksum and the exposure of a device.
+/// The part of a decision that depends only on the policy rule, the outer checksum and the exposure of a device.
 #[derive(Clone)]
 struct Judged<'a> {
     rule: Option<&'a PolicyRule>,
@@ -512,7 +517,8 @@ struct Judged<'a> {
     no_peers: bool,
     verdict: DeviceVerdict,
     dangers: PerTrigger<Option<Danger>>,
-    /// Whether the bugs with a trigger ask for a feature to be off, and why; `None` if packets of the device cannot meet them.
+    /// Whether the bugs with a trigger need a feature to be off, and why. `None` if packets of the device cannot meet
+    /// them.
     asked: PerTrigger<Option<(bool, Reason)>>,
     label: Option<Rc<str>>,
 }
@@ -535,7 +541,7 @@ impl Judged<'_> {
         Trigger::ALL.into_iter().filter(|t| self.asked_by(*t))
     }
 
-    /// The feature that must be off: of those that cure every bug that asks, the one that costs least.
+    /// The feature that must be off: the cheapest of those that cure every bug that needs one.
     fn needed(&self, device: &Device, table: &FeatureTable) -> Option<Feature> {
         let cures_all = |cure: &Feature| self.asking().all(|t| cures(t).any(|c| c == *cure));
         let candidates = || {
@@ -546,7 +552,7 @@ impl Judged<'_> {
                 .filter(cures_all)
         };
         let state = |cure: &Feature| state(device, table, *cure);
-        // Somebody else has turned it off: nothing more is needed.
+        // Another program turned it off: nothing more is needed.
         let is_off = |cure: &Feature| {
             !device.history[*cure].owned && state(cure).is_some_and(FeatureState::off)
         };
@@ -561,13 +567,13 @@ impl Judged<'_> {
         matches!(self.asked[trigger as usize], Some((true, _)))
     }
 
-    /// Whether a bug asks for which this feature is the cure that costs least.
+    /// True if this feature is the cheapest cure of a bug that needs one.
     fn asks(&self, feature: Feature) -> bool {
         let mut triggers = Trigger::ALL.into_iter();
         triggers.any(|t| self.asked_by(t) && cures(t).next() == Some(feature))
     }
 
-    /// Why a feature must or need not be off.
+    /// The reason why a feature must or need not be off.
     fn why(&self, feature: Feature, needed: Option<Feature>, owned: bool) -> &Reason {
         let of = |trigger: Trigger| self.asked[trigger as usize].as_ref();
         let all = || Trigger::ALL.into_iter();
@@ -588,7 +594,7 @@ impl Judged<'_> {
     }
 }
 
-/// The features that cure the bugs with a trigger, the one that costs least first.
+/// The features that cure the bugs with a trigger, the cheapest first.
 pub fn cures(trigger: Trigger) -> impl Iterator<Item = Feature> {
     let bug = BugId::ALL
         .into_iter()
@@ -597,13 +603,13 @@ pub fn cures(trigger: Trigger) -> impl Iterator<Item = Feature> {
         .flat_map(|bug| bug.describe().cures.iter().copied())
 }
 
-/// Of two reasons the one that says more, else the first.
+/// The reason that says more. The first if both say as much.
 fn more_telling<'r>(first: &'r (bool, Reason), next: &'r (bool, Reason)) -> &'r (bool, Reason) {
     let weight = |(off, reason): &(bool, Reason)| match (off, reason.code) {
         (true, _) => 3,
-        // No feature has to be off because of NAT only where a rule is there, or will be.
+        // These reasons occur only if a rule exists or will exist.
         (false, ReasonCode::NoPeersYet | ReasonCode::AlreadyUntracked | ReasonCode::Exposed) => 2,
-        // That it is latent says more than that another bug is not there.
+        // `latent` says more than that another bug is absent.
         (false, ReasonCode::NotExposed | ReasonCode::ExposureUnknownNotExposed) => 1,
         (false, _) => 0,
     };
@@ -614,12 +620,11 @@ fn more_telling<'r>(first: &'r (bool, Reason), next: &'r (bool, Reason)) -> &'r 
     }
 }
 
-/// Whether a trigger can happen to the packets of a device, as a decision takes it.
+/// Whether a trigger can happen to the packets of a device, as a decision uses it.
 #[derive(Clone, Copy)]
 struct Way<'d> {
     trigger: Trigger,
     happens: Option<bool>,
-    /// Why.
     text: &'d dyn fmt::Display,
 }
 
@@ -636,7 +641,7 @@ impl<'d> Way<'d> {
         }
     }
 
-    /// To see what would be decided.
+    /// Assumes an answer, to compare the decisions.
     fn assumed(trigger: Trigger, happens: bool) -> Self {
         Self {
             trigger,
@@ -645,7 +650,7 @@ impl<'d> Way<'d> {
         }
     }
 
-    /// As a part of a sentence.
+    /// A part of a sentence.
     fn clause(&self) -> String {
         let what = match (self.trigger, self.happens) {
             (Trigger::Nat, Some(true)) => "and NAT on this node can rewrite the outer packets",
@@ -747,7 +752,7 @@ fn judge<'a>(
     }
 }
 
-/// Plans to give back what vxcsum turned off since boot, and nothing else.
+/// Plans to turn on what vxcsum turned off since boot, and nothing else.
 pub fn decide_revert<'a>(facts: &'a Facts, kernel: &KernelVerdict) -> Plan<'a> {
     let table = &facts.table;
     let devices = facts.devices.iter().flat_map(|device| {
@@ -825,7 +830,7 @@ fn revert_row<'a>(
     }
 }
 
-/// What a rule is matched against.
+/// The properties of a device that policy rules match.
 pub fn subject(device: &Device) -> Subject<'_> {
     Subject {
         name: &device.link.name,
@@ -846,7 +851,7 @@ pub fn susceptible(outer_checksum: OuterChecksum) -> impl Iterator<Item = BugId>
         .filter(move |bug| bug.meets(outer_checksum))
 }
 
-/// The verdict on a device, going by those bugs that `counts` says.
+/// The verdict on a device by the bugs for which `counts` is true.
 fn verdict(
     outer_checksum: OuterChecksum,
     kernel: &KernelVerdict,
@@ -866,7 +871,8 @@ fn verdict(
     }
 }
 
-/// Whether the bugs with one trigger ask for a feature to be off, and why; `None` if packets of the device cannot meet them.
+/// Whether the bugs with one trigger need a feature to be off, and why. `None` if packets of the device cannot meet
+/// them.
 fn asked_by(
     policy: &Policy,
     rule: Option<&PolicyRule>,
@@ -886,7 +892,7 @@ fn asked_by(
             &verdict(outer_checksum, kernel, of),
             way,
         )),
-        // Without a rule each bug has its own condition; the first that asks decides.
+        // Without a policy rule each bug has its own condition. The first bug that needs the feature off decides.
         None => bugs
             .map(|bug| {
                 let (when, status) = (policy.bugs[bug].value, kernel[bug].status);
@@ -918,8 +924,8 @@ fn by_rule(
     }
 }
 
-/// Whether a decision comes out differently if a trigger can happen to the outer packets of a device and if it cannot: only then
-/// does anybody need to know.
+/// True if a decision is different if a trigger can happen to the outer packets of a device and if it cannot. Only then
+/// the facts must be read.
 pub fn depends_on(
     trigger: Trigger,
     policy: &Policy,
@@ -1016,7 +1022,7 @@ fn names(bugs: &[BugId]) -> String {
     }
 }
 
-/// What can be done about a feature that must be off.
+/// The possible action for a feature that must be off.
 fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> (Action, Reason) {
     let leave = |code, text: &str| {
         (
@@ -1067,7 +1073,7 @@ fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> 
     }
 }
 
-/// The creator most likely sets the feature; guess it from the name.
+/// The creator of the device most likely sets the feature. Guesses it from the name.
 fn likely_owner(name: &IfName) -> &'static str {
     let begins = |prefix: &[u8]| name.as_bytes().starts_with(prefix);
     if begins(b"vxlan.calico") || begins(b"vxlan-v6.calico") {
@@ -1079,8 +1085,8 @@ fn likely_owner(name: &IfName) -> &'static str {
     }
 }
 
-/// What of a device's own features decides whether its packets can be segmented twice; `None` if they could not be read. What
-/// vxcsum turned off counts as on: else it would be given back.
+/// The device's own features that matter for double segmentation. `None` if they could not be read. Features that
+/// vxcsum turned off count as on, because otherwise vxcsum would turn them on again.
 pub fn own_features(device: &Device, table: &FeatureTable) -> Option<OwnFeatures> {
     let features = device.features.as_ref().ok()?;
     let on = features.active | features.wanted;
@@ -1094,7 +1100,7 @@ pub fn own_features(device: &Device, table: &FeatureTable) -> Option<OwnFeatures
     })
 }
 
-/// The state of the feature on a device, if it could be read.
+/// The state of the feature on a device. `None` if it could not be read.
 pub fn state(device: &Device, table: &FeatureTable, feature: Feature) -> Option<FeatureState> {
     Some(device.features.as_ref().ok()?.state(table.index(feature)?))
 }

@@ -1,6 +1,6 @@
-//! What vxcsum turned off since boot: for giving it back, and for noticing that somebody else turns it back on.
+//! The features that vxcsum turned off since boot: to turn them on again, and to notice that another program does.
 //!
-//! Owns the contents of `/run/vxcsum/state.json` and what they mean. Pure: times and boot id are handed in.
+//! Owns the content of `/run/vxcsum/state.json` and its meaning. Pure: the caller passes times and the boot id.
 
 mod rules;
 
@@ -14,29 +14,31 @@ use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::VxlanLink;
 
-/// Increased when an older vxcsum could misread the file.
+/// Increased if an older vxcsum could misread the file.
 const VERSION: u32 = 1;
-/// If the feature is turned back on this many times within [`WINDOW_SECS`], vxcsum stops.
+/// If another program turns the feature on again this many times within [`WINDOW_SECS`], vxcsum stops.
 const MAX_FLIPS: usize = 3;
 const WINDOW_SECS: u64 = 60;
 /// Seconds after which vxcsum tries again: the other program may have been fixed.
 pub const BACKOFF_SECS: u64 = 3600;
-/// Entries of other network namespaces: whether those still exist cannot be asked, so the oldest make room.
+/// The most entries of other network namespaces. Whether such a namespace still exists is not known, so the oldest
+/// entries are dropped first.
 const MAX_OTHER_NETNS: usize = 4096;
-/// A device that has no peers for so many seconds is a node that is alone: the timer looks often enough.
+/// After this many seconds, a device without peers is taken for that of a node on its own, and the timer is fast
+/// enough.
 const FOLLOW_UP_SECS: u64 = 600;
 
-/// The file.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     version: u32,
     boot_id: String,
-    /// By namespace, ifindex and feature.
+    /// Sorted by namespace, ifindex and feature.
     devices: Vec<Entry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waiting: Vec<Waiting>,
-    /// Whose packets vxcsum leaves untracked.
+    /// The devices whose packets vxcsum leaves untracked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rules: Vec<RuleEntry>,
 }
@@ -62,13 +64,13 @@ impl Waiting {
 /// A network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Netns {
-    /// Its inode, which the next namespace can have as soon as this one is gone; 0 where /proc does not say.
+    /// The inode of the namespace. A later namespace can get the same inode. 0 if /proc does not have it.
     pub inode: u64,
-    /// `SO_NETNS_COOKIE`, which no other namespace gets during this boot; `None` before 5.14.
+    /// `SO_NETNS_COOKIE`, which the kernel never reuses during a boot. `None` before 5.14.
     pub cookie: Option<u64>,
 }
 
-/// What a device of one namespace is known by.
+/// Identifies a device of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     netns: Netns,
@@ -79,7 +81,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a device of this namespace.
     pub fn new(netns: Netns, link: &VxlanLink) -> Self {
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         Self {
@@ -96,76 +97,76 @@ impl Identity {
     }
 }
 
-/// By what entries are sorted and found.
+/// The sort key of entries.
 type Key = (u64, u32, Feature);
 
-/// A feature of one device that vxcsum turned off. Written before the kernel is asked, so that no kill can come between.
+/// A feature of one device that vxcsum turned off. Written before the request to the kernel, so that a kill between
+/// them loses nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// The inode of the network namespace: ifindexes mean nothing without it.
+    /// The inode of the network namespace. Ifindexes are meaningless without it.
     netns: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     netns_cookie: Option<u64>,
     ifindex: u32,
-    /// Escaped; as it was at that time.
+    /// The name at that time, escaped.
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vni: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<String>,
-    /// Older versions turned off no other than the first.
+    /// Older versions turned off only the checksum feature.
     #[serde(default, skip_serializing_if = "is_checksum")]
     feature: Feature,
     /// The code of the reason.
     reason: Cow<'static, str>,
-    /// What went off with it.
+    /// The features that the kernel turned off together with it.
     also_off: Rc<Vec<String>>,
-    /// When, in seconds since 1970.
+    /// The time in seconds since 1970.
     since: u64,
-    /// The kernel has turned it off. Without that nobody can have turned it back on.
+    /// The kernel has turned the feature off. Without this, no other program can have turned it on again.
     #[serde(default = "yes")]
     confirmed: bool,
-    /// When somebody turned it back on, in seconds since boot, the last few.
+    /// The last times at which another program turned the feature on again, in seconds since boot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     flips: Vec<u64>,
-    /// Until when (seconds since boot) vxcsum leaves it to the other program.
+    /// The end of the backoff, in seconds since boot.
     #[serde(
         default,
         alias = "truce_until",
         skip_serializing_if = "Option::is_none"
     )]
     backoff_until: Option<u64>,
-    /// Since when (seconds since boot) every look has found that NAT cannot rewrite the outer packets.
+    /// The start of the unbroken series of looks that found that NAT cannot rewrite the outer packets, in seconds since
+    /// boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_exposed_since: Option<u64>,
 }
 
-/// So that an older version can read it.
+/// Left out for older versions, which do not know it.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_checksum(feature: &Feature) -> bool {
     *feature == Feature::Checksum
 }
 
-/// The records of older versions do not say it.
+/// Records of older versions do not have the field.
 fn yes() -> bool {
     true
 }
 
-/// What is to be written down of one device.
+/// A new entry for one device.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
-    /// The device.
     pub identity: Identity,
-    /// The feature.
     pub feature: Feature,
     /// The code of the reason.
     pub reason: &'static str,
-    /// What goes off with it.
+    /// The features that the kernel will turn off together with it.
     pub also_off: Rc<Vec<String>>,
 }
 
-/// When something happens.
+/// One moment, on two clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Seconds since boot.
@@ -175,7 +176,7 @@ pub struct Now {
 }
 
 impl State {
-    /// Nothing turned off yet.
+    /// A record without entries.
     pub fn new(boot_id: &str) -> Self {
         Self {
             version: VERSION,
@@ -186,10 +187,10 @@ impl State {
         }
     }
 
-    /// Reads the file.
+    /// Reads the content of the file.
     ///
     /// # Errors
-    /// What is wrong with it, as part of a sentence: damaged, or of another boot or version.
+    /// A part of a sentence that says what is wrong: damaged, or of another boot or version.
     pub fn parse(text: &str, boot_id: &str) -> Result<Self, String> {
         let mut state: Self = serde_json::from_str(text).map_err(|e| format!("is damaged: {e}"))?;
         if state.version != VERSION {
@@ -203,7 +204,7 @@ impl State {
         Ok(state)
     }
 
-    /// What it says about a device.
+    /// The history of a device.
     pub fn history(&self, device: &Identity, now: Now) -> PerFeature<History> {
         PerFeature::new(|feature| self.history_of(device, feature, now))
     }
@@ -231,7 +232,8 @@ impl State {
         Some(&mut self.devices[at]).filter(|entry| entry.is_of(device))
     }
 
-    /// Writes down that these are about to be turned off. If an earlier change was confirmed, it was turned back on meanwhile.
+    /// Adds entries for features that are about to be turned off. If an earlier change was confirmed, another program
+    /// has turned the feature on again since.
     pub fn record_off(&mut self, devices: Vec<NewEntry>, now: Now) {
         for device in devices {
             let key = device.identity.key(device.feature);
@@ -244,21 +246,21 @@ impl State {
         }
     }
 
-    /// The kernel has turned it off.
+    /// Notes that the kernel has turned the feature off.
     pub fn confirm(&mut self, device: &Identity, feature: Feature) {
         if let Some(entry) = self.entry_mut(device, feature) {
             entry.confirmed = true;
         }
     }
 
-    /// Begins or ends the time in which every look finds that NAT cannot rewrite the outer packets.
+    /// Starts or ends the time in which every look finds that NAT cannot rewrite the outer packets.
     pub fn set_not_exposed(&mut self, device: &Identity, feature: Feature, since: Option<Now>) {
         if let Some(entry) = self.entry_mut(device, feature) {
             entry.not_exposed_since = since.map(|now| now.boot);
         }
     }
 
-    /// Stops turning this device's feature off for a while; true if that is new.
+    /// Starts a backoff: vxcsum stops turning the feature off for a while. True if the backoff is new.
     pub fn start_backoff(&mut self, device: &Identity, feature: Feature, now: Now) -> bool {
         let Some(entry) = self.entry_mut(device, feature) else {
             return false;
@@ -271,8 +273,8 @@ impl State {
         true
     }
 
-    /// The feature is found off: ends the conflict, except within its first minute. A program that toggles the feature has not
-    /// stopped. True if there was a conflict.
+    /// Call it if the feature is off. Ends the conflict, except within its first minute: a program that toggles the
+    /// feature has not stopped. True if there was a conflict.
     pub fn end_backoff(&mut self, device: &Identity, feature: Feature, now: Now) -> bool {
         let over = |until: u64| now.boot + BACKOFF_SECS >= until + WINDOW_SECS;
         let Some(entry) = self
@@ -286,14 +288,14 @@ impl State {
         true
     }
 
-    /// A person has named the device: what others did to it before is no reason to wait.
+    /// A user named the device: earlier changes by other programs do not count any more.
     pub fn forget_flips(&mut self, device: &Identity, feature: Feature) {
         if let Some(entry) = self.entry_mut(device, feature) {
             entry.forget_flips();
         }
     }
 
-    /// The kernel did not turn it off, or it is given back.
+    /// Removes an entry: the kernel did not turn the feature off, or it was turned on again.
     pub fn remove(&mut self, device: &Identity, feature: Feature) {
         if self.entry(device, feature).is_some()
             && let Ok(at) = self.find(device.key(feature))
@@ -302,7 +304,7 @@ impl State {
         }
     }
 
-    /// What really went off with the feature.
+    /// Notes which features the kernel turned off together with it.
     pub fn set_also_off(&mut self, device: &Identity, feature: Feature, also_off: &[&str]) {
         if let Some(entry) = self.entry_mut(device, feature)
             && !also_off.is_empty()
@@ -312,8 +314,8 @@ impl State {
         }
     }
 
-    /// Which of the devices that were looked at have no peers yet; `complete` if these are all devices of the namespace. True if
-    /// that is new.
+    /// Sets which of the given devices have no peers yet. `complete` means that these are all devices of the namespace.
+    /// True if a device is new.
     pub fn set_waiting(
         &mut self,
         netns: Netns,
@@ -349,19 +351,20 @@ impl State {
         self.waiting != before
     }
 
-    /// Whether a device has had no peers for a short time: then it is looked at again soon.
+    /// True if a device has had no peers for a short time. Then another look follows soon.
     pub fn follow_up(&self, now: Now) -> bool {
         let recent = |waiting: &Waiting| now.boot < waiting.since + FOLLOW_UP_SECS;
         self.waiting.iter().any(recent)
     }
 
-    /// Whether nothing is turned off, and no rule kept.
+    /// True if no feature is turned off and no rule is kept.
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty() && self.rules.is_empty()
     }
 
-    /// Drops this namespace's entries of devices that are gone, those of an earlier namespace with the same inode, and the oldest
-    /// of other namespaces if there are too many. True if there were any. The devices are all that there are, by ifindex.
+    /// Drops entries of deleted devices of this namespace, entries of an earlier namespace with the same inode, and the
+    /// oldest entries of other namespaces above the limit. True if an entry was dropped. `devices` are all devices of
+    /// the namespace, by ifindex.
     pub fn prune(&mut self, netns: Netns, devices: &[Identity]) -> bool {
         let before = self.devices.len() + self.rules.len();
         let stays = |entry: &Entry| {
@@ -382,7 +385,7 @@ impl State {
     }
 }
 
-/// Keeps the entries that stay, and of those of other namespaces the newest.
+/// Keeps the entries that stay, and the newest entries of other namespaces.
 fn keep<T>(
     all: &mut Vec<T>,
     entry: impl Fn(&T) -> &Entry,
@@ -400,7 +403,7 @@ fn keep<T>(
 }
 
 impl Entry {
-    /// What is about to be done, with what is known of the last time.
+    /// The entry for a change that is about to be made, with the history of the old entry.
     fn new(device: NewEntry, old: Option<&Self>, now: Now) -> Self {
         let identity = device.identity;
         let mut flips: Vec<u64> = Vec::new();
@@ -449,11 +452,12 @@ impl Entry {
         (self.netns, self.ifindex, self.feature)
     }
 
-    /// Whether it is about this device, and not about one that had its numbers before.
+    /// True if the entry belongs to this device, and not to an earlier device with the same numbers.
     ///
-    /// Inodes and ifindexes are used again. With the namespace's cookie only an ifindex can be (`ip link add index N`): then the
-    /// name or the MAC address must be the same, each of which can change, as by udev. Without a cookie the MAC address must be
-    /// the same: every new namespace can have a device of this name.
+    /// The kernel reuses inodes and ifindexes. With the namespace's cookie, only the ifindex can be reused (`ip link
+    /// add index N`). Then the name or the MAC address must be the same; each of the two can change, for example by
+    /// udev. Without a cookie the MAC address must be the same, because every new namespace can have a device with this
+    /// name.
     fn is_of(&self, device: &Identity) -> bool {
         let same_name = self.name == device.name;
         let same_mac = self.mac.is_some() && self.mac == device.mac;
@@ -463,14 +467,14 @@ impl Entry {
                     old == new && self.vni == device.vni && (same_mac || same_name)
                 }
                 (None, None) => self.vni == device.vni && same_mac,
-                // The record of an older version has nothing else.
+                // Records of older versions have only the name.
                 (None, Some(_)) => self.mac.is_none() && same_name,
                 (Some(_), None) => false,
             }
     }
 
-    /// How often somebody has lately turned the feature back on, if it is too often to go on: asked when the feature is found
-    /// on, which itself counts if vxcsum had turned it off.
+    /// How often another program lately turned the feature on again. `Some` only if it is too often. Call it if the
+    /// feature is on: if vxcsum had turned it off, that counts too.
     fn contested(&self, now: Now) -> Option<usize> {
         if self.in_backoff(now) {
             return Some(self.flips.len().max(MAX_FLIPS));
@@ -546,7 +550,7 @@ pub(super) mod tests {
         assert_eq!(State::parse(&text, "b"), Ok(state));
     }
 
-    /// As version 0.1 wrote it.
+    /// A record of version 0.1.
     #[test]
     fn an_older_record_counts() {
         let text = r#"{"version":1,"boot_id":"b","devices":[{"netns":4026531840,"ifindex":4,"name":"flannel.1","reason":"exposed",
@@ -563,7 +567,7 @@ pub(super) mod tests {
         );
     }
 
-    /// Two features of one device have a record each, and nothing of the one is held against the other.
+    /// Two features of one device have separate entries, and a conflict about one does not affect the other.
     #[test]
     fn each_feature_has_its_own_record() {
         let mut state = State::new("b");
@@ -654,7 +658,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A change that the kernel did not make cannot be undone by anybody.
+    /// Nobody can undo a change that the kernel did not make.
     #[test]
     fn only_a_confirmed_change_can_be_flipped() {
         let mut state = State::new("b");

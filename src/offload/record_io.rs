@@ -1,6 +1,6 @@
 //! `/run/vxcsum/state.json` and its lock.
 //!
-//! Owns reading, locking and replacing the file. What stands in it is `offload::record`'s business.
+//! Owns reading, locking and replacing the file. `offload::record` decodes it.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -27,23 +27,22 @@ use crate::fault::{describe_errno, describe_io};
 use crate::kernel::read_io::{boot_id, proc_own};
 use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 
-/// A run takes milliseconds: a process that holds the lock longer is stuck.
+/// A run takes milliseconds. A process that holds the lock longer is stuck.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NAME: &str = "state.json";
 const FOLLOW_UP: &str = "no-peers";
 
-/// The directory of the state below a root.
 pub struct StateFile {
     dir: PathBuf,
     boot_id: String,
 }
 
-/// Nobody else changes devices or state while this is held. The kernel releases it when the process dies.
+/// While a process holds it, no other vxcsum process changes devices or the record. The kernel releases it when the
+/// process ends.
 pub struct Lock(#[allow(dead_code, reason = "closing the file releases the lock")] Option<File>);
 
 impl StateFile {
-    /// Of this boot.
     pub fn new(root: &Path) -> Self {
         Self {
             dir: run_dir(root),
@@ -51,11 +50,11 @@ impl StateFile {
         }
     }
 
-    /// Waits for other vxcsum processes. Where there can be no lock file (a read-only system, no permission) it goes on
-    /// without one: packets matter more than the record.
+    /// Waits for other vxcsum processes. If a lock file is impossible (a read-only system, no permission), continues
+    /// without one: packets are more important than the record.
     ///
     /// # Errors
-    /// Somebody holds the lock for 10 seconds.
+    /// Another process holds the lock for 10 seconds.
     pub fn lock(&self) -> Result<Lock, String> {
         let path = self.dir.join("lock");
         let opened = self.make_dir().and_then(|()| {
@@ -98,8 +97,8 @@ impl StateFile {
         }
     }
 
-    /// The state of this boot; an empty one if there is none. With the lock held a damaged file is set aside, for somebody
-    /// to look at, and said so; without, it is only left out of account.
+    /// The record of this boot. Empty if there is none. With the lock, a damaged file is renamed for inspection and a
+    /// warning is logged. Without the lock it is only ignored.
     pub fn load(&self, lock: Option<&Lock>) -> State {
         let path = self.path();
         let text = match read_text(&path) {
@@ -140,7 +139,7 @@ impl StateFile {
         }
     }
 
-    /// While this file is there, `vxcsum-followup.path` starts another run soon.
+    /// While this file exists, `vxcsum-followup.path` soon starts another run.
     pub fn set_follow_up(&self, wanted: bool) {
         let path = self.dir.join(FOLLOW_UP);
         let done = match (wanted, path.exists()) {
@@ -165,7 +164,7 @@ impl StateFile {
     }
 }
 
-/// The time on both clocks.
+/// The current time on both clocks.
 pub fn now() -> Now {
     let boot = clock_gettime(ClockId::Boottime).tv_sec;
     let unix = SystemTime::now()
@@ -177,7 +176,7 @@ pub fn now() -> Now {
     }
 }
 
-/// This process's network namespace.
+/// The network namespace of this process.
 pub fn netns() -> Netns {
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/asm-generic/socket.h
     const SO_NETNS_COOKIE: i32 = 71;

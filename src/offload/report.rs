@@ -1,6 +1,6 @@
-//! The one result of every verb that looks at devices.
+//! The result of every verb that looks at devices.
 //!
-//! Owns the shape of the JSON output (its codes are stable), the outcomes and the exit code. Pure.
+//! Owns the form of the JSON output (its codes are stable), the outcomes and the exit code. Pure.
 
 use std::collections::HashMap;
 
@@ -19,11 +19,11 @@ use crate::link::{OuterChecksum, Underlay};
 use crate::nat::exposure::ExposureCode;
 use crate::text::IfName;
 
-/// Increased when a field changes its meaning or goes away; new fields may come at any time.
+/// Increased if a field changes its meaning or is removed. New fields can appear at any time.
 pub const SCHEMA_VERSION: u32 = 1;
 
 codes! {
-    /// What became of a device.
+    /// The outcome for a device.
     pub enum Outcome {
         /// It would be changed.
         Planned = "planned",
@@ -31,7 +31,8 @@ codes! {
         Changed = "changed",
         /// There was nothing to do.
         Unchanged = "unchanged",
-        /// The kernel does not do it: `[fixed]`, or accepted and not done.
+        /// The kernel did not make the change: the feature is `[fixed]`, or the kernel accepted the request and did
+        /// nothing.
         Refused = "refused",
         /// The device was deleted, renamed or replaced in the meantime.
         Gone = "gone",
@@ -40,23 +41,21 @@ codes! {
     }
 }
 
-/// What `apply` did to a device.
+/// The result of `apply` for one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What became of it.
     pub outcome: Outcome,
     /// The feature as it was read back.
     pub feature: Option<FeatureState>,
-    /// What went off or on with it, as bits.
+    /// The bits of the features that the kernel turned off or on together with it.
     pub also: u128,
-    /// What went wrong.
     pub error: Option<Fault>,
 }
 
-/// What became of each device and feature, by [`DevicePlan::key`].
+/// The result for each device and feature, by [`DevicePlan::key`].
 pub type Changes = HashMap<(u32, Feature), Change>;
 
-/// The kernel's part of a report.
+/// The kernel in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelReport {
@@ -64,14 +63,14 @@ pub struct KernelReport {
     pub release: String,
     /// `uname -v`.
     pub version: String,
-    /// os-release(5).
+    /// The distribution, from os-release(5).
     pub distribution: OsRelease,
     /// The verdict on each bug.
     pub bugs: KernelVerdict,
 }
 
 impl KernelReport {
-    /// Joins what is known of a kernel with the verdict on it.
+    /// Joins the strings of a kernel with the verdict on it.
     pub fn new(facts: &KernelFacts, verdict: KernelVerdict) -> Self {
         Self {
             release: facts.release.clone(),
@@ -82,107 +81,106 @@ impl KernelReport {
     }
 }
 
-/// A rule of the table of nf_tables that is vxcsum's own.
+/// A rule in vxcsum's own table of nf_tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotrackRule {
-    /// The rule as nft(8) writes it.
+    /// The rule in the syntax of nft(8).
     pub rule: String,
-    /// Whether it is there. It was read back.
+    /// True if a read has found the rule.
     pub in_place: bool,
 }
 
-/// One device's part of a report.
+/// One device in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceReport<'a> {
-    /// Its ifindex: its identity for as long as it exists.
+    /// The ifindex. It identifies the device as long as it exists.
     #[cfg_attr(test, schemars(range(min = 1)))]
     pub ifindex: u32,
-    /// Its name. Bytes that are not UTF-8 are written as `\xNN`.
+    /// Bytes that are not UTF-8 are written as `\xNN`.
     pub name: &'a IfName,
-    /// Its VNI; null on an `external` device.
+    /// Null on an `external` device, where the sender of each packet chooses.
     #[cfg_attr(test, schemars(range(max = 16_777_215)))]
     pub vni: Option<u32>,
-    /// Its UDP destination port.
+    /// The UDP destination port.
     pub dst_port: Option<u16>,
-    /// The outer UDP checksum of its packets.
+    /// The outer UDP checksum of the packets.
     pub outer_checksum: OuterChecksum,
-    /// Where its packets leave; null if that is not known.
+    /// The device through which the packets leave. Null if it is not known.
     pub underlay: Option<&'a Underlay>,
-    /// Which feature this is about. Where vxcsum turned off another one, a second entry of the device is about that.
+    /// The feature of this entry. If vxcsum turned off another feature, the device has a second entry for it.
     pub feature_name: Feature,
-    /// The state of the feature, read back after a change; null if it could not be read.
+    /// The state of the feature, read back after a change. Null if it could not be read.
     pub feature: Option<FeatureState>,
-    /// What the kernel's bugs mean for it.
+    /// What the bugs of the kernel mean for the device.
     pub verdict: &'a DeviceVerdict,
-    /// Whether NAT can rewrite its outer packets.
+    /// Whether NAT can rewrite the outer packets.
     #[cfg_attr(test, schemars(with = "ExposureCode"))]
     pub exposure: &'a Exposure,
-    /// Why.
+    /// The reason of the exposure.
     pub exposure_text: String,
-    /// The NAT rule that this is about, as iptables-save(8) or nft(8) prints it; null if it is about none.
+    /// The NAT rule of the exposure, as iptables-save(8) or nft(8) prints it. Null if the exposure is not about a rule.
     pub exposure_rule: Option<&'a str>,
-    /// The table that it is in, such as `ip nat (nf_tables)`; null unless it rewrites the packets.
+    /// The table of that rule, such as `ip nat (nf_tables)`. Null unless the rule rewrites the packets.
     pub exposure_table: Option<&'a str>,
-    /// Whether its packets can be segmented twice.
+    /// Whether the packets can be segmented twice.
     pub segmentation: ExposureCode,
-    /// Why.
+    /// The reason.
     pub segmentation_text: String,
-    /// What each trigger means for it.
+    /// The danger from each trigger.
     #[serde(skip)]
     pub dangers: &'a PerTrigger<Option<Danger>>,
-    /// For each trigger, whether a feature that cures its bugs is off; `None` if that is not known.
+    /// For each trigger, whether a feature that cures its bugs is off. `None` if that is not known.
     #[serde(skip)]
     pub cured: PerTrigger<Option<bool>>,
-    /// It has no peers yet, and a decision waits for the first.
+    /// The device has no peers yet, and a decision waits for the first.
     #[serde(skip)]
     pub waits: bool,
-    /// The rule that keeps NAT off its outer packets, if vxcsum keeps one or would make one.
+    /// The rule that keeps NAT off the outer packets. Absent if vxcsum keeps none and would add none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notrack: Option<NotrackRule>,
-    /// What is to be done.
+    /// The decision.
     pub action: Action,
-    /// Why.
+    /// The reason of the decision.
     pub reason: &'a Reason,
-    /// The rule that decided; null if `[bugs]` did.
+    /// The policy rule that decided. Null if `[bugs]` decided.
     pub rule: Option<&'a str>,
-    /// What goes, or went, off with the feature.
+    /// The features that the kernel turns off, or turned off, together with the feature.
     pub also_off: Vec<&'a str>,
-    /// What comes, or came, back with it; only where it is turned on.
+    /// The features that the kernel turns on, or turned on, together with the feature. Only if it is turned on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also_on: Vec<&'a str>,
-    /// What became of it.
+    /// The result.
     pub outcome: Outcome,
-    /// What went wrong.
+    /// The error of a failed request. Null if nothing failed.
     pub error: Option<Fault>,
 }
 
-/// The report.
+/// The result of `status`, `apply`, `revert` and `explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report<'a> {
-    /// Increased when a field changes its meaning or goes away.
+    /// Increased if a field changes its meaning or is removed.
     #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: u32,
     /// The answer and the counts.
     pub summary: Summary,
-    /// What could not be looked at.
+    /// The facts that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limited: Vec<Limit>,
-    /// Whether units or `watch` keep the offload off after this run; null if nobody looked.
+    /// True if units or `watch` keep the offload off after this run. Null if vxcsum did not check.
     pub persistent: Option<bool>,
-    /// Nothing was changed.
+    /// The run changed nothing.
     pub dry_run: bool,
-    /// The interface that was used; null where no device was looked at.
+    /// The interface of the kernel that was used. Null if no device was looked at.
     pub backend: Option<BackendName>,
-    /// The kernel.
     pub kernel: KernelReport,
-    /// By ifindex.
+    /// Sorted by ifindex.
     pub devices: Vec<DeviceReport<'a>>,
 }
 
-/// The first entry of each device, and those behind it about further features.
+/// The first entry of each device, and the entries after it about further features.
 pub fn by_device<'r, 'a>(
     devices: &'r [DeviceReport<'a>],
 ) -> impl Iterator<Item = (&'r DeviceReport<'a>, &'r [DeviceReport<'a>])> {
@@ -192,7 +190,7 @@ pub fn by_device<'r, 'a>(
 }
 
 impl<'a> Report<'a> {
-    /// What would be done.
+    /// The report of a plan that is not carried out.
     pub fn planned(plan: &'a Plan<'a>, kernel: KernelReport, backend: Option<BackendName>) -> Self {
         let devices = plan
             .devices
@@ -201,7 +199,7 @@ impl<'a> Report<'a> {
         Self::new(true, backend, kernel, devices.collect())
     }
 
-    /// What was done.
+    /// The report of a plan that was carried out.
     pub fn applied(
         plan: &'a Plan<'a>,
         kernel: KernelReport,
@@ -237,8 +235,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Only a device that failed, or that should be off and cannot be, makes the whole fail: one that is gone needs nothing
-    /// any more. `pending` is what `--exit-code` asks for.
+    /// The exit code. A failed device, or a device that should be off and cannot be, makes the whole run fail. A
+    /// deleted device does not. `pending` stands for `--exit-code`.
     pub fn exit_code(&self, pending: bool) -> ExitCode {
         let any = |outcomes: &[Outcome]| {
             self.devices
@@ -326,12 +324,11 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
     }
 }
 
-/// A device that nothing was done to.
+/// The result for a device that was not changed.
 fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     let refused = |text: &str| Fault::other(plan.feature.set(false), text);
     let (outcome, error) = match (plan.action, plan.reason.code, &plan.device.features) {
-        // Report a failed read even if the policy leaves the device alone, unless the
-        // device is simply gone.
+        // Report a failed read even if the policy leaves the device alone, unless the device was deleted.
         (_, _, Err(fault)) if fault.gone() => (Outcome::Gone, Some(fault.clone())),
         (_, _, Err(fault)) => (Outcome::Failed, Some(fault.clone())),
         (Action::AddRule | Action::RemoveRule, _, _) if plan.device.rule.changed => {

@@ -1,6 +1,6 @@
-//! Whether something keeps the offload off after this process: the units, or a running `vxcsum watch`.
+//! Whether a unit or a running `vxcsum watch` keeps the offload off after this process.
 //!
-//! Owns where such things are found.
+//! Owns the places to check.
 #![allow(
     clippy::disallowed_macros,
     clippy::disallowed_methods,
@@ -11,14 +11,14 @@
 use std::fs;
 use std::path::Path;
 
-/// The links that `systemctl enable` makes.
+/// The links that `systemctl enable` creates.
 const ENABLED: [&str; 3] = [
     "multi-user.target.wants/vxcsum.service",
     "multi-user.target.wants/vxcsum-watch.service",
     "timers.target.wants/vxcsum.timer",
 ];
 
-/// Whether a unit is enabled below this root, or `vxcsum watch` runs in this network namespace.
+/// True if a unit is enabled below this root, or `vxcsum watch` runs in this network namespace.
 pub fn persistent(root: &Path) -> bool {
     let enabled = |unit: &&str| {
         let directories = ["etc/systemd/system", "run/systemd/system"];

@@ -1,6 +1,7 @@
-//! Deciding, for each device, about the rule that leaves its outer packets untracked, so that no NAT sees them.
+//! Deciding for each device about the rule that leaves its outer packets untracked, so no NAT sees them.
 //!
-//! Owns when a rule is used in place of turning the offload off. Pure: `node_io` keeps the table, `nat::nft::own` says what is in it.
+//! Owns the decision to use a rule instead of turning the offload off. Pure: `node_io` keeps the table, `nat::nft::own`
+//! defines its content.
 
 use super::facts::{Facts, RuleHistory, Unusable};
 use super::plan::{Action, Reason, ReasonCode, Wait};
@@ -8,46 +9,46 @@ use crate::nat::exposure::{Exposure, NoCure, Untracked};
 use crate::nat::nft::own::{OwnTable, TEXT};
 use crate::policy::{AssumeExposure, Cure, Policy, PolicyRule};
 
-/// What is to be done about the rule for a device.
+/// What to do about the rule for a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuleStep {
-    /// It is as it should be, or there is none.
+    /// Nothing: the rule is in place, or none is needed.
     #[default]
     Leave,
-    /// It has to be made, for these packets.
+    /// Add a rule for these packets.
     Add(Untracked),
-    /// It is not needed any more.
+    /// Remove the rule.
     Remove,
 }
 
-/// What a look adds to the record of a device that vxcsum keeps a rule for.
+/// A change in the record of a device for which vxcsum keeps a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleNote {
-    /// From now on NAT cannot rewrite its outer packets.
+    /// NAT cannot rewrite the outer packets, from now on.
     NotExposed,
-    /// That is no longer so, or not known.
+    /// NAT can rewrite the outer packets again, or that is not known.
     MayBeExposed,
-    /// Others have taken the rule away too often: it is not tried for a while.
+    /// Other programs have removed the rule too often. vxcsum backs off.
     GiveUp,
 }
 
 /// The decision about the rule for a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RulePlan {
-    /// What to do.
     pub step: RuleStep,
-    /// What the record does not say yet.
+    /// A change of the record.
     pub note: Option<RuleNote>,
-    /// The packets of the rule that is there or has to be made.
+    /// The packets of the rule that exists or must be added.
     pub packets: Option<Untracked>,
-    /// It is there: it was read.
+    /// A read has found the rule.
     pub in_place: bool,
 }
 
-/// Whether a rule is asked for in place of turning the offload off, and suffices, or why not. `None` if the policy asks for none.
+/// The rule that the policy wants instead of turning the offload off, or why a rule is not enough. `None` if the policy
+/// wants no rule.
 pub type Asked = Option<Result<Untracked, String>>;
 
-/// Of a device that must be off for this reason.
+/// For a device that must be off for this reason.
 pub fn asked(
     policy: &Policy,
     rule: Option<&PolicyRule>,
@@ -73,15 +74,15 @@ pub fn asked(
     })
 }
 
-/// What comes of the wish for a rule.
+/// The effect of a rule on the decision.
 pub enum Cured {
-    /// The rule is there, or will be: the offload need not be off.
+    /// The rule exists or will exist: the offload need not be off.
     Yes,
-    /// There is none; why, if one was asked for.
+    /// There is no rule. Holds the reason if the policy wants one.
     No(Option<String>),
 }
 
-/// Whether the table was found to hold a rule for these packets.
+/// True if a read has found a rule for these packets in the table.
 fn held(facts: &Facts, packets: Untracked) -> bool {
     match &facts.own_table {
         Some(Ok(OwnTable::Made(all))) => all.contains(&packets),
@@ -89,8 +90,8 @@ fn held(facts: &Facts, packets: Untracked) -> bool {
     }
 }
 
-/// Decides about the rule for a device. `wait` says how long one that is not needed stays; `open` that the offload must be off and is
-/// not yet.
+/// Decides about the rule for a device. `wait` is how long a rule that is not needed stays. `open` is true if the
+/// offload must be off and is still on.
 pub(super) fn decide_rule(
     facts: &Facts,
     history: &RuleHistory,
@@ -144,11 +145,11 @@ pub(super) fn decide_rule(
         Some(Err(why)) => Some(format!("a rule notrack is not used: {why}")),
         None => None,
     };
-    // One that is given up is kept in the record: its time is not over.
+    // An entry in backoff stays in the record until its time is over.
     let given_up = matches!(asked, Some(Ok(_)));
     if history.packets.is_some() && !given_up && why != ReasonCode::NoPeersYet {
         match (wait, history.not_exposed_for) {
-            // First the offload goes off.
+            // The offload goes off first.
             (Wait::Over, _) if open => {}
             (Wait::Over, _) => plan.step = RuleStep::Remove,
             (_, None) => plan.note = Some(RuleNote::NotExposed),
@@ -158,7 +159,7 @@ pub(super) fn decide_rule(
     (plan, Cured::No(refusal))
 }
 
-/// Why a device is cured by a rule that is there or has to be made.
+/// The reason for a device that a rule cures, whether the rule exists or must be added.
 pub fn cured(plan: &RulePlan, why: &Reason) -> Reason {
     let rule = plan.packets.map(|packets| packets.rule());
     let rule = rule.unwrap_or_default();
@@ -183,7 +184,7 @@ pub fn cured(plan: &RulePlan, why: &Reason) -> Reason {
     }
 }
 
-/// `revert`: no rule stays.
+/// `revert` removes all rules.
 pub fn revert(facts: &Facts, history: &RuleHistory) -> RulePlan {
     let step = match history.packets {
         Some(_) => RuleStep::Remove,
@@ -197,8 +198,8 @@ pub fn revert(facts: &Facts, history: &RuleHistory) -> RulePlan {
     }
 }
 
-/// What is said of a device about whose feature nothing is to be done: the action, why, and in how many seconds its rule goes. `wait`
-/// says how long a rule that is not needed stays, `of_nat` what was judged about NAT.
+/// The action, the reason and the seconds until the rule is removed, for a device whose features do not change. `wait`
+/// is how long a rule that is not needed stays. `of_nat` is the judgement about NAT.
 pub(super) fn act(
     history: &RuleHistory,
     plan: &RulePlan,
@@ -222,7 +223,7 @@ pub(super) fn act(
     }
 }
 
-/// Why a rule goes, or stays for now.
+/// The reason for removing the rule, or for keeping it for now.
 fn not_needed(wait: &Wait, why: &Reason) -> Reason {
     let ours = match wait {
         Wait::Over => "the rule notrack that vxcsum made is not needed any more".to_owned(),

@@ -1,6 +1,6 @@
 //! The devices for whose packets vxcsum keeps a rule in its own table of `nf_tables`.
 //!
-//! Owns what the table has to hold, and when somebody else takes it away too often. Pure.
+//! Owns the required content of the table, and the backoff from programs that remove a rule too often. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +10,20 @@ use crate::nat::exposure::Untracked;
 use crate::nat::nft::own::Packets;
 use crate::offload::facts::{RuleHistory, Unusable};
 
-/// One of them.
+/// The rule of one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleEntry {
-    /// Which device, and how often the rule was taken away.
+    /// The device, and how often the rule was removed.
     pub(super) entry: Entry,
     packets: Untracked,
-    /// What the kernel said when it took no such rule. It is not asked again before the backoff is over.
+    /// The kernel's message when it refused such a rule. vxcsum does not try again before the backoff is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
 }
 
 impl State {
-    /// What it says about the rule for a device.
+    /// The history of the rule for a device.
     pub fn rule_history(&self, device: &Identity, now: Now) -> RuleHistory {
         let Some(at) = self.rule(device) else {
             return RuleHistory::default();
@@ -47,7 +47,8 @@ impl State {
         self.rules.iter().position(|rule| rule.entry.is_of(device))
     }
 
-    /// Writes down that the rule for a device is about to be made. If an earlier one was confirmed, somebody took it away meanwhile.
+    /// Adds an entry for a rule that is about to be added. If an earlier rule was confirmed, another program has
+    /// removed it since.
     pub fn record_rule(
         &mut self,
         identity: Identity,
@@ -56,7 +57,7 @@ impl State {
         now: Now,
     ) {
         let old = self.rule(&identity).map(|at| self.rules.remove(at));
-        // Another address or port is another rule, which nobody took away.
+        // Another address or port is another rule, which nobody has removed.
         let old = old.filter(|old| old.packets == packets);
         let new = NewEntry {
             identity,
@@ -71,28 +72,28 @@ impl State {
         });
     }
 
-    /// It is there.
+    /// Notes that the rule exists.
     pub fn confirm_rule(&mut self, device: &Identity) {
         if let Some(at) = self.rule(device) {
             self.rules[at].entry.confirmed = true;
         }
     }
 
-    /// It is not needed any more.
+    /// Removes the entry: the rule is not needed any more.
     pub fn remove_rule(&mut self, device: &Identity) {
         if let Some(at) = self.rule(device) {
             self.rules.remove(at);
         }
     }
 
-    /// Begins or ends the time in which every look finds that NAT cannot rewrite the outer packets.
+    /// Starts or ends the time in which every look finds that NAT cannot rewrite the outer packets.
     pub fn set_rule_not_exposed(&mut self, device: &Identity, since: Option<Now>) {
         if let Some(at) = self.rule(device) {
             self.rules[at].entry.not_exposed_since = since.map(|now| now.boot);
         }
     }
 
-    /// The kernel does not take the rule, or others have taken it away too often: it is not tried again for a while.
+    /// Starts a backoff: the kernel refuses the rule, or other programs have removed it too often.
     pub fn give_up_rule(&mut self, device: &Identity, refused: Option<String>, now: Now) {
         if let Some(at) = self.rule(device) {
             let rule = &mut self.rules[at];
@@ -101,7 +102,7 @@ impl State {
         }
     }
 
-    /// A person has named the device: what was before is no reason to wait.
+    /// A user named the device: earlier events do not count any more.
     pub fn retry_rule(&mut self, device: &Identity) {
         if let Some(at) = self.rule(device) {
             self.rules[at].entry.forget_flips();
@@ -109,14 +110,14 @@ impl State {
         }
     }
 
-    /// What the table of this namespace has to hold: nothing for a device whose rule is not tried for now.
+    /// The required content of the table in this namespace. Leaves out devices whose rule is in backoff.
     pub fn packets(&self, netns: Netns, now: Now) -> Packets {
         let here = |rule: &&RuleEntry| rule.entry.is_in(netns) && !rule.entry.in_backoff(now);
         let rules = self.rules.iter().filter(here);
         rules.map(|rule| rule.packets).collect()
     }
 
-    /// Whether vxcsum keeps a rule in this namespace, or tried to.
+    /// True if vxcsum keeps a rule in this namespace, or has tried to.
     pub fn has_rules(&self, netns: Netns) -> bool {
         self.rules.iter().any(|rule| rule.entry.is_in(netns))
     }
