@@ -1,7 +1,7 @@
 //! The probe on the running kernel: its results, the same results from other programs, and no leftovers.
 //!
 //! Needs root, tcpdump(8), setpriv(1), mount(8) and unshare(1); fails without them. Runs in namespaces of its own. Needs a kernel
-//! with VXLAN, veth and `nf_tables` NAT.
+//! with VXLAN, veth, macvlan and `nf_tables` NAT.
 
 use std::collections::HashSet;
 use std::fs;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use super::burst::{Below, Burst, Forwarding};
 use super::frame::Checksum;
-use super::{BugOutcome, Case, CaseNat, Family, Observed, ProbeRun};
+use super::{BugOutcome, BugResult, Case, CaseNat, Family, Observed, ProbeRun};
 use crate::ethtool::Feature;
 use crate::link::OuterChecksum;
 use crate::term::table::{Cell, TextTable};
@@ -34,8 +34,11 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     } else {
         writeln!(out, "kernel {release}: not measured")?;
     }
-    // Several bugs with the same reason share a line.
-    for same in run.results.chunk_by(|a, b| a.meaning() == b.meaning()) {
+    // Several bugs without an answer share a line if they share the reason.
+    let share = |a: &BugResult, b: &BugResult| {
+        matches!(a.outcome, BugOutcome::Inconclusive(_)) && a.outcome == b.outcome
+    };
+    for same in run.results.chunk_by(share) {
         let Some(result) = same.first() else { continue };
         let style = match result.outcome {
             BugOutcome::Affected => RED,
@@ -140,6 +143,24 @@ mod tests {
 
     use super::*;
     use crate::probe::{Cause, Host, Inconclusive};
+
+    /// Each bug with an answer has a line of its own, even if the answers are the same.
+    #[test]
+    fn a_line_for_each_answer() {
+        let run = include_bytes!("../../tests/cases/probe-6.18.44.json");
+        let mut run = ProbeRun::from_json(run).unwrap();
+        for result in &mut run.results {
+            result.outcome = BugOutcome::NotAffected;
+            result.cured = None;
+        }
+        let mut out = Vec::new();
+        probe(&mut out, &run, Stored::ThisRun, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        for bug in ["nat-zero-csum", "nat-lco-csum"] {
+            let line = format!("\n  {bug}: not-affected: packets that NAT rewrites leave intact\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
 
     #[test]
     fn what_was_forwarded() {
