@@ -176,7 +176,7 @@ impl Lab {
     /// Sends packets from a node. The result: corrupt, lost, or fine.
     fn packets(&self) -> &'static str {
         let before = self.checksum_errors("a") + self.checksum_errors("b");
-        // A process that another thread is starting holds the socket of the last time until it executes its program.
+        // A process that another thread starts has the old socket until it executes its program.
         let listen = || {
             let deadline = Instant::now() + Duration::from_secs(10);
             loop {

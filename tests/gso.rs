@@ -265,7 +265,7 @@ fn each_feature_goes_off_and_comes_back_for_its_own_bug() {
     assert_eq!(path.on(), (true, true));
 }
 
-/// A rule against NAT is none against a second segmentation.
+/// A rule against NAT does not help against a second segmentation.
 #[test]
 fn notrack_and_fraglist_cure_both_and_keep_checksum_offload() {
     let path = Tunnel::new();

@@ -952,8 +952,8 @@ fn devices_of_a_kind_with_different_exposure() {
     assert_eq!(off, [true, false]);
 }
 
-/// With `cure = "notrack"`: what the rules say, the table, what the record says of a rule, and the features; then the action, the
-/// reason, the step and the note.
+/// With `cure = "notrack"`: the analysis, the table, the record of the rule, and the features; then the expected
+/// action, reason, step and note.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn a_rule_is_used_only_where_it_suffices() {
@@ -1318,7 +1318,7 @@ fn a_rule_is_used_only_where_it_suffices() {
             (step, note),
             "{name}"
         );
-        // `revert` takes away what is recorded, and nothing else.
+        // `revert` removes only what the record has.
         let kept = facts.devices[0].rule.packets.is_some();
         let plan = decide_revert(&facts, &kernel);
         let expected = if kept {
@@ -1328,7 +1328,7 @@ fn a_rule_is_used_only_where_it_suffices() {
         };
         assert_eq!(plan.devices[0].untrack.step, expected, "{name}");
     }
-    // A feature that vxcsum turned off comes back when the rule is there, and not before.
+    // A feature that vxcsum turned off is turned on again only when the rule exists.
     for (own_table, action) in [(absent(), Action::AddRule), (made(packets), Action::TurnOn)] {
         let mut device = device(OuterChecksum::Present, Ok(OFF));
         device.exposure = std::rc::Rc::new(suffices());

@@ -13,24 +13,24 @@ use crate::offload::node_io::Node;
 use crate::offload::report::SCHEMA_VERSION;
 use crate::text::IfName;
 
-/// What `export` prints.
+/// The output of `export`.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Exported<'a> {
     /// See the report.
     #[cfg_attr(test, schemars(extend("const" = SCHEMA_VERSION)))]
     schema_version: u32,
-    /// What it is for.
+    /// The program that reads the file.
     format: ExportFormat,
-    /// The devices that it is about.
+    /// The devices in the file.
     devices: Vec<&'a str>,
-    /// The devices are examples, for no VXLAN device is here.
+    /// The devices are examples, because this machine has no VXLAN device.
     examples: bool,
-    /// The file.
+    /// The content of the file.
     text: &'a str,
 }
 
-/// What is exported if no device is here and none is named.
+/// The names in the file if this machine has no device and the user names none.
 const EXAMPLES: [&str; 2] = ["flannel.1", "vxlan.calico"];
 
 pub fn run(common: &Common, args: &Export) -> Result<ExitCode, Error> {
@@ -61,7 +61,7 @@ pub fn run(common: &Common, args: &Export) -> Result<ExitCode, Error> {
             ))
         })
     };
-    // What is not named may be left out, as long as something is left.
+    // Devices that the user did not name may be left out, as long as one remains.
     let may_be_left_out = args.devices.is_empty() && names.iter().any(|name| target(name).is_ok());
     let (mut targets, mut left_out) = (Vec::new(), Vec::new());
     for name in &names {

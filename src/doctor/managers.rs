@@ -109,8 +109,8 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
     found
 }
 
-/// True if a line calls `ethtool -K` for one of these devices and names a feature that vxcsum turns off. A variable counts as any
-/// device.
+/// True if a line calls `ethtool -K` for one of these devices and names a feature that vxcsum turns off. A variable
+/// counts as any device.
 fn sets_offload(line: &str, devices: &[IfName]) -> bool {
     let line = line.trim_start();
     if line.starts_with(['#', ';']) {

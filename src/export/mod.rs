@@ -1,24 +1,24 @@
-//! The nearest equivalents of vxcsum in the files of other programs, for those who cannot install it.
+//! The nearest equivalents of vxcsum in the files of other programs, for users who cannot install it.
 //!
-//! Owns the texts, and what is said in them about what they cannot do. Pure. The templates beside this file hold `@WORD@` where
-//! something is filled in.
+//! Owns the texts, also the texts about the limits of each equivalent. Pure. In the templates beside this file,
+//! `@WORD@` stands for a text that is filled in.
 
 use crate::cli::ExportFormat;
 use crate::nat::exposure::{NoCure, Untracked};
 use crate::offload::facts::Device;
 use crate::text::{IfName, escape};
 
-/// A device that the text is about.
+/// A device in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// ASCII letters, digits, `.`, `_` and `-`, and no `-` at its beginning: it means itself in every format.
+    /// ASCII letters, digits, `.`, `_` and `-`, without `-` at the start, so no format needs to escape it.
     pub name: String,
-    /// Its outer packets; or why a rule without tracking is not the cure for them.
+    /// The outer packets, or why a rule without tracking does not cure them.
     pub packets: Result<Untracked, NoCure>,
 }
 
 impl Target {
-    /// A device that is here. `None` if its name means something else in some format.
+    /// A device of this machine. `None` if a format would have to escape its name.
     pub fn of(device: &Device) -> Option<Self> {
         let link = &device.link;
         let packets = match device.exposure.exposed() {
@@ -33,8 +33,8 @@ impl Target {
         Some(Self { name, packets })
     }
 
-    /// A device of another machine. Its port is taken to be the one that its owner gives it: flannel has the kernel's own, all
-    /// others have that of RFC 7348.
+    /// A device of another machine. Assumes the usual port of its owner: the kernel's default for flannel, the port of
+    /// RFC 7348 for all others.
     pub fn named(name: &IfName) -> Option<Self> {
         let name = plain(name)?;
         let port = if name.starts_with("flannel") {
@@ -57,8 +57,8 @@ fn plain(name: &IfName) -> Option<String> {
     (text.chars().all(ok) && !text.starts_with('-')).then(|| text.to_owned())
 }
 
-/// The text for a program. `left_out` are devices whose names are safe to print, but mean something else in such a file. `examples`
-/// says that the devices are not here, but stand for those of others.
+/// The text for a program. `left_out` are devices whose names are safe to print but would have to be escaped in such a
+/// file. `examples` is true if the devices are only examples.
 pub fn text(
     format: ExportFormat,
     targets: &[Target],

@@ -33,7 +33,7 @@ pub fn read() -> Result<OwnTable, Fault> {
     }
 }
 
-/// `None` asks for another attempt: the rules changed meanwhile.
+/// `None` means: retry, because the rules changed during the read.
 fn try_read() -> Result<Option<OwnTable>, DumpError> {
     let mut dumps = Dumps::open()?;
     let before = dumps.generation()?;

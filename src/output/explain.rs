@@ -182,7 +182,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
     Ok(())
 }
 
-/// Whether a rule keeps NAT off the packets, or could; `None` where nobody asked.
+/// The state or the possibility of a rule that keeps NAT off the packets. `None` if no decision asks.
 fn notrack(device: &DeviceReport<'_>) -> Option<String> {
     let suffices = device.exposure.exposed().map(|found| &found.notrack);
     Some(match (&device.notrack, suffices) {

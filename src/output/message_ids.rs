@@ -17,7 +17,7 @@ pub const CONFLICT: &str = "7e4270e274dc4b7fbbb8e836ad179bfe";
 pub const REVERTED: &str = "d71ae08f5da043eb80ea9a9121a56b99";
 /// The feature of a device was turned on again, because it need not be off any more.
 pub const GIVEN_BACK: &str = "3c1ff4fa1c7e4b2f8a5e60b2b7d9c4a1";
-/// A rule keeps NAT off the packets of a device.
+/// A rule was added that keeps NAT off the packets of a device.
 pub const UNTRACKED: &str = "8789b8862abe4f44abfe86a296798f17";
 /// That rule was removed.
 pub const TRACKED: &str = "0f05c2bbac5042b09d1cd4271bc038bc";

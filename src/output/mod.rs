@@ -305,8 +305,9 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
     table.write(out, width(), &[1, 2, 3], color)
 }
 
-/// The word `latent` is for a bug that no packet of this node can meet, and `cured` for one that only vxcsum's rule keeps packets
-/// from. JSON has no such values, because it shows the exposure and the rule in keys of their own.
+/// The word `latent` is for a bug that no packet of this node can meet, and `cured` for a bug that packets cannot meet
+/// only because of vxcsum's rule. JSON has no such values, because it shows the exposure and the rule in keys of their
+/// own.
 fn verdict(device: &DeviceReport<'_>) -> Cell {
     let status = device.verdict.status;
     // If the policy demands more than safety from NAT, an unexposed device is not latent.

@@ -65,12 +65,12 @@ codes! {
 }
 
 codes! {
-    /// What is done about NAT that would break the packets of a device.
+    /// What to do about NAT that would corrupt the packets of a device.
     pub enum Cure {
-        /// The offload goes off.
+        /// Turn the offload off.
         Offload = "offload",
-        /// The outer packets are left untracked, so that no NAT sees them, and the offload stays on. Where that does not suffice the
-        /// offload goes off.
+        /// Leave the outer packets untracked, so no NAT sees them, and keep the offload on. If that is not enough, turn
+        /// the offload off.
         Notrack = "notrack",
     }
 }
@@ -89,7 +89,7 @@ pub struct Policy {
     pub unknown_kernel: Sourced<AssumeKernel>,
     /// Rules can override it.
     pub unknown_exposure: Sourced<AssumeExposure>,
-    /// What is done about NAT. Rules can override it.
+    /// What to do about NAT. Rules can override it.
     pub cure: Sourced<Cure>,
     /// A device gets the offload back after it was not exposed for this long, in every look. `None` means never.
     pub give_back_after: Sourced<Option<Duration>>,
@@ -123,7 +123,7 @@ pub struct PolicyRule {
     pub outer_checksum: Option<Vec<OuterChecksum>>,
     /// How to treat an unknown exposure of these devices.
     pub unknown_exposure: Option<AssumeExposure>,
-    /// What is done about NAT for these devices.
+    /// What to do about NAT for these devices.
     pub cure: Option<Cure>,
     pub when: When,
     /// The place of the header, such as `/etc/vxcsum/policy.toml:9`.
@@ -269,7 +269,7 @@ impl Policy {
             .unwrap_or((self.unknown_exposure.value, &self.unknown_exposure.origin))
     }
 
-    /// What is done about NAT for the devices of a rule, and where that is said.
+    /// What to do about NAT for the devices of a rule, with the origin of the value.
     pub fn cure_for<'a>(&'a self, rule: Option<&'a PolicyRule>) -> (Cure, &'a str) {
         rule.and_then(|rule| Some((rule.cure?, rule.origin.as_str())))
             .unwrap_or((self.cure.value, &self.cure.origin))

@@ -277,8 +277,8 @@ impl Rules {
             || self.relevant && (node.rules_change_unannounced() || depends_on.destinations);
     }
 
-    /// The socket to wait for. `None` once a change is known, so that further changes wake nobody, unless one of them can take the
-    /// table of vxcsum away.
+    /// The socket to wait for. `None` once a change is known, so that further changes wake nobody, unless one of them
+    /// can remove vxcsum's own table.
     fn listening(&self, node: &Node) -> Option<&NftEvents> {
         self.events
             .as_ref()
@@ -291,7 +291,7 @@ impl Rules {
         self.due.get_or_insert(earliest.max(now + RULES_SETTLE));
         if node.keeps_rules() {
             self.drain();
-            // NAT corrupts packets until the table of vxcsum is there again.
+            // NAT corrupts packets until vxcsum's own table is restored.
             if node.lost_rules() {
                 self.due = Some(now);
             }

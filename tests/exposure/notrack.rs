@@ -121,7 +121,7 @@ fn need_is_decided_as_if_the_table_were_not_there_unless_it_was_changed() {
     assert_eq!(lab.packets(), "corrupt");
 }
 
-/// The packets of the device of node a.
+/// The rule for the packets of node a's device.
 const RULE: &str = "oifname != \"lo\" ip saddr 192.168.77.1 udp dport 8472 notrack";
 
 fn policy(node: &Netns, more: &str) {
@@ -134,7 +134,7 @@ fn policy(node: &Netns, more: &str) {
     fs::write(file, text).unwrap();
 }
 
-/// vxcsum on node a, with the record of the run before.
+/// Runs vxcsum on node a, with the record of the run before.
 fn vxcsum(lab: &Lab, words: &str) -> Run {
     let mut command = lab.a.command(VXCSUM);
     command.args(words.split_whitespace());
@@ -146,8 +146,8 @@ fn json(lab: &Lab, words: &str) -> Value {
     common::device(&report, "flannel.1").clone()
 }
 
-/// The action, the reason, what became of it, and whether the rule is there.
-fn said(device: &Value) -> [String; 4] {
+/// The action, the reason, the outcome, and whether the rule exists.
+fn summary(device: &Value) -> [String; 4] {
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     [
         word(&device["action"]),
@@ -164,7 +164,7 @@ fn rules(lab: &Lab, tool: &str, text: &str) {
     });
 }
 
-/// The rules of the table as nft(8) lists them, without what is for people.
+/// The rules of the table as nft(8) lists them, without the comments.
 fn table(lab: &Lab) -> Vec<String> {
     let text = ruleset(lab);
     let own = text
@@ -193,7 +193,7 @@ fn a_device_is_cured_by_a_rule_and_keeps_its_offload() {
         rules(&lab, tool, text);
         assert_eq!(lab.packets(), "corrupt", "{tool}");
         let planned = ["add-rule", "exposed", "planned", "false"];
-        assert_eq!(said(&json(&lab, "status")), planned, "{tool}");
+        assert_eq!(summary(&json(&lab, "status")), planned, "{tool}");
         let dry = vxcsum(&lab, "apply --dry-run").expect(0);
         assert!(
             dry.text().contains("a rule notrack would be made:"),
@@ -202,15 +202,15 @@ fn a_device_is_cured_by_a_rule_and_keeps_its_offload() {
         );
         assert!(table(&lab).is_empty(), "{tool}");
         let made = ["add-rule", "already-untracked", "changed", "true"];
-        assert_eq!(said(&json(&lab, "apply")), made, "{tool}");
+        assert_eq!(summary(&json(&lab, "apply")), made, "{tool}");
         assert_eq!(table(&lab), [RULE], "{tool}");
         assert!(lab.a.is_on("flannel.1"), "{tool}");
         assert_eq!(lab.packets(), "fine", "{tool}");
-        // It stays, and nothing more is asked for.
+        // The rule stays, and nothing more is needed.
         let kept = ["leave", "already-untracked", "unchanged", "true"];
         let before = ruleset(&lab);
         for words in ["apply", "apply", "status --exit-code", "apply flannel.1"] {
-            assert_eq!(said(&json(&lab, words)), kept, "{tool}: {words}");
+            assert_eq!(summary(&json(&lab, words)), kept, "{tool}: {words}");
         }
         assert_eq!(ruleset(&lab), before, "{tool}");
         let status = vxcsum(&lab, "status").expect(0);
@@ -221,11 +221,11 @@ fn a_device_is_cured_by_a_rule_and_keeps_its_offload() {
         );
         let doctor = vxcsum(&lab, "doctor").expect(0);
         assert!(!doctor.text().contains("nft "), "{tool}: {}", doctor.text());
-        // `revert` takes it away, and says so before.
+        // `revert` removes it, and a dry run announces that.
         let gone = ["remove-rule", "untracked-by-vxcsum", "planned", "true"];
-        assert_eq!(said(&json(&lab, "revert --dry-run")), gone, "{tool}");
+        assert_eq!(summary(&json(&lab, "revert --dry-run")), gone, "{tool}");
         let gone = ["remove-rule", "untracked-by-vxcsum", "changed", "null"];
-        assert_eq!(said(&json(&lab, "revert")), gone, "{tool}");
+        assert_eq!(summary(&json(&lab, "revert")), gone, "{tool}");
         assert!(!ruleset(&lab).contains("vxcsum"), "{tool}");
         assert!(lab.a.is_on("flannel.1"), "{tool}");
     }
@@ -242,11 +242,11 @@ fn exposed_lab(cure: &str) -> Lab {
 fn the_policy_changes_the_cure_in_both_directions() {
     let lab = exposed_lab("");
     let off = ["turn-off", "exposed", "changed", "null"];
-    assert_eq!(said(&json(&lab, "apply")), off);
-    // The rule comes first, and then the offload is given back, in one run.
+    assert_eq!(summary(&json(&lab, "apply")), off);
+    // The rule comes first, and then the offload is turned on again, in one run.
     policy(&lab.a, "cure = \"notrack\"");
     let back = ["turn-on", "already-untracked", "changed", "true"];
-    assert_eq!(said(&json(&lab, "apply")), back);
+    assert_eq!(summary(&json(&lab, "apply")), back);
     assert!(lab.a.is_on("flannel.1"));
     assert_eq!(table(&lab), [RULE]);
     assert_eq!(lab.packets(), "fine");
@@ -256,9 +256,9 @@ fn the_policy_changes_the_cure_in_both_directions() {
         "cure = \"notrack\"\n[[rule]]\ndevice = \"flannel.*\"\ncure = \"offload\"\nwhen = \"exposed\"",
     );
     let off = ["turn-off", "exposed", "changed", "true"];
-    assert_eq!(said(&json(&lab, "apply")), off);
+    assert_eq!(summary(&json(&lab, "apply")), off);
     let off = ["leave", "already-off", "unchanged", "null"];
-    assert_eq!(said(&json(&lab, "apply")), off);
+    assert_eq!(summary(&json(&lab, "apply")), off);
     assert!(table(&lab).is_empty());
     assert_eq!(lab.packets(), "fine");
 }
@@ -268,31 +268,31 @@ fn a_rule_that_nobody_needs_any_more_goes() {
     let lab = exposed_lab("cure = \"notrack\"");
     vxcsum(&lab, "apply").expect(0);
     rules(&lab, "iptables-nft", "*nat\nCOMMIT\n");
-    // Like the offload, it is given up only when it has not been needed for a while.
+    // Like the offload, the rule is given up only after it was not needed for a while.
     let kept = ["leave", "not-exposed", "unchanged", "true"];
-    assert_eq!(said(&json(&lab, "apply")), kept);
+    assert_eq!(summary(&json(&lab, "apply")), kept);
     assert_eq!(table(&lab), [RULE]);
     let gone = ["remove-rule", "not-exposed", "changed", "null"];
-    let mut last = said(&json(&lab, "apply"));
+    let mut last = summary(&json(&lab, "apply"));
     for _ in 0..50 {
         if last == gone {
             break;
         }
         assert_eq!(last, kept);
         std::thread::sleep(std::time::Duration::from_millis(100));
-        last = said(&json(&lab, "apply"));
+        last = summary(&json(&lab, "apply"));
     }
     assert_eq!(last, gone);
     assert!(table(&lab).is_empty());
-    // A kernel that was said not to have the bug needs it no longer, at once.
+    // A kernel that is declared to be without the bug does not need the rule any more, immediately.
     rules(&lab, "iptables-nft", KUBE_PROXY);
     vxcsum(&lab, "apply").expect(0);
     assert_eq!(table(&lab), [RULE]);
     policy(&lab.a, "[bugs]\nnat-lco-csum = \"never\"");
     let gone = ["remove-rule", "bug-never", "changed", "null"];
-    assert_eq!(said(&json(&lab, "apply")), gone);
+    assert_eq!(summary(&json(&lab, "apply")), gone);
     assert!(table(&lab).is_empty());
-    // With the device its rule goes.
+    // The rule disappears with the device.
     policy(&lab.a, "cure = \"notrack\"");
     vxcsum(&lab, "apply").expect(0);
     assert_eq!(table(&lab), [RULE]);
@@ -301,7 +301,7 @@ fn a_rule_that_nobody_needs_any_more_goes() {
     assert!(!ruleset(&lab).contains("vxcsum"));
 }
 
-/// An underlay that hands packets on unfinished, so that NAT behind it cannot be seen from here.
+/// An underlay that passes packets on unfinished, so NAT behind it can corrupt them.
 fn behind_a_veth(lab: &Lab) {
     run(lab.a.command("ethtool").args(["-K", "eth0", "tx", "on"])).expect(0);
 }
@@ -336,7 +336,7 @@ fn where_a_rule_does_not_suffice_the_offload_goes_off_and_the_reason_says_why() 
         prepare(&lab);
         let device = json(&lab, "apply");
         assert_eq!(
-            said(&device),
+            summary(&device),
             ["turn-off", code, "changed", "null"],
             "{why}"
         );
@@ -347,13 +347,13 @@ fn where_a_rule_does_not_suffice_the_offload_goes_off_and_the_reason_says_why() 
     }
 }
 
-/// Who says that no NAT is behind the underlay gets the rule against that before it.
+/// If the policy says that there is no NAT behind the underlay, the device gets the rule against the NAT before it.
 #[test]
 fn what_the_policy_counts_as_harmless_does_not_stand_in_the_way() {
     let lab = exposed_lab("cure = \"notrack\"\nunknown-exposure = \"not-exposed\"");
     behind_a_veth(&lab);
     let made = ["add-rule", "already-untracked", "changed", "true"];
-    assert_eq!(said(&json(&lab, "apply")), made);
+    assert_eq!(summary(&json(&lab, "apply")), made);
     let status = vxcsum(&lab, "status").expect(0);
     let answer = "OK  1 VXLAN device: nothing to fix, as the policy counts what is not known";
     assert!(status.text().starts_with(answer), "{}", status.text());
@@ -374,29 +374,32 @@ fn an_ipv6_underlay_is_cured_too() {
     assert_eq!(lab.packets(), "fine");
 }
 
-/// After three times within a minute the offload goes off, for the packets have to be cured by something.
+/// After three removals within a minute the offload goes off, because the packets need another cure.
 #[test]
 fn who_deletes_the_table_again_and_again_gets_the_offload_off() {
     let lab = exposed_lab("cure = \"notrack\"");
     for _ in 0..3 {
         let made = ["add-rule", "already-untracked", "changed", "true"];
-        assert_eq!(said(&json(&lab, "apply")), made);
+        assert_eq!(summary(&json(&lab, "apply")), made);
         rules(&lab, "nft", "delete table inet vxcsum");
     }
     let device = json(&lab, "apply");
-    assert_eq!(said(&device), ["turn-off", "exposed", "changed", "false"]);
+    assert_eq!(
+        summary(&device),
+        ["turn-off", "exposed", "changed", "false"]
+    );
     let text = device["reason"]["text"].as_str().unwrap();
     assert!(
         text.contains("another program has taken table inet vxcsum away 3 times"),
         "{text}"
     );
     let off = ["leave", "already-off", "unchanged", "false"];
-    assert_eq!(said(&json(&lab, "apply")), off);
+    assert_eq!(summary(&json(&lab, "apply")), off);
     assert!(table(&lab).is_empty());
     assert_eq!(lab.packets(), "fine");
-    // Who names the device wants it now.
+    // A user who names the device ends the backoff.
     let back = ["turn-on", "already-untracked", "changed", "true"];
-    assert_eq!(said(&json(&lab, "apply flannel.1")), back);
+    assert_eq!(summary(&json(&lab, "apply flannel.1")), back);
     assert_eq!(table(&lab), [RULE]);
     vxcsum(&lab, "revert").expect(0);
     assert!(!ruleset(&lab).contains("vxcsum") && lab.a.is_on("flannel.1"));
@@ -409,7 +412,7 @@ fn watch_puts_the_table_back_at_once() {
     assert_eq!(table(&lab), [RULE]);
     for change in ["flush ruleset", "delete table inet vxcsum"] {
         rules(&lab, "nft", change);
-        // Sooner than watch looks at other changes of rules.
+        // Earlier than watch looks at other changes of rules.
         let begun = std::time::Instant::now();
         watch.until("the rule is not back", || table(&lab) == [RULE]);
         println!("{change}: put back after {:?}", begun.elapsed());
@@ -420,7 +423,7 @@ fn watch_puts_the_table_back_at_once() {
     assert!(!ruleset(&lab).contains("vxcsum"));
 }
 
-/// One batch: whoever looks sees the old rules or the new ones, however often they are replaced.
+/// One batch: every reader sees the old rules or the new rules, however often they are replaced.
 #[test]
 fn no_look_sees_the_table_without_its_rules() {
     let lab = Lab::new();
@@ -438,7 +441,7 @@ fn no_look_sees_the_table_without_its_rules() {
                 let mut looks = 0;
                 while !done.load(order) {
                     let rules = read_io::read();
-                    // A read that was disturbed five times is none.
+                    // A read that was interrupted five times has no rules.
                     if rules.unread.is_empty() {
                         let found = rules.tables.iter().filter(|t| *t.name == *b"vxcsum");
                         assert_eq!(found.count(), 1);
@@ -464,7 +467,7 @@ fn no_look_sees_the_table_without_its_rules() {
     });
 }
 
-/// vxcsum on node a under strace with this fault.
+/// Runs vxcsum on node a under strace with this fault.
 fn with_fault(lab: &Lab, fault: &str, words: &str) -> Run {
     let mut command = lab.a.command("strace");
     command.args([
@@ -478,10 +481,10 @@ fn with_fault(lab: &Lab, fault: &str, words: &str) -> Run {
     run(command.args(["--root", lab.a.remembering_root()]))
 }
 
-/// So many messages to the kernel are looked at; a run sends fewer.
+/// The number of messages to the kernel that are tested. A run sends fewer.
 const MESSAGES: usize = 60;
 
-/// Whatever message is the last, there is the whole table or none of it, and `revert` knows.
+/// Whichever message is the last, the whole table exists or none of it, and `revert` knows it.
 #[test]
 fn killed_at_any_message() {
     let lab = exposed_lab("cure = \"notrack\"");
@@ -508,7 +511,7 @@ fn killed_at_any_message() {
     panic!("it sends more than {MESSAGES} messages");
 }
 
-/// Whatever message the kernel refuses, a run that succeeds has cured the device, by the rule or by the offload.
+/// Whichever message the kernel refuses, a successful run has cured the device, by the rule or by the offload.
 #[test]
 fn a_rule_that_the_kernel_does_not_take_is_no_cure() {
     let lab = exposed_lab("cure = \"notrack\"");
@@ -525,9 +528,9 @@ fn a_rule_that_the_kernel_does_not_take_is_no_cure() {
             .contains("the kernel does not take it: Operation not supported")
         {
             refused += 1;
-            // It is not asked again at every look.
+            // vxcsum does not try again at every look.
             let off = ["leave", "already-off", "unchanged", "false"];
-            assert_eq!(said(&json(&lab, "apply")), off);
+            assert_eq!(summary(&json(&lab, "apply")), off);
         }
         vxcsum(&lab, "revert").expect(0);
         assert!(
