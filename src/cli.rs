@@ -327,6 +327,9 @@ pub struct Watch {
     /// Keep metrics for Prometheus in this file: each half minute it is replaced in one step.
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
+    /// Be the only one: while this runs, vxcsum's units and other watches of this machine leave the devices alone.
+    #[arg(long)]
+    pub exclusive: bool,
     /// On SIGTERM or SIGINT give back what vxcsum turned off; without it everything stays as it is.
     #[arg(long)]
     pub revert_on_exit: bool,

@@ -272,12 +272,13 @@ fn zsh_lists_the_devices() {
 }
 
 /// Documents for users, without the manual pages.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/how-it-works.md",
     "docs/evidence.md",
     "docs/troubleshooting.md",
     "docs/operations.md",
+    "docs/kubernetes.md",
 ];
 
 /// The anchor of a heading on the forge.

@@ -61,7 +61,7 @@ _vxcsum() {
         '') words="apply revert watch status explain probe doctor export policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
         revert) words="--dry-run --device $global" ;;
-        watch) words="--metrics --revert-on-exit $global" ;;
+        watch) words="--exclusive --metrics --revert-on-exit $global" ;;
         probe) words="$global" ;;
         export)
             if [[ -z $sub ]]; then

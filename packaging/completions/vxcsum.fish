@@ -41,6 +41,7 @@ complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d
 
 complete -c vxcsum -n '__fish_seen_subcommand_from status' -l format -x -a 'prometheus npd' -d 'Print for a monitoring program'
 complete -c vxcsum -n '__fish_seen_subcommand_from status' -l output -r -F -d 'Replace this file with it'
+complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l exclusive -d 'Be the only one'
 complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l metrics -r -F -d 'Keep metrics for Prometheus in this file'
 complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l revert-on-exit -d 'Give back on SIGTERM'
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 
-use log::error;
+use log::{error, info};
 
 use super::{complete, print, selection};
 use crate::cli::{Apply, Common, Revert};
@@ -29,6 +29,11 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         selection(&args.devices)
     };
     let mut node = Node::open(common.into())?;
+    // For units. Who runs it by hand wants it now.
+    if common.log && node.another_is_in_charge() {
+        info!("a vxcsum watch --exclusive is in charge of this node: nothing was done");
+        return Ok(ExitCode::Ok);
+    }
     let permitted = require_net_admin();
     if args.dry_run || permitted.is_err() {
         let pending = |plan: &Plan<'_>| {

@@ -146,6 +146,7 @@ fn selection(names: &[IfName]) -> Selection<'_> {
 /// Adds to a report what concerns the whole node.
 fn complete(common: &Common, node: &Node, report: &mut Report<'_>) {
     report.limited = node.limit().into_iter().collect();
+    report.exclusive = node.another_is_in_charge();
     report.persistent = Some(units_io::persistent(&common.root));
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod answers_io;
 pub(crate) mod apply_io;
+pub(crate) mod charge_io;
 pub mod discover_io;
 pub mod facts;
 pub(crate) mod health;

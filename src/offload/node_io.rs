@@ -17,6 +17,7 @@ use log::warn;
 
 use super::answers_io::KeptAnswers;
 use super::apply_io::apply;
+use super::charge_io::{self, Charge};
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::health::Limit;
@@ -195,6 +196,19 @@ impl Node {
         );
         self.forget_rules();
         Ok(())
+    }
+
+    /// Takes charge of the devices: units and other watches leave them alone while it is held.
+    ///
+    /// # Errors
+    /// Another process is in charge.
+    pub fn take_charge(&self) -> Result<Charge, Error> {
+        charge_io::take(&self.options.root, self.netns)
+    }
+
+    /// Whether a `watch --exclusive` is in charge.
+    pub fn another_is_in_charge(&self) -> bool {
+        charge_io::taken(&self.options.root, self.netns)
     }
 
     /// The interface in use.

@@ -171,6 +171,9 @@ pub struct Report<'a> {
     pub limited: Vec<Limit>,
     /// True if units or `watch` keep the offload off after this run. Null if vxcsum did not check.
     pub persistent: Option<bool>,
+    /// True if a `vxcsum watch --exclusive` runs: units and other watches leave the devices to it.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub exclusive: bool,
     /// The run changed nothing.
     pub dry_run: bool,
     /// The interface of the kernel that was used. Null if no device was looked at.
@@ -228,6 +231,7 @@ impl<'a> Report<'a> {
             summary: Summary::of(&devices),
             limited: Vec::new(),
             persistent: None,
+            exclusive: false,
             dry_run,
             backend,
             kernel,

@@ -122,6 +122,14 @@ pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<(
         writeln!(out)?;
         wrapped(out, "", &text)?;
     }
+    if report.exclusive {
+        writeln!(out)?;
+        wrapped(
+            out,
+            "",
+            "a vxcsum watch --exclusive, as in the container image, is in charge of this node: the units leave the devices to it",
+        )?;
+    }
     let off = |device: &DeviceReport<'_>| match device.outcome {
         Outcome::Changed => device.action == Action::TurnOff,
         Outcome::Unchanged => device.reason.code == ReasonCode::AlreadyOff,

@@ -64,8 +64,10 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
     let mut node = Node::open(options)?;
+    let charge = args.exclusive.then(|| node.take_charge()).transpose()?;
     let mut progress = Progress {
         json,
+        yields: charge.is_none(),
         ..Progress::default()
     };
     progress.look_at_all(&mut node);
@@ -382,6 +384,10 @@ impl Peers {
 struct Progress {
     /// Print reports to stdout.
     json: bool,
+    /// A `watch --exclusive` comes first.
+    yields: bool,
+    /// It is in charge, and that was logged.
+    yielded: bool,
     /// How often the feature was turned off.
     changed: usize,
     /// How often the feature was turned on again.
@@ -437,6 +443,9 @@ impl Progress {
 
     /// The line in `systemctl status`.
     fn status(&self) -> String {
+        if self.yielded {
+            return "standing by: a vxcsum watch --exclusive is in charge".to_owned();
+        }
         let mut changed = format!("watching; turned the feature off {} times", self.changed);
         if self.given_back > 0 {
             changed = format!("{changed} and on again {} times", self.given_back);
@@ -455,6 +464,18 @@ fn pass(
     selection: Selection<'_>,
     progress: &mut Progress,
 ) -> Result<Option<u64>, Error> {
+    let yields = progress.yields && node.another_is_in_charge();
+    if yields != progress.yielded {
+        progress.yielded = yields;
+        if yields {
+            info!("a vxcsum watch --exclusive is in charge of this node: standing by");
+        } else {
+            info!("no vxcsum watch --exclusive is in charge any more");
+        }
+    }
+    if yields {
+        return Ok(Some(POLL_INTERVAL.as_secs()));
+    }
     // Most events change nothing. Then the lock and the record are not touched.
     let facts = node.look(selection)?;
     if !matches!(selection, Selection::All) && !node.plan(&facts).changes_anything() {
