@@ -46,6 +46,17 @@ rpm: package-binary package-tools
 	out=$$(realpath $(PACKAGE_OUT)) && cd $(PACKAGE_TARGET)/rpm && env -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET \
 		SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO) generate-rpm --payload-compress xz --output $$out/
 
+# All that is published of a version, in one archive.
+RELEASE_OUT ?= build/release
+.PHONY: release check-release
+release: deb rpm
+	@tests/needs buildah jq
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) CARGO="$(CARGO)" packaging/release $(RELEASE_OUT) $(PACKAGE_BIN) \
+		$(PACKAGE_OUT)/vxcsum_*.deb $(PACKAGE_OUT)/vxcsum-*.rpm
+
+check-release: release
+	packaging/check-release $(RELEASE_OUT)/vxcsum-*.tar.gz
+
 check-units:
 	packaging/check-units
 
