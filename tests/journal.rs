@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Netns, Run, VXCSUM, run};
+use common::{FEATURE, Netns, Run, VXCSUM, run};
 
 type Entry = BTreeMap<String, String>;
 
@@ -120,7 +120,13 @@ fn one_entry_a_change_with_all_fields_and_silence_after_it() {
                 ("SYSLOG_IDENTIFIER", "vxcsum"),
             ],
         );
-        assert!(entry["MESSAGE"].starts_with(&format!("{device}: turned ")));
+        assert_eq!(
+            entry["MESSAGE"],
+            format!("{device}: turned {FEATURE} off: exposure-unknown: nat-lco-csum")
+        );
+        let also = entry["VXCSUM_ALSO_OFF"].split(' ');
+        assert!(also.clone().count() > 3 && also.clone().any(|f| f == "tx-tcp-segmentation"));
+        assert!(entry["VXCSUM_EXPOSURE"].contains("the underlay is not known"));
     }
     let (run, errors, entries) = with_journal(&netns, "apply");
     run.expect(0);

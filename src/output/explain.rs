@@ -369,7 +369,7 @@ fn remedies(
         }
         if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
-                "remove the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
+                "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
                     .to_owned(),
             );
         }

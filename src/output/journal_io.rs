@@ -19,9 +19,11 @@ use super::message_ids;
 use crate::error::Error;
 use crate::ethtool::Feature;
 use crate::kernel::BugId;
+use crate::offload::facts::Exposure;
 use crate::offload::plan::{Action, DevicePlan, Plan, ReasonCode};
 use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::policy::PolicyError;
+use crate::text::escape;
 
 /// Sends log records to the journal if stderr is connected to it, else to stderr.
 ///
@@ -52,7 +54,7 @@ pub fn changes(report: &Report<'_>) {
         let (id, text) = match (device.action, device.outcome, &device.error) {
             (Action::TurnOff, Outcome::Changed, _) => (
                 message_ids::CHANGED,
-                format!("turned {feature} off: {}", device.reason.text),
+                format!("turned {feature} off: {}", why(device)),
             ),
             (Action::TurnOn, Outcome::Changed, _) => (
                 if device.reason.code == ReasonCode::TurnedOffByVxcsum {
@@ -85,6 +87,22 @@ pub fn changes(report: &Report<'_>) {
     }
 }
 
+/// The reason in a line. The fields `VXCSUM_RULE` and `VXCSUM_EXPOSURE` have the rest.
+fn why(device: &DeviceReport<'_>) -> String {
+    let code = device.reason.code.as_str();
+    let bugs = bugs(&device.verdict.bugs, device.feature_name);
+    match (device.reason.code, device.exposure) {
+        (ReasonCode::Exposed, Exposure::Exposed(found))
+            if device.feature_name == Feature::Checksum =>
+        {
+            let chain = escape(&found.rule.chain);
+            format!("{code}: {bugs}; a rule of {chain} in {}", found.rule.table)
+        }
+        (ReasonCode::Exposed | ReasonCode::ExposureUnknown, _) => format!("{code}: {bugs}"),
+        _ => device.reason.text.to_string(),
+    }
+}
+
 fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
     let name = device.name.to_string();
     let vni = device.vni.map(|vni| vni.to_string()).unwrap_or_default();
@@ -93,7 +111,9 @@ fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
         MESSAGE_ID = id, VXCSUM_DEVICE = name, VXCSUM_IFINDEX = device.ifindex, VXCSUM_VNI = vni,
         VXCSUM_FEATURE = device.feature_name.as_str(),
         VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
-        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs, device.feature_name);
+        VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs, device.feature_name),
+        VXCSUM_EXPOSURE = device.exposure_text.as_str(), VXCSUM_RULE = device.exposure_rule.unwrap_or_default(),
+        VXCSUM_ALSO_OFF = device.also_off.join(" ");
         "{name}: {text}"
     );
 }
