@@ -51,8 +51,13 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
     // Readable by everybody under any umask: `status` needs no privilege.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(bytes)?;
-    fs::rename(&new, dir.join(name))
+    let done = file
+        .write_all(bytes)
+        .and_then(|()| fs::rename(&new, dir.join(name)));
+    if done.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    done
 }
 
 pub fn make_dir(dir: &Path) -> io::Result<()> {

@@ -541,18 +541,28 @@ fn an_unusable_record_is_reported_and_the_packets_are_fixed() {
             );
         }
         let applied = vxcsum(&netns, "apply").expect(0);
+        let other_boot = name == "of another boot";
+        let moved = applied.errors().contains("state.json.damaged");
         assert!(
-            applied.errors().contains(said) && applied.errors().contains("state.json.damaged"),
+            applied.errors().contains(said) && moved != other_boot,
             "{name}: {}",
             applied.errors()
         );
         assert_eq!(on(&netns), [false; 3], "{name}");
         assert_eq!(recorded(&netns), THREE, "{name}");
         let aside = path.with_extension("json.damaged");
-        assert!(aside.symlink_metadata().is_ok(), "{name}");
+        assert_eq!(aside.symlink_metadata().is_ok(), !other_boot, "{name}");
         let again = vxcsum(&netns, "apply").expect(0);
         assert_eq!(again.errors(), "", "{name}");
-        vxcsum(&netns, "revert").expect(0);
+        // The devices that are in the new record get the offload back; the lost record may have had others.
+        let reverted = vxcsum(&netns, "revert").expect(i32::from(!other_boot));
+        assert_eq!(
+            reverted
+                .errors()
+                .contains("an earlier record that is damaged"),
+            !other_boot,
+            "{name}"
+        );
         assert_eq!(on(&netns), [true; 3], "{name}");
     }
     let kept = fs::read_to_string(outside.path()).expect("read a file");

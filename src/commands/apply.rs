@@ -8,6 +8,7 @@ use log::{error, info};
 use super::{complete, print, selection};
 use crate::cli::{Apply, Common, Revert};
 use crate::error::{Error, ExitCode};
+use crate::ethtool::Feature;
 use crate::offload::discover_io::Selection;
 use crate::offload::facts::{Device, Facts};
 use crate::offload::node_io::{Node, require_net_admin};
@@ -61,9 +62,17 @@ pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
         return show_planned(common, &node, &plan, true, args.exit_code);
     }
     require_net_admin()?;
-    change(common, &mut node, which, false, |node, facts| {
+    let code = change(common, &mut node, which, false, |node, facts| {
         plan::decide_revert(facts, &node.verdict)
-    })
+    })?;
+    let Some(lost) = node.record_lost() else {
+        return Ok(code);
+    };
+    error!(
+        "{lost}, so vxcsum may have turned the offload off on devices that it left alone now: `ethtool -K DEVICE {} on` turns it on",
+        Feature::Checksum.as_str()
+    );
+    Ok(ExitCode::Failed)
 }
 
 fn show_planned(

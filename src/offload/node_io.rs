@@ -216,6 +216,11 @@ impl Node {
         self.backend.name()
     }
 
+    /// Why the record of what vxcsum turned off is incomplete, if it is.
+    pub fn record_lost(&self) -> Option<String> {
+        self.record.lost()
+    }
+
     pub fn kernel_report(&self) -> KernelReport {
         KernelReport::new(&self.kernel, self.verdict.clone())
     }

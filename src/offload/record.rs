@@ -14,6 +14,8 @@ use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::VxlanLink;
 
+/// The problem of a record that was good, and is over.
+pub const OTHER_BOOT: &str = "is of another boot";
 /// Increased if an older vxcsum could misread the file.
 const VERSION: u32 = 1;
 /// If another program turns the feature on again this many times within [`WINDOW_SECS`], vxcsum stops.
@@ -197,7 +199,7 @@ impl State {
             return Err(format!("has version {}, not {VERSION}", state.version));
         }
         if state.boot_id != boot_id {
-            return Err("is of another boot".to_owned());
+            return Err(OTHER_BOOT.to_owned());
         }
         state.devices.sort_by_key(Entry::key);
         state.devices.dedup_by_key(|entry| entry.key());

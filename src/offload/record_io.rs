@@ -8,6 +8,7 @@
     reason = "this file does I/O"
 )]
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::record::{Netns, Now, State};
+use super::record::{Netns, Now, OTHER_BOOT, State};
 use crate::ethtool::ioctl_io::get_option;
 use crate::fault::{describe_errno, describe_io};
 use crate::kernel::read_io::{boot_id, proc_own};
@@ -31,11 +32,14 @@ use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NAME: &str = "state.json";
+const DAMAGED: &str = "state.json.damaged";
 const FOLLOW_UP: &str = "no-peers";
 
 pub struct StateFile {
     dir: PathBuf,
     boot_id: String,
+    /// The last read failed, and the file may be good: it must not be replaced.
+    unread: Cell<bool>,
 }
 
 /// While a process holds it, no other vxcsum process changes devices or the record. The kernel releases it when the
@@ -47,6 +51,7 @@ impl StateFile {
         Self {
             dir: run_dir(root),
             boot_id: boot_id(),
+            unread: Cell::new(false),
         }
     }
 
@@ -97,21 +102,31 @@ impl StateFile {
         }
     }
 
-    /// The record of this boot. Empty if there is none. With the lock, a damaged file is renamed for inspection and a
-    /// warning is logged. Without the lock it is only ignored.
+    /// The state of this boot; an empty one if there is none. With the lock held, a damaged file is moved aside and
+    /// reported; without the lock it is only reported. A file that cannot be read now stays where it is.
     pub fn load(&self, lock: Option<&Lock>) -> State {
         let path = self.path();
         let text = match read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
-            Err(e) => return self.set_aside(lock, &format!("cannot be read: {}", describe_io(&e))),
+            Err(e) => {
+                let problem = format!("cannot be read: {}", describe_io(&e));
+                // A directory, a link or a FIFO is no record at any time.
+                let a_file = fs::symlink_metadata(&path).map_or(true, |meta| meta.is_file());
+                self.unread.set(a_file);
+                return self.set_aside(lock.filter(|_| !a_file), &problem);
+            }
         };
-        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| self.set_aside(lock, &problem))
+        self.unread.set(false);
+        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| {
+            let lock = lock.filter(|_| problem != OTHER_BOOT);
+            self.set_aside(lock, &problem)
+        })
     }
 
     fn set_aside(&self, lock: Option<&Lock>, problem: &str) -> State {
         let path = self.path();
-        let aside = self.dir.join("state.json.damaged");
+        let aside = self.dir.join(DAMAGED);
         let moved = lock.is_some() && fs::rename(&path, &aside).is_ok();
         let action = if moved {
             format!("moved to {}", aside.display())
@@ -125,8 +140,26 @@ impl StateFile {
         State::new(&self.boot_id)
     }
 
+    /// Why it is not known which devices vxcsum turned off since boot, if a record was lost or cannot be read now.
+    pub fn lost(&self) -> Option<String> {
+        let aside = self.dir.join(DAMAGED);
+        if self.unread.get() {
+            Some(format!("{} cannot be read", self.path().display()))
+        } else if aside.symlink_metadata().is_ok() {
+            Some(format!(
+                "{} is an earlier record that is damaged",
+                aside.display()
+            ))
+        } else {
+            None
+        }
+    }
+
     /// Replaces the file in one step.
     pub fn save(&self, state: &State, _: &Lock) {
+        if self.unread.get() {
+            return;
+        }
         let written = serde_json::to_vec(state)
             .map_err(io::Error::from)
             .and_then(|bytes| replace(&self.dir, NAME, &bytes));
@@ -149,8 +182,9 @@ impl StateFile {
         };
         if let Err(e) = done {
             warn!(
-                "{}: {e}; the timer looks at devices without peers",
-                path.display()
+                "{}: {}; the timer looks at devices without peers",
+                path.display(),
+                describe_io(&e)
             );
         }
     }

@@ -20,7 +20,7 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::fault::describe_errno;
+use crate::fault::{describe_errno, describe_io};
 use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors, ProblemKind};
 use crate::text::escape;
 
@@ -267,7 +267,10 @@ fn contents(fd: OwnedFd, owner: Option<u32>) -> Result<Option<Vec<u8>>, Problem>
     trust(&stat, owner)?;
     let mut bytes = Vec::new();
     let read = File::from(fd).take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Problem::new(format!("read: {error}"), ""))?;
+    read.map_err(|error| Problem {
+        kind: ProblemKind::System,
+        ..Problem::new(format!("read: {}", describe_io(&error)), "")
+    })?;
     if bytes.len() as u64 > MAX_BYTES {
         let help = "a policy is a page of text: is this the right file?";
         return Err(Problem::new(
