@@ -1,20 +1,26 @@
 //! vxcsum keeps Linux nodes from sending VXLAN packets with a broken outer UDP checksum.
 //!
-//! The modules from the bottom up: `text`, `codes`, `glob`, `term`, `fault`
-//! `netlink`, `run_dir_io`
-//! `ethtool`
-//! `link`
-//! `kernel`
-//! `policy`, `nat`
-//! `probe`
-//! `error`
-//! `offload`
-//! `output`
-//! `doctor`
-//! `cli`
-//! `docs`, `export`, `watch`
-//! `commands`. A module imports only modules that stand before it. A file does no I/O unless it is named `*_io.rs` or
-//! main.rs, or is in `commands` or `watch`. docs/ARCHITECTURE.md is the map.
+//! The modules from the bottom up, one level on each line:
+//!
+//! ```text
+//! text, codes, glob, term, fault
+//! netlink, run_dir_io
+//! ethtool
+//! link
+//! kernel
+//! policy, nat
+//! probe
+//! error
+//! offload
+//! output
+//! doctor
+//! cli
+//! docs, export, watch
+//! commands
+//! ```
+//!
+//! A module imports only modules of levels above. A file does no I/O unless it is named `*_io.rs` or main.rs, or is in
+//! `commands` or `watch`. docs/ARCHITECTURE.md is the map.
 
 #![deny(
     clippy::disallowed_macros,

@@ -182,8 +182,7 @@ fn print(
         text(&mut out, color)
     };
     match written.and_then(|()| out.flush()) {
-        // `vxcsum status
-        // head` is not a failure.
+        // `vxcsum status | head` is not a failure.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(Error::Io(format!("write the report: {}", describe_io(&e)))),
         Ok(()) => Ok(()),

@@ -19,8 +19,7 @@ use crate::text::octets;
 
 const AF_UNSPEC: u8 = 0;
 
-/// `IFF_UP
-/// IFF_NOARP`. Without ARP the kernel treats every neighbour of the device as known, with the device's own MAC address.
+/// `IFF_UP | IFF_NOARP`. Without ARP the kernel treats every neighbour of the device as known, with the device's own MAC address.
 /// No address must be resolved before the first packet, and IPv6 addresses need no duplicate detection.
 const UP_WITHOUT_ARP: u32 = 0x1 | 0x80;
 

@@ -227,8 +227,7 @@ impl<'a> Nft<'a> {
         }
     }
 
-    /// The right side of `meta mark set`. nft writes `mark
-    /// bits` and `mark ^ bits` for the kernel's mask and xor.
+    /// The right side of `meta mark set`. nft writes `mark | bits` and `mark ^ bits` for the kernel's mask and xor.
     fn assigned(&self, from: Reg) -> String {
         let Some(s) = self.symbols.iter().find(|s| s.reg == from) else {
             return "...".into();
