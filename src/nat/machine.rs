@@ -19,6 +19,7 @@ use super::rules::{
     Set, TableFamily, Verdict,
 };
 
+use super::settable::is_about_marks;
 use super::state::{PathState, add};
 use super::uapi::NFPROTO_NETDEV;
 
@@ -89,6 +90,9 @@ pub struct Machine<'a> {
     packet: &'a Packet<'a>,
     base: Base,
     memo: HashMap<(usize, u32, PathState), Rc<ChainOutcome>>,
+    /// The rules of a chain that the packet never matches, tracked or untracked, whatever its mark is. Most of the rules of
+    /// a cluster are about other packets.
+    never: HashMap<(usize, u32, bool), Vec<bool>>,
     steps: u64,
     /// What the packet met, once for each rule.
     pub findings: Vec<(RuleRef, Finding)>,
@@ -113,6 +117,7 @@ impl<'a> Machine<'a> {
                 drops: false,
             },
             memo: HashMap::new(),
+            never: HashMap::new(),
             steps: 0,
             findings: Vec::new(),
             needs: BTreeSet::new(),
@@ -305,9 +310,16 @@ impl<'a> Machine<'a> {
         if body.is_unread() {
             self.needs.insert(Need::Chain(table, chain));
         }
-        for rule in 0..body.rules.len() {
+        let key = (table, chain, s.untracked);
+        let mut never = self.never.remove(&key).unwrap_or_default();
+        never.resize(body.rules.len(), false);
+        for (rule, never) in never.iter_mut().enumerate() {
             if live.is_empty() {
                 break;
+            }
+            let same = live.iter().all(|live| live.untracked == s.untracked);
+            if same && *never {
+                continue;
             }
             let at = RuleRef { table, chain, rule };
             for s in live.drain(..) {
@@ -315,10 +327,12 @@ impl<'a> Machine<'a> {
                 if self.steps > MAX_STEPS {
                     return Err(BudgetExceeded);
                 }
-                self.rule(at, s, &mut next, &mut out, depth)?;
+                let matches = self.rule(at, s, &mut next, &mut out, depth)?;
+                *never |= same && !matches;
             }
             std::mem::swap(&mut live, &mut next);
         }
+        self.never.insert(key, never);
         for s in live {
             add(&mut out.fell_through, s);
         }
@@ -376,7 +390,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Runs one rule in one state. States that do not match, or that reach the end of the rule, go to `next`.
+    /// Runs one rule in one state. States that do not match, or that reach the end of the rule, go to `next`. Returns false
+    /// if the packet fails a test of the rule whatever its mark is.
     fn rule(
         &mut self,
         at: RuleRef,
@@ -384,8 +399,9 @@ impl<'a> Machine<'a> {
         next: &mut Vec<PathState>,
         out: &mut ChainOutcome,
         depth: u32,
-    ) -> Result<(), BudgetExceeded> {
+    ) -> Result<bool, BudgetExceeded> {
         let rules = self.rules;
+        let mut by_packet_alone = true;
         let mut walk = RuleWalk {
             at,
             s,
@@ -398,12 +414,16 @@ impl<'a> Machine<'a> {
             match self.step(e, &mut walk)? {
                 Step::Go | Step::Test(Tri::Yes) => {}
                 Step::Test(Tri::Maybe) => add(walk.next, walk.s),
-                Step::Test(Tri::No) => break,
-                Step::Stop => return Ok(()),
+                Step::Test(Tri::No) => {
+                    add(walk.next, walk.s);
+                    return Ok(!by_packet_alone);
+                }
+                Step::Stop => return Ok(true),
             }
+            by_packet_alone &= !is_about_marks(e) && !matches!(e, Expr::Untrack);
         }
         add(walk.next, walk.s);
-        Ok(())
+        Ok(true)
     }
 
     fn step(&mut self, e: &Expr, walk: &mut RuleWalk<'_>) -> Result<Step, BudgetExceeded> {

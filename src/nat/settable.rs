@@ -92,7 +92,7 @@ fn about_marks(rules: &NatRules, v6: bool, unread: Assume) -> Vec<AboutMarks<'_>
 
 /// True if the functions below look at a rule because of this expression. A rule without such expressions sets and
 /// tests no bit.
-fn is_about_marks(e: &Expr) -> bool {
+pub(super) fn is_about_marks(e: &Expr) -> bool {
     matches!(
         e,
         Expr::Match(Match::Mark { .. })
