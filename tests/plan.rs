@@ -1344,6 +1344,105 @@ fn a_rule_is_used_only_where_it_suffices() {
     }
 }
 
+/// A device that NAT and a stack of devices threaten: the rule cures the one bug, and a feature the other.
+#[test]
+fn a_rule_cures_no_bug_that_needs_no_nat() {
+    use Status::Affected;
+    use vxcsum::offload::untrack::RuleStep;
+    const FRAGLIST: u128 = 0b1_0000;
+    let packets = Untracked {
+        v6: None,
+        local: None,
+        port: 8472,
+    };
+    let [exposed, _, _] = exposures();
+    let Exposure::Exposed(found) = exposed else {
+        unreachable!("the first is exposed")
+    };
+    let (checksum, fraglist) = (Feature::Checksum, Feature::Fraglist);
+    let (off, on, leave) = (Action::TurnOff, Action::TurnOn, Action::Leave);
+    let no_port = Err(NoCure::NoPort);
+    for (name, suffices, there, is_off, expected, step) in [
+        (
+            "not there",
+            Ok(packets),
+            false,
+            &[][..],
+            vec![(fraglist, off, "exposed")],
+            RuleStep::Add(packets),
+        ),
+        (
+            "there",
+            Ok(packets),
+            true,
+            &[fraglist][..],
+            vec![(fraglist, leave, "already-off")],
+            RuleStep::Leave,
+        ),
+        (
+            "both are off",
+            Ok(packets),
+            true,
+            &[checksum, fraglist][..],
+            vec![
+                (fraglist, leave, "already-off"),
+                (checksum, on, "already-untracked"),
+            ],
+            RuleStep::Leave,
+        ),
+        (
+            "no rule helps",
+            no_port,
+            false,
+            &[][..],
+            vec![(checksum, off, "exposed")],
+            RuleStep::Leave,
+        ),
+    ] {
+        let bit = |feature: &Feature| if *feature == checksum { BIT } else { FRAGLIST };
+        let bits = is_off.iter().fold(0, |bits, feature| bits | bit(feature));
+        let features = Features {
+            hw: BIT | FRAGLIST,
+            wanted: (BIT | FRAGLIST) & !bits,
+            active: (BIT | FRAGLIST) & !bits,
+            nochange: 0,
+        };
+        let mut device = device(OuterChecksum::Present, Ok(features));
+        device.exposure = std::rc::Rc::new(Exposure::Exposed(Box::new(Exposed {
+            notrack: suffices,
+            ..(*found).clone()
+        })));
+        device.segmentation = Segmentation::Twice {
+            splitter: IfName::new(b"macvlan0").unwrap(),
+            kind: "macvlan".to_owned(),
+        };
+        for feature in is_off {
+            device.history[*feature].owned = true;
+        }
+        device.rule.packets = there.then_some(packets);
+        let mut facts = facts(device);
+        facts.table.names.push(fraglist.as_str().to_owned());
+        if there {
+            facts.own_table = Some(Ok(OwnTable::Made([packets].into())));
+        }
+        let kernel = KernelVerdict::new(|id| BugVerdict {
+            id,
+            status: Affected,
+            why: None,
+            evidence: Vec::new(),
+        });
+        let policy = policy("cure = \"notrack\"");
+        let plan = decide(&policy, &facts, &kernel);
+        let rows: Vec<_> = plan
+            .devices
+            .iter()
+            .map(|row| (row.feature, row.action, row.reason.code.as_str()))
+            .collect();
+        assert_eq!(rows, expected, "{name}");
+        assert_eq!(plan.devices[0].untrack.step, step, "{name}");
+    }
+}
+
 /// Devices that vxcsum turned off: the action, the new entry in the record, and the time of giving back.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
