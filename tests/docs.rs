@@ -1,11 +1,13 @@
 //! The shipped documents match the program: manual pages and completions name every command, option, reason and exit
 //! code, the message catalog names every event. The completions also run in their shells, on devices of a namespace.
 
+mod common;
 mod source;
 
 use std::process::Command;
 
 use clap::CommandFactory;
+use common::{Netns, VXCSUM, run};
 use source::read;
 use vxcsum::offload::plan::ReasonCode;
 use vxcsum::output::message_ids;
@@ -403,4 +405,58 @@ fn the_report_in_readme_is_a_real_one() {
             line.contains("to change") && real.contains("; this is a dry run: nothing was changed");
         assert!(total || real.lines().any(same), "{line} is not in\n{real}");
     }
+}
+
+/// The lines that a document shows below a command.
+fn shown<'a>(text: &'a str, command: &str) -> Vec<&'a str> {
+    let block = text.split(&format!("# {command}\n")).nth(1);
+    let block = block.unwrap_or_else(|| panic!("no document shows {command}"));
+    block
+        .split("```")
+        .next()
+        .expect("its end")
+        .lines()
+        .collect()
+}
+
+/// Words alone, because a document breaks lines where it likes; without the release of the kernel and the time.
+fn words_of(lines: &[&str]) -> String {
+    let first = lines.first().expect("an output");
+    let rest = lines[1..].join(" ");
+    assert!(
+        first.starts_with("kernel ") && first.contains(": measured in ") && first.ends_with(" ms"),
+        "{first}"
+    );
+    rest.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_probe_in_the_document_is_a_real_one() {
+    let text = read("docs/how-it-works.md");
+    let documented = words_of(&shown(&text, "vxcsum probe"));
+    let root = tempfile::tempdir().expect("make a directory");
+    let mut command = Command::new(VXCSUM);
+    command.arg("probe").arg("--root").arg(root.path());
+    let probe = run(&mut command).expect(0);
+    let real: Vec<_> = probe.text().lines().collect();
+    let real = words_of(&real);
+    // The last line says where the result is kept.
+    assert!(real.starts_with(&documented), "{documented}\n{real}");
+}
+
+#[test]
+fn the_pipeline_in_the_document_prints_what_it_shows() {
+    let text = read("docs/operations.md");
+    let command =
+        "vxcsum status --json | jq -r '.devices[] | [.name, .action, .reason.code] | @tsv'";
+    let documented = shown(&text, command);
+    let netns = Netns::new();
+    netns.ip("link add flannel.1 type vxlan id 1 dstport 8472 udpcsum remote 192.0.2.2");
+    netns.ip("link add vxlan.calico type vxlan id 4096 dstport 4789 noudpcsum remote 192.0.2.2");
+    let rules = "add table ip t; add chain ip t p { type nat hook postrouting priority 100; }; \
+                 add rule ip t p masquerade fully-random";
+    run(netns.command("nft").arg(rules)).expect(0);
+    let script = command.replace("vxcsum", &format!("{VXCSUM} --root {}", netns.root()));
+    let real = run(netns.command("bash").args(["-ec", &script])).expect(0);
+    assert_eq!(real.text().lines().collect::<Vec<_>>(), documented);
 }
