@@ -478,6 +478,8 @@ fn cured(lab: &Lab, case: &Case, tool: &str) -> Vec<String> {
     let packets = Some(lab.packets()).filter(|packets| *packets != "lost");
     match packets.unwrap_or_else(|| lab.packets()) {
         "fine" => {}
+        // With copies some packets are lost whatever the offload is, see `NoCure::Copied`.
+        "lost" if case.text.contains("TEE") => {}
         packets => wrong.push(format!("after the cure packets are {packets}")),
     }
     wrong
