@@ -98,14 +98,14 @@ fn errors_of(call: &str) -> &'static [&'static str] {
     row.map_or(&[], |(_, errors)| errors)
 }
 
-/// What was tried, and what came of it.
+/// The number of runs by outcome.
 #[derive(Debug, Default)]
 struct Count {
     /// Runs with a fault.
     tried: usize,
-    /// Runs that did their work in spite of it.
+    /// Runs that succeeded in spite of the fault.
     survived: usize,
-    /// Runs that said what failed and ended with its exit code.
+    /// Runs that named the error and ended with its exit code.
     told: usize,
     /// Everything else.
     lost: Vec<String>,
@@ -169,7 +169,7 @@ impl Node {
         self.vxcsum(&["-o", &path], words);
         let text = fs::read_to_string(&path).expect("read the log");
         let mut seen: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        // The runtime of Rust asks about its first three descriptors when the loader is done.
+        // The runtime of Rust checks its first three descriptors after the loader.
         let mut loaded = false;
         for line in text.lines() {
             let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
@@ -190,7 +190,7 @@ impl Node {
             .collect()
     }
 
-    /// What is half-written: a file that is no JSON, or one that nobody knows.
+    /// A half-written file: malformed JSON, or an unknown file.
     fn half_written(&self) -> Option<String> {
         let entries = fs::read_dir(self.run_dir()).into_iter().flatten();
         for entry in entries.flatten() {
@@ -207,7 +207,7 @@ impl Node {
         None
     }
 
-    /// What is wrong after a run without faults.
+    /// The problem after a run without faults.
     fn repaired(&self, revert: bool) -> Option<String> {
         let words = if revert { "revert" } else { "apply" };
         let next = self.vxcsum(&[], words);
@@ -293,7 +293,7 @@ fn killed(node: &Node, words: &str, count: &mut Count) {
         let ended = node.vxcsum(&["-o", "/dev/null", &inject], words);
         count.tried += 1;
         let mut wrong = Vec::new();
-        // The last call of the process may be behind its last word.
+        // The last call of the process may come after its last output.
         if ended.status.code() == Some(0) {
             count.survived += 1;
         } else {

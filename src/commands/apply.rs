@@ -30,7 +30,7 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         selection(&args.devices)
     };
     let mut node = Node::open(common.into())?;
-    // For units. Who runs it by hand wants it now.
+    // Only for units: a user who runs it by hand wants it now.
     if common.log && node.another_is_in_charge() {
         info!("a vxcsum watch --exclusive is in charge of this node: nothing was done");
         return Ok(ExitCode::Ok);

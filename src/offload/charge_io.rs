@@ -1,6 +1,6 @@
 //! `/run/vxcsum/exclusive-*`: whether a `vxcsum watch --exclusive` runs in a network namespace.
 //!
-//! Owns the file, which says nothing by itself: that it is locked does. The kernel releases the lock when the process
+//! Owns the file. Only its lock matters, not its content. The kernel releases the lock when the process
 //! dies. A container and the host see the same file, if the container mounts `/run/vxcsum`.
 #![allow(
     clippy::disallowed_macros,
@@ -23,18 +23,18 @@ use crate::error::Error;
 use crate::fault::{describe_errno, describe_io};
 use crate::run_dir_io::{make_dir, run_dir};
 
-/// [`taken`] holds the lock for some microseconds too.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// The wait for the lock, which [`taken`] also holds for some microseconds.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// Nobody else acts by itself while this is held.
+/// While a process holds it, no other process acts by itself.
 pub struct Charge(#[allow(dead_code, reason = "closing the file releases the lock")] Option<File>);
 
 fn path(root: &Path, netns: Netns) -> PathBuf {
     run_dir(root).join(format!("exclusive-{}", netns.inode))
 }
 
-/// Takes charge of the devices of this network namespace. Where there can be no file (a read-only system without the
-/// mount) nobody else can know, and it goes on: packets matter more.
+/// Takes charge of the devices of this network namespace. If a file is impossible (a read-only system without the
+/// mount), no other process can know, and vxcsum continues: packets are more important.
 ///
 /// # Errors
 /// Another `watch --exclusive` runs.
@@ -61,7 +61,7 @@ pub fn take(root: &Path, netns: Netns) -> Result<Charge, Error> {
             return Ok(Charge(None));
         }
     };
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + LOCK_WAIT;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Charge(Some(file))),
@@ -77,13 +77,13 @@ pub fn take(root: &Path, netns: Netns) -> Result<Charge, Error> {
     }
 }
 
-/// Whether a `watch --exclusive` runs.
+/// True if a `watch --exclusive` runs.
 pub fn taken(root: &Path, netns: Netns) -> bool {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path(root, netns));
-    // Closing the file releases a lock that was got.
+    // Closing the file releases the lock.
     file.is_ok_and(|file| {
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     })

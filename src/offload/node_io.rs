@@ -206,7 +206,7 @@ impl Node {
         charge_io::take(&self.options.root, self.netns)
     }
 
-    /// Whether a `watch --exclusive` is in charge.
+    /// True if a `watch --exclusive` is in charge.
     pub fn another_is_in_charge(&self) -> bool {
         charge_io::taken(&self.options.root, self.netns)
     }

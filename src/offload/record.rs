@@ -14,7 +14,7 @@ use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::VxlanLink;
 
-/// The problem of a record that was good, and is over.
+/// The problem of a valid record of an earlier boot.
 pub const OTHER_BOOT: &str = "is of another boot";
 /// Increased if an older vxcsum could misread the file.
 const VERSION: u32 = 1;

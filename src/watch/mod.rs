@@ -384,9 +384,9 @@ impl Peers {
 struct Progress {
     /// Print reports to stdout.
     json: bool,
-    /// A `watch --exclusive` comes first.
+    /// Leaves the devices to a `watch --exclusive`.
     yields: bool,
-    /// It is in charge, and that was logged.
+    /// Another watch is in charge, and that was logged.
     yielded: bool,
     /// How often the feature was turned off.
     changed: usize,
