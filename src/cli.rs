@@ -14,7 +14,7 @@ use crate::ethtool::backend_io::Choice;
 use crate::kernel::bugs;
 use crate::text::IfName;
 
-/// Turns one offload off on the VXLAN devices whose packets this kernel would send with a broken outer UDP
+/// Turns one offload off on the VXLAN and Geneve devices whose packets this kernel would send with a broken outer UDP
 /// checksum, and only there.
 #[derive(Debug, Parser)]
 #[command(name = "vxcsum", version = version(), max_term_width = 100, after_help = EXIT_CODES)]
@@ -189,9 +189,9 @@ pub enum Command {
     Apply(Apply),
     /// Turn the offload back on where vxcsum turned it off.
     Revert(Revert),
-    /// Run continuously and handle each VXLAN device as it appears or changes.
+    /// Run continuously and handle each VXLAN and Geneve device as it appears or changes.
     Watch(Watch),
-    /// Show every VXLAN device, its state and what apply would do.
+    /// Show every VXLAN and Geneve device, its state and what apply would do.
     #[command(
         after_help = "Examples:\n  vxcsum status\n  vxcsum status --exit-code --quiet     for a monitor: 0 fine, 2 something to do\n\nSee vxcsum(8)."
     )]
@@ -258,7 +258,7 @@ pub struct Apply {
     /// The same as DEVICE (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub named: Vec<IfName>,
-    /// A named device that is not there, or is no VXLAN device, is no error: it may have gone since the event that named it.
+    /// A named device that is not there, or is no VXLAN or Geneve device, is no error: it may have gone since the event that named it.
     #[arg(long)]
     pub if_exists: bool,
     /// Only the device of this kernel event, if it is still there. For the udev rule.

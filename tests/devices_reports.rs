@@ -190,6 +190,7 @@ fn the_json_report_has_these_keys() {
                 "feature",
                 "feature_name",
                 "ifindex",
+                "kind",
                 "name",
                 "outcome",
                 "outer_checksum",

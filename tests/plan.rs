@@ -9,7 +9,7 @@ use vxcsum::ethtool::{
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status, Trigger};
 use vxcsum::link::segmentation::{OnceBecause, Segmentation, SegmentationDoubt};
-use vxcsum::link::{OuterChecksum, Underlay, UnderlayLink, VxlanLink};
+use vxcsum::link::{OuterChecksum, TunnelKind, TunnelLink, Underlay, UnderlayLink};
 use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure, Untracked};
 use vxcsum::nat::machine::RuleRef;
 use vxcsum::nat::nft::own::OwnTable;
@@ -50,7 +50,8 @@ fn table() -> FeatureTable {
 
 fn device(outer_checksum: OuterChecksum, features: Result<Features, Fault>) -> Device {
     Device {
-        link: VxlanLink {
+        link: TunnelLink {
+            kind: TunnelKind::Vxlan,
             ifindex: 7,
             name: IfName::new(b"flannel.1").unwrap(),
             mac: None,

@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde::Deserialize;
 use vxcsum::kernel::BugId;
-use vxcsum::link::OuterChecksum;
+use vxcsum::link::{OuterChecksum, TunnelKind};
 use vxcsum::policy::{
     BUILT_IN, Fragment, Kind, Policy, PolicyError, PolicyErrors, Subject, merge, parse,
 };
@@ -38,6 +38,7 @@ struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Device {
     name: String,
+    kind: Option<String>,
     vni: Option<u32>,
     dst_port: Option<u16>,
     underlay_driver: Option<String>,
@@ -75,6 +76,11 @@ impl Device {
         let name = IfName::new(self.name.as_bytes()).expect("a legal name");
         let subject = Subject {
             name: &name,
+            kind: match self.kind.as_deref() {
+                None => TunnelKind::Vxlan,
+                Some("geneve") => TunnelKind::Geneve,
+                Some(other) => panic!("{case}: kind {other}"),
+            },
             vni: self.vni,
             dst_port: self.dst_port,
             underlay_driver: self.underlay_driver.as_deref(),
@@ -280,6 +286,7 @@ fn valid() -> impl Strategy<Value = String> {
         word(&["a", "b", "*", "[ab]", "a*", "?"])
             .prop_map(|g| format!("device = [\"{g}\", 'x\\y']\n")),
         (0_u32..9, 0_u32..9).prop_map(|(a, b)| format!("vni = [{a}, \"{a}-{}\"]\n", a + b)),
+        word(&["\"geneve\"", "[\"vxlan\", \"geneve\"]"]).prop_map(|k| format!("kind = {k}\n")),
         (1_u16..9).prop_map(|p| format!("dst-port = {p}\n")),
         word(&["vmxnet3", "v*"]).prop_map(|d| format!("underlay-driver = \"{d}\"\n")),
         word(&["\"zero\"", "[\"zero\", \"present\"]"])
@@ -344,6 +351,8 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
         b"bug = ",
         b"unknown-kernel = ",
         b"outer-checksum = ",
+        b"kind = ",
+        b"\"geneve\"",
         b"\"affected\"",
         b"'a-b'",
         b"\"1-2\"",
@@ -434,7 +443,7 @@ proptest! {
         let policy = merge(texts.iter().map(|text| fragment(text)).collect());
         let name = IfName::new(name).unwrap();
         for outer_checksum in [OuterChecksum::Present, OuterChecksum::Zero, OuterChecksum::External] {
-            let subject = Subject { name: &name, vni, dst_port, underlay_driver, outer_checksum };
+            let subject = Subject { name: &name, kind: TunnelKind::Vxlan, vni, dst_port, underlay_driver, outer_checksum };
             let mut last = None;
             for (rule, considered) in policy.rules.iter().zip(policy.consider(&subject)) {
                 prop_assert_eq!(rule, considered.rule);

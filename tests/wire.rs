@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use vxcsum::ethtool::{FEATURE, Features, netlink as ethnl, structs};
 use vxcsum::fault::Malformed;
-use vxcsum::link::{OuterChecksum, UnderlayLink, route, rtnl};
+use vxcsum::link::{OuterChecksum, TunnelKind, UnderlayLink, route, rtnl};
 use vxcsum::netlink::{self, DumpReader, Message, Writer};
 use vxcsum::text::IfName;
 
@@ -61,7 +61,10 @@ fn requests_are_what_was_sent() {
     let device = (FLANNEL, &flannel);
     let ack = netlink::NLM_F_ACK;
     for (fixture, request) in [
-        ("getlink-dump.request", written(&|w| rtnl::dump_vxlan(w, 1))),
+        (
+            "getlink-dump.request",
+            written(&|w| rtnl::dump_kind(w, 1, TunnelKind::Vxlan)),
+        ),
         (
             "getlink-veth.request",
             written(&|w| rtnl::get_by_name(w, 1, &name("eth0"))),
@@ -99,7 +102,7 @@ fn requests_are_what_was_sent() {
 #[test]
 fn the_link_dump_describes_every_vxlan_device() {
     let links = dump("getlink-dump.answer", |m| {
-        Ok(rtnl::link(m)?.and_then(|link| link.vxlan))
+        Ok(rtnl::link(m)?.and_then(|link| link.tunnel))
     });
     let seen: Vec<_> = links
         .iter()
@@ -168,7 +171,7 @@ fn a_link_of_another_kind_is_named_and_is_no_vxlan_device() {
     let message = netlink::messages(datagram).next().unwrap().unwrap();
     let link = rtnl::link(&message).unwrap().unwrap();
     assert_eq!(
-        (link.name, link.kind.as_deref(), link.vxlan),
+        (link.name, link.kind.as_deref(), link.tunnel),
         (name("eth0"), Some("veth"), None)
     );
 }

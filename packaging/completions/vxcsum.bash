@@ -3,7 +3,7 @@
 _vxcsum_devices() {
     local file
     for file in /sys/class/net/*/uevent; do
-        grep -qsx 'DEVTYPE=vxlan' "$file" || continue
+        grep -Eqsx 'DEVTYPE=(vxlan|geneve)' "$file" || continue
         file=${file%/uevent}
         printf '%s\n' "${file##*/}"
     done

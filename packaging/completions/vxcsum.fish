@@ -2,7 +2,7 @@
 
 function __vxcsum_devices
     for file in /sys/class/net/*/uevent
-        if grep -qsx DEVTYPE=vxlan $file
+        if grep -Eqsx 'DEVTYPE=(vxlan|geneve)' $file
             string split / $file | sed -n 5p
         end
     end
@@ -12,8 +12,8 @@ complete -c vxcsum -f
 
 complete -c vxcsum -n __fish_use_subcommand -a apply -d 'Turn the offload off on the devices that need it'
 complete -c vxcsum -n __fish_use_subcommand -a revert -d 'Turn the offload back on where vxcsum turned it off'
-complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Run continuously and handle each VXLAN device as it appears or changes'
-complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN device, its state and what apply would do'
+complete -c vxcsum -n __fish_use_subcommand -a watch -d 'Run continuously and handle each VXLAN and Geneve device as it appears or changes'
+complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN and Geneve device, its state and what apply would do'
 complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Explain a decision and how to change it'
 complete -c vxcsum -n __fish_use_subcommand -a probe -d 'Measure whether this kernel corrupts packets'
 complete -c vxcsum -n __fish_use_subcommand -a doctor -d 'Diagnose this node, and say what to do'
@@ -47,7 +47,7 @@ complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l revert-on-exit -d '
 
 complete -c vxcsum -n '__fish_seen_subcommand_from doctor' -l watch -x -d 'Also say how the counters change'
 
-complete -c vxcsum -n '__fish_seen_subcommand_from explain apply revert status doctor' -a '(__vxcsum_devices)' -d 'VXLAN device'
+complete -c vxcsum -n '__fish_seen_subcommand_from explain apply revert status doctor' -a '(__vxcsum_devices)' -d 'VXLAN or Geneve device'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l kernel -x -a '(uname -r)' -d 'Judge this release'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l uname-version -x -d 'That machine\'s uname -v'
 complete -c vxcsum -n '__fish_seen_subcommand_from explain' -l version-signature -x -d 'That machine\'s /proc/version_signature'

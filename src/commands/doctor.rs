@@ -9,7 +9,6 @@ use crate::nat::partial_io::RulesInUse;
 use crate::offload::health::NodeState;
 use crate::offload::node_io::{Node, measurements};
 use crate::offload::report::Report;
-use crate::text::IfName;
 
 pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let mut node = Node::open(common.into())?;
@@ -22,10 +21,10 @@ pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
         NodeState::AtRisk | NodeState::Broken => ExitCode::Pending,
         NodeState::Ok | NodeState::Failed => report.exit_code(false),
     };
-    let names: Vec<IfName> = facts
+    let devices: Vec<_> = facts
         .devices
         .iter()
-        .map(|device| device.link.name)
+        .map(|device| (device.link.name, device.link.kind))
         .collect();
     let ports: Vec<u16> = facts
         .devices
@@ -48,7 +47,7 @@ pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
             rules: node.rules.as_ref().map(RulesInUse::rules),
             counters,
             flows: doctor::read_io::rewritten_flows(&ports),
-            managers: doctor::read_io::managers(&common.root, &names),
+            managers: doctor::read_io::managers(&common.root, &devices),
         },
     );
     print(common, &diagnosis, |out, color| {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::glob::Glob;
+use crate::link::TunnelKind;
 use crate::text::{IfName, escape};
 
 codes! {
@@ -45,18 +46,19 @@ pub struct Candidate {
     pub text: String,
 }
 
-/// Finds other settings of the feature in these files, for devices with these names. Link files must be in the order in
+/// Finds other settings of the feature in these files, for these devices. Link files must be in the order in
 /// which udev tries them.
-pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
+pub fn managers(files: &[Candidate], devices: &[(IfName, TunnelKind)]) -> Vec<Manager> {
     let mut found = Vec::new();
     let links: Vec<&Candidate> = files
         .iter()
         .filter(|f| f.kind == ManagerKind::LinkFile)
         .collect();
     let mut by_text: Vec<(&Candidate, String)> = Vec::new();
-    for device in devices {
+    for (device, kind) in devices {
+        let matches = |file: &&&Candidate| link_matches(&file.text, device, *kind);
         let mut first: Option<&Candidate> = None;
-        for &file in links.iter().filter(|file| link_matches(&file.text, device)) {
+        for &file in links.iter().filter(matches) {
             let before = first;
             first = first.or(Some(file));
             let Some(value) = link_setting(&file.text) else {
@@ -111,7 +113,7 @@ pub fn managers(files: &[Candidate], devices: &[IfName]) -> Vec<Manager> {
 
 /// True if a line calls `ethtool -K` for one of these devices and names a feature that vxcsum turns off. A variable
 /// counts as any device.
-fn sets_offload(line: &str, devices: &[IfName]) -> bool {
+fn sets_offload(line: &str, devices: &[(IfName, TunnelKind)]) -> bool {
     let line = line.trim_start();
     if line.starts_with(['#', ';']) {
         return false;
@@ -134,7 +136,7 @@ fn sets_offload(line: &str, devices: &[IfName]) -> bool {
         if !any
             && devices
                 .iter()
-                .all(|name| name.as_bytes() != device.as_bytes())
+                .all(|(name, _)| name.as_bytes() != device.as_bytes())
         {
             continue;
         }
@@ -164,9 +166,9 @@ fn section<'a>(text: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str,
     })
 }
 
-/// True if every condition of `[Match]` holds for a VXLAN device with this name. Unknown conditions do not hold. A file
+/// True if every condition of `[Match]` holds for a device of this name and kind. Unknown conditions do not hold. A file
 /// without conditions matches nothing (systemd.link(5)).
-fn link_matches(text: &str, device: &IfName) -> bool {
+fn link_matches(text: &str, device: &IfName, kind: TunnelKind) -> bool {
     let globs = |value: &str, subject: &[u8]| {
         let (value, wanted) = match value.strip_prefix('!') {
             Some(rest) => (rest, false),
@@ -180,7 +182,7 @@ fn link_matches(text: &str, device: &IfName) -> bool {
     let mut conditions = HashMap::new();
     for (key, value) in section(text, "Match") {
         let holds = match key {
-            "Type" | "Kind" | "Driver" => globs(value, b"vxlan"),
+            "Type" | "Kind" | "Driver" => globs(value, kind.as_str().as_bytes()),
             "OriginalName" => globs(value, device.as_bytes()),
             _ => false,
         };
@@ -216,6 +218,7 @@ mod tests {
         let default = "[Match]\nOriginalName=*\n[Link]\nNamePolicy=keep\n";
         let other = "[Match]\nOriginalName=eth* vx*\nMACAddress=00:11:22:33:44:55\n[Link]\nTransmitChecksumOffload=no\n";
         let negated = "[Match]\nType=!vxlan\n[Link]\nTransmitChecksumOffload=no\n";
+        let geneve = "[Match]\nKind=geneve\n[Link]\nTransmitChecksumOffload=no\n";
         let empty = "# [Match]\n[Match]\n#Type=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
         let sets = "TransmitChecksumOffload=no for flannel.1";
         let shadowed = "is shadowed for flannel.1: /0.link matches it first";
@@ -229,6 +232,7 @@ mod tests {
                 vec![sets],
             ),
             ("negated", vec![negated], vec![]),
+            ("another kind", vec![geneve, vxlan], vec![sets]),
             ("no condition at all", vec![empty], vec![]),
             ("nothing to do with it", vec![default], vec![]),
         ] {
@@ -236,7 +240,7 @@ mod tests {
             let files: Vec<_> = files
                 .map(|(n, text)| file(&format!("/{n}.link"), text))
                 .collect();
-            let found = managers(&files, &[name("flannel.1")]);
+            let found = managers(&files, &[(name("flannel.1"), TunnelKind::Vxlan)]);
             assert_eq!(found.len(), expected.len(), "{name_of}: {found:?}");
             for (found, expected) in found.iter().zip(expected) {
                 assert!(found.text.contains(expected), "{name_of}: {found:?}");
@@ -273,7 +277,11 @@ mod tests {
             ),
             ("echo the ethtool tx off trick is not needed", false),
         ] {
-            assert_eq!(sets_offload(line, &[name("flannel.1")]), counts, "{line}");
+            assert_eq!(
+                sets_offload(line, &[(name("flannel.1"), TunnelKind::Vxlan)]),
+                counts,
+                "{line}"
+            );
         }
     }
 
@@ -311,7 +319,13 @@ mod tests {
                 "#ethtool -K x tx off\n",
             ),
         ];
-        let found = managers(&files, &[name("vxlan.calico"), name("flannel.1")]);
+        let found = managers(
+            &files,
+            &[
+                (name("vxlan.calico"), TunnelKind::Vxlan),
+                (name("flannel.1"), TunnelKind::Vxlan),
+            ],
+        );
         let seen: Vec<_> = found.iter().map(|m| (m.kind, m.path.as_deref())).collect();
         assert_eq!(
             seen,

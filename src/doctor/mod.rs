@@ -125,9 +125,9 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
             format!("; {owner} keeps this rule: do not edit it")
         });
         let how = if commands.is_empty() {
-            "its owner has to exclude VXLAN packets from NAT"
+            "its owner has to exclude the outer packets from NAT"
         } else {
-            "exclude VXLAN packets from NAT (until a reboot, or until these rules are loaded again)"
+            "exclude the outer packets from NAT (until a reboot, or until these rules are loaded again)"
         };
         steps.push(NextStep {
             rule: Some(found.rule.text.clone()),

@@ -17,6 +17,7 @@ use super::managers::ManagerKind;
 use super::{Candidate, Count, Flows, Manager};
 use crate::fault::describe_io;
 use crate::kernel::read_io::{proc_own, read_text};
+use crate::link::TunnelKind;
 use crate::text::IfName;
 
 /// The checksum errors of the receiver in this network namespace. `None` if reading failed.
@@ -44,7 +45,7 @@ pub fn rewritten_flows(ports: &[u16]) -> Flows {
 }
 
 /// Other settings of the feature in files below `root`.
-pub fn managers(root: &Path, devices: &[IfName]) -> Vec<Manager> {
+pub fn managers(root: &Path, devices: &[(IfName, TunnelKind)]) -> Vec<Manager> {
     let mut files = Vec::new();
     for (kind, suffix, dirs) in [
         (

@@ -210,7 +210,7 @@ fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
         out,
         "  ",
         &format!(
-            "connection tracking knows {} VXLAN flows, of which NAT has rewritten {}",
+            "connection tracking knows {} flows of such devices, of which NAT has rewritten {}",
             flows.seen, flows.rewritten
         ),
     )?;

@@ -21,7 +21,7 @@ use crate::netlink;
 
 const RTNLGRP_LINK: u32 = 1;
 
-/// A socket that receives events of VXLAN devices.
+/// A socket that receives events of VXLAN and Geneve devices.
 pub struct LinkEvents {
     socket: Multicast,
     buffer: Vec<u8>,
@@ -43,7 +43,7 @@ impl LinkEvents {
     pub fn open() -> Result<Self, Errno> {
         // A node can have thousands of veth changes a second. The filter drops them in the kernel, so this process does
         // not wake up.
-        let socket = Multicast::open(NlFamily::Route, RTNLGRP_LINK, &filter::vxlan_events())?;
+        let socket = Multicast::open(NlFamily::Route, RTNLGRP_LINK, &filter::tunnel_events())?;
         socket.set_buffer_size(1 << 20);
         Ok(Self {
             socket,
@@ -69,7 +69,9 @@ impl LinkEvents {
             // A datagram holds one message. A malformed message may be about any device.
             for message in netlink::messages(datagram) {
                 match message.and_then(|message| rtnl::link(&message)) {
-                    Ok(Some(link)) if link.vxlan.is_some() => return Ok(Event::Link(link.ifindex)),
+                    Ok(Some(link)) if link.tunnel.is_some() => {
+                        return Ok(Event::Link(link.ifindex));
+                    }
                     Ok(_) => {}
                     Err(_) => return Ok(Event::Overrun),
                 }

@@ -10,29 +10,32 @@ use crate::netlink::filter::{
     NLMSG_TYPE, RET, TAX, jump_if_eq, jump_unless_eq, stmt,
 };
 
-/// Accepts `RTM_NEWLINK` messages about VXLAN devices and drops everything else.
+/// Accepts `RTM_NEWLINK` messages about VXLAN and Geneve devices and drops everything else.
 ///
-/// Reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and inside it `IFLA_INFO_KIND`, and compares the kind.
+/// Reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and inside it `IFLA_INFO_KIND`, and compares the kind. Either
+/// beginning may have either end: no kind is called `vxlave` or `genen`, and the reader looks at the kind again.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/filter.c#L129> (`bpf_skb_get_nlattr`)
-pub fn vxlan_events() -> [Instruction; 16] {
+pub fn tunnel_events() -> [Instruction; 18] {
     const SKF_AD_OFF: u32 = 0xffff_f000;
     const SKF_AD_NLATTR: u32 = SKF_AD_OFF + 12;
     const SKF_AD_NLATTR_NEST: u32 = SKF_AD_OFF + 16;
     [
         stmt(LD_H_ABS, NLMSG_TYPE),
-        jump_unless_eq(u32::from(RTM_NEWLINK.to_be()), 13),
+        jump_unless_eq(u32::from(RTM_NEWLINK.to_be()), 15),
         stmt(LDX_IMM, u32::from(IFLA_LINKINFO)),
         stmt(LD_IMM, NLMSG_HDRLEN + 16),
         stmt(LD_W_ABS, SKF_AD_NLATTR),
-        jump_if_eq(0, 9),
+        jump_if_eq(0, 11),
         stmt(LDX_IMM, u32::from(IFLA_INFO_KIND)),
         stmt(LD_W_ABS, SKF_AD_NLATTR_NEST),
-        jump_if_eq(0, 6),
+        jump_if_eq(0, 8),
         stmt(TAX, 0),
         stmt(LD_W_IND, 4),
-        jump_unless_eq(u32::from_be_bytes(*b"vxla"), 3),
+        jump_if_eq(u32::from_be_bytes(*b"gene"), 1),
+        jump_unless_eq(u32::from_be_bytes(*b"vxla"), 4),
         stmt(LD_H_IND, 8),
-        jump_unless_eq(u32::from(u16::from_be_bytes(*b"n\0")), 1),
+        jump_if_eq(u32::from(u16::from_be_bytes(*b"n\0")), 1),
+        jump_unless_eq(u32::from(u16::from_be_bytes(*b"ve")), 1),
         stmt(RET, u32::MAX),
         stmt(RET, 0),
     ]

@@ -1,4 +1,4 @@
-//! VXLAN devices and the links below them, as rtnetlink describes them.
+//! VXLAN and Geneve devices and the links below them, as rtnetlink describes them.
 //!
 //! Owns the properties of a link, the messages about links, addresses and routes, and the events. Decides nothing.
 
@@ -19,13 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::IfName;
 
-/// One VXLAN device as rtnetlink describes it.
+/// One VXLAN or Geneve device as rtnetlink describes it. Where an attribute of VXLAN is named, Geneve has one of the same meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "the kernel has these, each on its own"
 )]
-pub struct VxlanLink {
+pub struct TunnelLink {
+    pub kind: TunnelKind,
     /// Identifies the device as long as it exists.
     pub ifindex: u32,
     /// The name at the time of reading.
@@ -36,7 +37,7 @@ pub struct VxlanLink {
     pub vni: Option<u32>,
     /// `IFLA_VXLAN_PORT`, host byte order.
     pub dst_port: Option<u16>,
-    /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`.
+    /// `IFLA_VXLAN_LOCAL` or `IFLA_VXLAN_LOCAL6`. Geneve has none: routing chooses the source.
     pub local: Option<IpAddr>,
     /// `IFLA_VXLAN_GROUP` or `IFLA_VXLAN_GROUP6`: a multicast group or another machine.
     pub remote: Option<IpAddr>,
@@ -54,7 +55,7 @@ pub struct VxlanLink {
     pub enslaved: bool,
 }
 
-/// What rtnetlink says about the underlay of a VXLAN device.
+/// What rtnetlink says about the underlay of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnderlayLink {
     /// `IFLA_VXLAN_LINK`, an ifindex of this network namespace.
@@ -62,12 +63,12 @@ pub enum UnderlayLink {
     /// The device was moved to this namespace. Its underlay is in another network namespace, so the ifindex is
     /// meaningless here.
     OtherNamespace,
-    /// No `IFLA_VXLAN_LINK`. The underlay is the owner of the local address or, without one, the device that routing
-    /// chooses.
+    /// No `IFLA_VXLAN_LINK`, as for every Geneve device. The underlay is the owner of the local address or, without one,
+    /// the device that routing chooses.
     NotSet,
 }
 
-/// The device through which a VXLAN device's packets leave.
+/// The device through which the packets of a VXLAN or Geneve device leave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Underlay {
@@ -103,14 +104,36 @@ pub struct OwnAddress {
 }
 
 codes! {
-    /// The outer UDP checksum that a VXLAN device gives its packets.
+    /// What kind of device it is.
+    pub enum TunnelKind {
+        /// VXLAN.
+        Vxlan = "vxlan",
+        /// Geneve.
+        Geneve = "geneve",
+    }
+}
+
+impl TunnelKind {
+    /// The names of these kinds for a text: `VXLAN and Geneve`, or that of the only one.
+    pub fn names(kinds: impl Iterator<Item = Self>) -> &'static str {
+        let kinds: Vec<_> = kinds.collect();
+        match (kinds.contains(&Self::Vxlan), kinds.contains(&Self::Geneve)) {
+            (true, true) => "VXLAN and Geneve",
+            (false, true) => "Geneve",
+            (_, false) => "VXLAN",
+        }
+    }
+}
+
+codes! {
+    /// The outer UDP checksum that a VXLAN or Geneve device gives its packets.
     #[derive(Deserialize)]
     pub enum OuterChecksum {
         /// A real one: `udpcsum`, or over IPv6 `noudp6zerocsumtx`.
         Present = "present",
         /// Zero, which means none: `noudpcsum`, or over IPv6 `udp6zerocsumtx`.
         Zero = "zero",
-        /// `IFLA_VXLAN_COLLECT_METADATA`: the sender chooses for each packet.
+        /// `external` (`IFLA_VXLAN_COLLECT_METADATA`): the sender chooses for each packet.
         External = "external",
         /// The kernel did not say.
         Unknown = "unknown",

@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use super::{OuterChecksum, OwnAddress, UnderlayLink, VxlanLink};
+use super::{OuterChecksum, OwnAddress, TunnelKind, TunnelLink, UnderlayLink};
 use crate::fault::Malformed;
 use crate::netlink::{Attr, Message, NLM_F_DUMP, Open, Writer, attrs, get_u32};
 use crate::text::IfName;
@@ -42,6 +42,16 @@ pub(crate) const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
 const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/if_link.h#L1451
+const IFLA_GENEVE_ID: u16 = 1;
+const IFLA_GENEVE_REMOTE: u16 = 2;
+const IFLA_GENEVE_PORT: u16 = 5;
+const IFLA_GENEVE_COLLECT_METADATA: u16 = 6;
+const IFLA_GENEVE_REMOTE6: u16 = 7;
+const IFLA_GENEVE_UDP_CSUM: u16 = 8;
+const IFLA_GENEVE_UDP_ZERO_CSUM6_TX: u16 = 9;
+const IFLA_GENEVE_UDP_ZERO_CSUM6_RX: u16 = 10;
+
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
@@ -60,21 +70,18 @@ const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
 const NDMSG_LEN: usize = 12;
 
-/// `IFLA_INFO_KIND` of a VXLAN device.
-pub const KIND: &[u8] = b"vxlan";
-
-/// A dump of the links of kind `vxlan`.
+/// A dump of the links of a kind.
 ///
 /// Without `IFLA_EXT_MASK`: `RTEXT_FILTER_SKIP_STATS` only affects virtual functions, and a dump without a mask does
 /// not list those. Any mask makes the kernel first compute the size of every link of the namespace, of whatever kind.
 /// <https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git/tree/net/core/rtnetlink.c?h=v6.1.192#n3890> (`rtnl_calcit`)
 ///
-/// The kernel filters since 4.6, and only if the vxlan module is loaded: check the answers again.
+/// The kernel filters since 4.6, and only if the module of the kind is loaded: check the answers again.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/rtnetlink.c#L2238> (`link_kind_filtered`)
-pub fn dump_vxlan(w: &mut Writer, seq: u32) {
+pub fn dump_kind(w: &mut Writer, seq: u32, kind: TunnelKind) {
     let open = begin_getlink(w, NLM_F_DUMP, seq, 0);
     let info = w.nest(IFLA_LINKINFO);
-    w.put_string(IFLA_INFO_KIND, KIND);
+    w.put_string(IFLA_INFO_KIND, kind.as_str().as_bytes());
     w.end(&info);
     w.end_message(&open);
 }
@@ -139,14 +146,14 @@ pub struct Link {
     pub bus: Option<String>,
     /// `IFLA_MACVLAN_MODE`, if the kind is `macvlan`.
     pub macvlan_mode: Option<u32>,
-    /// `Some` if the kind is `vxlan`.
-    pub vxlan: Option<VxlanLink>,
+    /// `Some` if the kind is one of [`TunnelKind`].
+    pub tunnel: Option<TunnelLink>,
 }
 
 /// Reads an answer to a link request. `None` if the message is not an `RTM_NEWLINK`.
 ///
 /// # Errors
-/// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN device, its data.
+/// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN or Geneve device, its data.
 pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
     if message.kind != RTM_NEWLINK {
         return Ok(None);
@@ -178,13 +185,18 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
             _ => {}
         }
     }
-    let vxlan = match kind {
-        Some(KIND) => {
-            let data = data.ok_or(Malformed("VXLAN link without data"))?;
-            let link = vxlan(ifindex, name, (other_namespace, master.is_some()), &data)?;
-            Some(VxlanLink { mac, ..link })
+    let is_of = |of: &TunnelKind| kind == Some(of.as_str().as_bytes());
+    let tunnel = match TunnelKind::ALL.into_iter().find(is_of) {
+        Some(kind) => {
+            let data = data.ok_or(Malformed("link without the data of its kind"))?;
+            let link = tunnel(
+                (ifindex, name, kind),
+                (other_namespace, master.is_some()),
+                &data,
+            )?;
+            Some(TunnelLink { mac, ..link })
         }
-        _ => None,
+        None => None,
     };
     if kind == Some(b"macvlan".as_slice()) {
         for attr in data.iter().flat_map(Attr::nested) {
@@ -202,25 +214,28 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
         bus,
         macvlan_mode,
         kind: kind.map(crate::text::escape),
-        vxlan,
+        tunnel,
     }))
 }
 
-fn vxlan(
-    ifindex: u32,
-    name: IfName,
+fn tunnel(
+    (ifindex, name, kind): (u32, IfName, TunnelKind),
     (other_namespace, enslaved): (bool, bool),
     data: &Attr<'_>,
-) -> Result<VxlanLink, Malformed> {
+) -> Result<TunnelLink, Malformed> {
     let (mut vni, mut dst_port, mut local, mut underlay) = (None, None, None, None);
     let (mut udp_csum, mut csum6_tx, mut csum6_rx) = (None, None, false);
-    // The kernel's default for a missing attribute.
-    let (mut remote, mut learning) = (None, true);
+    // The kernel's default for a missing attribute. A Geneve device never learns: it has one remote.
+    let (mut remote, mut learning) = (None, kind == TunnelKind::Vxlan);
     let (mut ipv6, mut collect_metadata) = (false, false);
     for attr in data.nested() {
         let attr = attr?;
-        ipv6 |= matches!(attr.kind, IFLA_VXLAN_GROUP6 | IFLA_VXLAN_LOCAL6);
-        match attr.kind {
+        let of = match kind {
+            TunnelKind::Vxlan => attr.kind,
+            TunnelKind::Geneve => as_vxlan(attr.kind),
+        };
+        ipv6 |= matches!(of, IFLA_VXLAN_GROUP6 | IFLA_VXLAN_LOCAL6);
+        match of {
             IFLA_VXLAN_ID => vni = Some(attr.u32()?),
             IFLA_VXLAN_LINK => underlay = Some(attr.u32()?).filter(|ifindex| *ifindex != 0),
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = address(attr.payload)?,
@@ -231,19 +246,24 @@ fn vxlan(
             IFLA_VXLAN_UDP_CSUM => udp_csum = Some(attr.u8()? != 0),
             IFLA_VXLAN_UDP_ZERO_CSUM6_TX => csum6_tx = Some(attr.u8()? != 0),
             IFLA_VXLAN_UDP_ZERO_CSUM6_RX => csum6_rx = attr.u8()? != 0,
-            IFLA_VXLAN_COLLECT_METADATA => collect_metadata = attr.u8()? != 0,
+            // Geneve's is a flag without a value.
+            IFLA_VXLAN_COLLECT_METADATA => {
+                collect_metadata = attr.payload.is_empty() || attr.u8()? != 0;
+            }
             _ => {}
         }
     }
     // A device uses one address family, that of its local or remote address. Over IPv6 another attribute states the
     // checksum.
     // https://github.com/torvalds/linux/blob/v6.12/drivers/net/vxlan/vxlan_core.c#L2589
+    // https://github.com/torvalds/linux/blob/v6.12/drivers/net/geneve.c#L1735 (geneve_fill_info)
     let checksum = if ipv6 {
         csum6_tx.map(|zero| !zero)
     } else {
         udp_csum
     };
-    Ok(VxlanLink {
+    Ok(TunnelLink {
+        kind,
         ifindex,
         name,
         mac: None,
@@ -267,6 +287,21 @@ fn vxlan(
             (false, None) => UnderlayLink::NotSet,
         },
     })
+}
+
+/// The number that VXLAN has for a property of a Geneve device.
+fn as_vxlan(geneve: u16) -> u16 {
+    match geneve {
+        IFLA_GENEVE_ID => IFLA_VXLAN_ID,
+        IFLA_GENEVE_REMOTE => IFLA_VXLAN_GROUP,
+        IFLA_GENEVE_REMOTE6 => IFLA_VXLAN_GROUP6,
+        IFLA_GENEVE_PORT => IFLA_VXLAN_PORT,
+        IFLA_GENEVE_COLLECT_METADATA => IFLA_VXLAN_COLLECT_METADATA,
+        IFLA_GENEVE_UDP_CSUM => IFLA_VXLAN_UDP_CSUM,
+        IFLA_GENEVE_UDP_ZERO_CSUM6_TX => IFLA_VXLAN_UDP_ZERO_CSUM6_TX,
+        IFLA_GENEVE_UDP_ZERO_CSUM6_RX => IFLA_VXLAN_UDP_ZERO_CSUM6_RX,
+        _ => 0,
+    }
 }
 
 /// Reads an answer to an address request.
@@ -303,7 +338,7 @@ pub fn own_address(message: &Message<'_>) -> Result<Option<OwnAddress>, Malforme
 /// A forwarding entry, and where it sends packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forwarding {
-    /// The VXLAN device with the entry.
+    /// The device with the entry.
     pub ifindex: u32,
     /// `NDA_DST`. `None` if the entry names no other machine, as entries of a bridge do.
     pub remote: Option<IpAddr>,
@@ -376,5 +411,62 @@ pub fn family(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => AF_INET,
         IpAddr::V6(_) => AF_INET6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::messages;
+
+    /// The attributes as `geneve_fill_info` writes them: only the port is in network byte order, and the last is a flag.
+    #[test]
+    fn geneve() {
+        use OuterChecksum::{External, Present, Unknown, Zero};
+        let (v4, v6) = (
+            vec![192, 0, 2, 2],
+            [[0x20, 1, 0xd, 0xb8], [0; 4], [0; 4], [0, 0, 0, 2]].concat(),
+        );
+        let sums = |kind, value| (kind, vec![value]);
+        let (csum, csum6) = (IFLA_GENEVE_UDP_CSUM, IFLA_GENEVE_UDP_ZERO_CSUM6_TX);
+        let to4 = || (IFLA_GENEVE_REMOTE, v4.clone());
+        let to6 = || (IFLA_GENEVE_REMOTE6, v6.clone());
+        for (attributes, remote, checksum) in [
+            (vec![to4(), sums(csum, 0)], Some("192.0.2.2"), Zero),
+            (vec![to4(), sums(csum, 1)], Some("192.0.2.2"), Present),
+            (vec![to6(), sums(csum6, 0)], Some("2001:db8::2"), Present),
+            (vec![to6(), sums(csum6, 1)], Some("2001:db8::2"), Zero),
+            (vec![to6(), sums(csum, 1)], Some("2001:db8::2"), Unknown),
+            (vec![(IFLA_GENEVE_COLLECT_METADATA, vec![])], None, External),
+        ] {
+            let mut w = Writer::default();
+            let mut header = [0; IFINFOMSG_LEN];
+            header[4..8].copy_from_slice(&9_u32.to_ne_bytes());
+            let open = w.message(RTM_NEWLINK, 0, 1, &header);
+            w.put_string(IFLA_IFNAME, b"genev_sys_6081");
+            let info = w.nest(IFLA_LINKINFO);
+            w.put_string(IFLA_INFO_KIND, b"geneve");
+            let data = w.nest(IFLA_INFO_DATA);
+            w.put(IFLA_GENEVE_ID, &7_u32.to_ne_bytes());
+            w.put(IFLA_GENEVE_PORT, &6081_u16.to_be_bytes());
+            // The number of IFLA_VXLAN_LOCAL: the time to live of Geneve is 3, its type of service 4.
+            w.put(4, &[0]);
+            for (kind, value) in &attributes {
+                w.put(*kind, value);
+            }
+            w.end(&data);
+            w.end(&info);
+            w.end_message(&open);
+            let message = messages(w.bytes()).next().unwrap().unwrap();
+            let found = link(&message).unwrap().unwrap().tunnel.unwrap();
+            let vni = (checksum != External).then_some(7);
+            assert_eq!(
+                (found.kind, found.vni, found.dst_port, found.learning),
+                (TunnelKind::Geneve, vni, Some(6081), false)
+            );
+            assert_eq!((found.local, found.underlay), (None, UnderlayLink::NotSet));
+            assert_eq!(found.remote.map(|a| a.to_string()).as_deref(), remote);
+            assert_eq!(found.outer_checksum, checksum, "{attributes:?}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::underlay::{MAX_DEPTH, StackedDevice, is_hardware, is_paravirtual};
-use super::{OuterChecksum, Underlay, VxlanLink};
+use super::{OuterChecksum, TunnelLink, Underlay};
 use crate::text::IfName;
 
 /// Whether the outer packets of a device can be segmented twice.
@@ -91,7 +91,7 @@ pub struct OwnFeatures {
 /// Decides for the packets of one device. `forwards` is true if this network namespace forwards. `None` stands for
 /// facts that could not be read.
 pub fn segmentation(
-    link: &VxlanLink,
+    link: &TunnelLink,
     own: Option<OwnFeatures>,
     forwards: Option<bool>,
     underlay: Option<&Underlay>,
@@ -251,8 +251,9 @@ mod tests {
         }
     }
 
-    fn link(enslaved: bool, outer_checksum: OuterChecksum) -> VxlanLink {
-        VxlanLink {
+    fn link(enslaved: bool, outer_checksum: OuterChecksum) -> TunnelLink {
+        TunnelLink {
+            kind: super::super::TunnelKind::Vxlan,
             ifindex: 7,
             name: name("vx0"),
             mac: None,

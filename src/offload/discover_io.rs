@@ -1,4 +1,4 @@
-//! Finding the VXLAN devices of this network namespace.
+//! Finding the VXLAN and Geneve devices of this network namespace.
 //!
 //! Owns the order of the requests: links, underlays, features. Does not decide what to do with a device.
 #![allow(
@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::Path;
 use std::rc::Rc;
 
 use neli::consts::socket::NlFamily;
@@ -23,13 +24,15 @@ use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::link::segmentation::Segmentation;
 use crate::link::underlay_io::Reader;
-use crate::link::{OuterChecksum, OwnAddress, Underlay, UnderlayLink, VxlanLink, route, rtnl};
+use crate::link::{
+    OuterChecksum, OwnAddress, TunnelKind, TunnelLink, Underlay, UnderlayLink, route, rtnl,
+};
 use crate::nat::exposure::{OtherEgress, OuterFlow, Routed};
 use crate::netlink::Writer;
 use crate::netlink::socket_io::{Answers, Netlink};
 use crate::text::IfName;
 
-const LIST: &str = "list the VXLAN devices";
+const LIST: &str = "list the VXLAN and Geneve devices";
 const LOOK_UP: &str = "look up a device";
 /// The errnos for a destination without a route.
 const UNREACHABLE: [Errno; 2] = [Errno::NETUNREACH, Errno::HOSTUNREACH];
@@ -38,7 +41,7 @@ const UNREACHABLE: [Errno; 2] = [Errno::NETUNREACH, Errno::HOSTUNREACH];
 #[derive(Clone, Copy, Debug)]
 pub enum Selection<'a> {
     All,
-    /// Devices with these names. Each must be a VXLAN device.
+    /// Devices with these names. Each must be a VXLAN or Geneve device.
     Named(&'a [IfName]),
     /// Devices with these names. Skips missing devices and other kinds of links.
     NamedIfPresent(&'a [IfName]),
@@ -63,17 +66,17 @@ impl Discovery {
         Ok(Self { route, socket })
     }
 
-    /// The VXLAN devices, by ifindex, and the names of the kernel's features.
+    /// The VXLAN and Geneve devices, by ifindex, and the names of the kernel's features.
     ///
     /// # Errors
-    /// A request fails, or a device that must be a VXLAN device is another kind of link: the error names it.
+    /// A request fails, or a device that must be a VXLAN or Geneve device is another kind of link: the error names it.
     pub fn devices(
         &mut self,
         backend: &mut Backend,
         which: Selection<'_>,
     ) -> Result<(FeatureTable, Vec<Device>), Error> {
         let links = match which {
-            Selection::All => dump_vxlan(&mut self.route)?,
+            Selection::All => dump_tunnels(&mut self.route)?,
             Selection::Named(names) => self.get_named(names)?,
             Selection::NamedIfPresent(names) => {
                 let found = self.get_links(names.len(), |w, seq, n| {
@@ -333,25 +336,26 @@ impl Discovery {
     }
 
     /// The existing VXLAN devices, for a user who named another one: `; its VXLAN devices are flannel.1, vx1`.
-    fn vxlan_names(&mut self) -> String {
+    fn names(&mut self) -> String {
         const MAX: usize = 8;
-        let Ok(links) = dump_vxlan(&mut self.route) else {
+        let Ok(links) = dump_tunnels(&mut self.route) else {
             return String::new();
         };
+        let kinds = TunnelKind::names(links.iter().map(|link| link.kind));
         let names: Vec<_> = links.iter().map(|link| link.name.to_string()).collect();
         match names.as_slice() {
             [] => ", which has no VXLAN device".to_owned(),
-            [one] => format!("; its VXLAN device is {one}"),
-            all if all.len() <= MAX => format!("; its VXLAN devices are {}", all.join(", ")),
+            [one] => format!("; its {kinds} device is {one}"),
+            all if all.len() <= MAX => format!("; its {kinds} devices are {}", all.join(", ")),
             all => format!(
-                "; among its {} VXLAN devices are {}",
+                "; among its {} {kinds} devices are {}",
                 all.len(),
                 all[..MAX].join(", ")
             ),
         }
     }
 
-    fn get_named(&mut self, names: &[IfName]) -> Result<Vec<VxlanLink>, Error> {
+    fn get_named(&mut self, names: &[IfName]) -> Result<Vec<TunnelLink>, Error> {
         let mut found = BTreeMap::new();
         let links = self.get_links(names.len(), |w, seq, n| {
             rtnl::get_by_name(w, seq, &names[n]);
@@ -359,7 +363,7 @@ impl Discovery {
         for (name, link) in names.iter().zip(links) {
             let link = link.map_err(|fault| {
                 if fault.gone() {
-                    let others = self.vxlan_names();
+                    let others = self.names();
                     Error::Device(format!(
                         "{name}: there is no such device in this network namespace{others}"
                     ))
@@ -370,23 +374,56 @@ impl Discovery {
             let kind = link
                 .kind
                 .unwrap_or_else(|| "plain network device".to_owned());
-            let vxlan = link
-                .vxlan
+            let tunnel = link
+                .tunnel
                 .ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
-            found.insert(vxlan.ifindex, vxlan);
+            found.insert(tunnel.ifindex, tunnel);
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The devices to which routing sends packets for the remotes of Geneve devices, which have one destination and name no
+    /// underlay. A remote without a route, or with several next hops, has none.
+    fn routed_underlays(&mut self, links: &[TunnelLink]) -> Result<HashMap<IpAddr, u32>, Fault> {
+        let remotes: Vec<IpAddr> = links
+            .iter()
+            .filter(|link| link.kind == TunnelKind::Geneve)
+            .filter(|link| link.underlay == UnderlayLink::NotSet)
+            .filter_map(|link| link.remote)
+            .collect();
+        if remotes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let write = |w: &mut Writer, seq, _, n: usize| {
+            route::look_up(w, seq, remotes[n], None, None, true);
+        };
+        let answers = self.route.batch(
+            "look up a route",
+            remotes.len(),
+            Answers::Each,
+            write,
+            route::route,
+        )?;
+        let only = |(remote, answer): (&IpAddr, Result<Option<route::Route>, _>)| match answer
+            .ok()??
+            .ifindexes
+            .as_slice()
+        {
+            [one] => Some((*remote, *one)),
+            _ => None,
+        };
+        Ok(remotes.iter().zip(answers).filter_map(only).collect())
     }
 
     /// The underlay of each link, in the same order.
     fn underlays(
         &mut self,
-        links: &[VxlanLink],
+        links: &[TunnelLink],
         backend: &mut Backend,
         table: &FeatureTable,
     ) -> Result<Vec<Option<Rc<Underlay>>>, Fault> {
         let by_address =
-            |link: &VxlanLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
+            |link: &TunnelLink| link.underlay == UnderlayLink::NotSet && link.local.is_some();
         let owners: HashMap<_, _> = if links.iter().any(by_address) {
             self.addresses()?
                 .into_iter()
@@ -395,12 +432,14 @@ impl Discovery {
         } else {
             HashMap::new()
         };
+        let routed = self.routed_underlays(links)?;
         let ifindexes: Vec<Option<u32>> = links
             .iter()
-            .map(|link| match link.underlay {
-                UnderlayLink::Ifindex(ifindex) => Some(ifindex),
-                UnderlayLink::OtherNamespace => None,
-                UnderlayLink::NotSet => owners.get(&link.local?).copied(),
+            .map(|link| match (link.underlay, link.local) {
+                (UnderlayLink::Ifindex(ifindex), _) => Some(ifindex),
+                (UnderlayLink::OtherNamespace, _) => None,
+                (UnderlayLink::NotSet, Some(local)) => owners.get(&local).copied(),
+                (UnderlayLink::NotSet, None) => routed.get(&link.remote?).copied(),
             })
             .collect();
         let mut reader = Reader {
@@ -450,7 +489,7 @@ impl Entries {
 
     /// The destinations whose route routing chooses. Packets to the device's own destination leave through its own
     /// underlay, if it has one.
-    fn routed(&self, link: &VxlanLink) -> BTreeSet<IpAddr> {
+    fn routed(&self, link: &TunnelLink) -> BTreeSet<IpAddr> {
         let mut out = self.routed.clone();
         if link.underlay == UnderlayLink::NotSet {
             out.extend(link.remote);
@@ -460,7 +499,7 @@ impl Entries {
 
     /// The device certainly has no peer: no entry names a machine, there is no default destination, and the device does
     /// not learn from received packets.
-    fn no_peers(&self, link: &VxlanLink) -> bool {
+    fn no_peers(&self, link: &TunnelLink) -> bool {
         let external = link.outer_checksum == OuterChecksum::External;
         let entries = self.remotes.len() + self.underlays.len();
         entries == 0
@@ -470,7 +509,7 @@ impl Entries {
 
     /// Every destination. Empty if others are possible: an `external` device has one for each packet, a learning device
     /// one for each machine that sends to it, and a device without destinations is new and gets them later.
-    fn remotes(mut self, link: &VxlanLink) -> Vec<IpAddr> {
+    fn remotes(mut self, link: &TunnelLink) -> Vec<IpAddr> {
         let external = link.outer_checksum == OuterChecksum::External;
         if self.incomplete || link.learning || external {
             return Vec::new();
@@ -481,19 +520,19 @@ impl Entries {
     }
 }
 
-/// The VXLAN devices among these links. A deleted device is not an error; every other failure is.
-fn present(found: Vec<Result<rtnl::Link, Fault>>) -> Result<Vec<VxlanLink>, Fault> {
+/// The VXLAN and Geneve devices among these links. A deleted device is not an error; every other failure is.
+fn present(found: Vec<Result<rtnl::Link, Fault>>) -> Result<Vec<TunnelLink>, Fault> {
     found
         .into_iter()
         .filter(|link| !link.as_ref().is_err_and(Fault::gone))
-        .filter_map(|link| link.map(|link| link.vxlan).transpose())
+        .filter_map(|link| link.map(|link| link.tunnel).transpose())
         .collect()
 }
 
 /// The current features of these links.
 pub fn read_features<'a>(
     backend: &mut Backend,
-    links: impl IntoIterator<Item = &'a VxlanLink>,
+    links: impl IntoIterator<Item = &'a TunnelLink>,
     table: &FeatureTable,
 ) -> Vec<Result<Features, Fault>> {
     let refs: Vec<_> = links
@@ -503,13 +542,26 @@ pub fn read_features<'a>(
     backend.read(&refs, u32::try_from(table.names.len()).unwrap_or(u32::MAX))
 }
 
-fn dump_vxlan(route: &mut Netlink) -> Result<Vec<VxlanLink>, Fault> {
-    // Check the kind again: old kernels, and kernels without the vxlan module, answer with all links.
-    let mut found = route.dump(LIST, rtnl::dump_vxlan, |m| {
-        Ok(rtnl::link(m)?.and_then(|link| link.vxlan))
-    })?;
-    // Sort by ifindex and remove duplicates: a device that moves in the kernel's tables during a dump can appear twice.
+fn dump_tunnels(route: &mut Netlink) -> Result<Vec<TunnelLink>, Fault> {
+    let mut found = Vec::new();
+    for kind in TunnelKind::ALL.into_iter().filter(|kind| loaded(*kind)) {
+        // The kind is checked again: kernels before 4.6 answer with every link.
+        found.extend(route.dump(
+            LIST,
+            |w, seq| rtnl::dump_kind(w, seq, kind),
+            |m| Ok(rtnl::link(m)?.and_then(|link| link.tunnel)),
+        )?);
+    }
+    // By ifindex, and once each: a device that moves in the kernel's tables during a dump can be seen twice.
     found.sort_by_key(|link| link.ifindex);
     found.dedup_by_key(|link| link.ifindex);
     Ok(found)
+}
+
+/// Whether the kernel has the module of this kind, loaded or built in. Without it there is no such device, and the answer to a
+/// dump is every link of the node.
+fn loaded(kind: TunnelKind) -> bool {
+    let modules = Path::new("/sys/module");
+    // Where sysfs is not mounted, nothing is known.
+    kind == TunnelKind::Vxlan || modules.join(kind.as_str()).exists() || !modules.exists()
 }

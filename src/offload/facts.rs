@@ -10,7 +10,7 @@ use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
 use crate::link::segmentation::Segmentation;
-use crate::link::{Underlay, VxlanLink};
+use crate::link::{TunnelLink, Underlay};
 pub use crate::nat::exposure::Exposure;
 use crate::nat::exposure::Untracked;
 use crate::nat::nft::own::OwnTable;
@@ -19,7 +19,7 @@ use crate::nat::nft::own::OwnTable;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// From rtnetlink.
-    pub link: VxlanLink,
+    pub link: TunnelLink,
     /// `None` if the underlay is not known or is in another network namespace.
     pub underlay: Option<Rc<Underlay>>,
     /// From the backend. A device whose features could not be read is still reported.

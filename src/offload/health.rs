@@ -9,6 +9,7 @@ use super::plan::{Action, ReasonCode};
 use super::report::{DeviceReport, Outcome, Report, by_device};
 use crate::fault::Fault;
 use crate::kernel::{Status, Trigger};
+use crate::link::TunnelKind;
 use crate::nat::exposure::ExposureCode;
 
 /// The most devices that the sentence names. It counts the rest, and the table names all.
@@ -245,16 +246,19 @@ pub fn answer(report: &Report<'_>) -> String {
         ),
         _ => format!("kernel bug {}", bugs.join(", ")),
     };
+    let kinds = TunnelKind::names(devices.iter().map(|device| device.kind));
     let why = match (state, trigger) {
         (NodeState::Broken, Trigger::Nat) => {
-            format!("NAT on this node corrupts VXLAN packets ({bugs})")
+            format!("NAT on this node corrupts {kinds} packets ({bugs})")
         }
-        (NodeState::AtRisk, Trigger::Nat) => format!("NAT may corrupt VXLAN packets ({bugs})"),
+        (NodeState::AtRisk, Trigger::Nat) => format!("NAT may corrupt {kinds} packets ({bugs})"),
         (NodeState::Broken, Trigger::Segmentation) => {
-            format!("forwarded packets are segmented twice, which corrupts VXLAN packets ({bugs})")
+            format!(
+                "forwarded packets are segmented twice, which corrupts {kinds} packets ({bugs})"
+            )
         }
         (NodeState::AtRisk, Trigger::Segmentation) => format!(
-            "forwarded packets may be segmented twice, which corrupts VXLAN packets ({bugs})"
+            "forwarded packets may be segmented twice, which corrupts {kinds} packets ({bugs})"
         ),
         _ => failure(first),
     };
@@ -272,9 +276,10 @@ fn all_ok(report: &Report<'_>) -> String {
     } else {
         "nothing to fix, as the policy counts what is not known"
     };
+    let kinds = TunnelKind::names(report.devices.iter().map(|device| device.kind));
     let count = match report.summary.devices {
-        1 => "1 VXLAN device".to_owned(),
-        n => format!("{n} VXLAN devices"),
+        1 => format!("1 {kinds} device"),
+        n => format!("{n} {kinds} devices"),
     };
     let pending: Vec<_> = planned(report).collect();
     if pending.is_empty() {

@@ -834,6 +834,7 @@ fn revert_row<'a>(
 pub fn subject(device: &Device) -> Subject<'_> {
     Subject {
         name: &device.link.name,
+        kind: device.link.kind,
         vni: device.link.vni,
         dst_port: device.link.dst_port,
         underlay_driver: device

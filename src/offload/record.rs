@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::rules::RuleEntry;
 use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
-use crate::link::VxlanLink;
+use crate::link::TunnelLink;
 
 /// The problem of a valid record of an earlier boot.
 pub const OTHER_BOOT: &str = "is of another boot";
@@ -83,7 +83,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(netns: Netns, link: &VxlanLink) -> Self {
+    pub fn new(netns: Netns, link: &TunnelLink) -> Self {
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         Self {
             netns,

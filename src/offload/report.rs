@@ -15,7 +15,7 @@ use crate::error::ExitCode;
 use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
 use crate::kernel::{KernelFacts, KernelVerdict, OsRelease, Trigger};
-use crate::link::{OuterChecksum, Underlay};
+use crate::link::{OuterChecksum, TunnelKind, Underlay};
 use crate::nat::exposure::ExposureCode;
 use crate::text::IfName;
 
@@ -100,6 +100,7 @@ pub struct DeviceReport<'a> {
     pub ifindex: u32,
     /// Bytes that are not UTF-8 are written as `\xNN`.
     pub name: &'a IfName,
+    pub kind: TunnelKind,
     /// Null on an `external` device, where the sender of each packet chooses.
     #[cfg_attr(test, schemars(range(max = 16_777_215)))]
     pub vni: Option<u32>,
@@ -294,6 +295,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
     DeviceReport {
         ifindex: link.ifindex,
         name: &link.name,
+        kind: link.kind,
         vni: link.vni,
         dst_port: link.dst_port,
         outer_checksum: link.outer_checksum,

@@ -105,10 +105,10 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
     let underlay = match (&device.underlay, facts.link.underlay) {
         (Some(underlay), from) => {
             let driver = underlay.driver.as_deref().unwrap_or("unknown");
-            let how = if from == UnderlayLink::NotSet {
-                "owner of the local address"
-            } else {
-                "IFLA_VXLAN_LINK"
+            let how = match (from, facts.link.local) {
+                (UnderlayLink::NotSet, Some(_)) => "owner of the local address",
+                (UnderlayLink::NotSet, None) => "routing to the destination",
+                _ => "IFLA_VXLAN_LINK",
             };
             format!("{} (driver {driver}; {how})", underlay.name)
         }
@@ -147,6 +147,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
     );
     for (label, text) in [
         ("ifindex", device.ifindex.to_string()),
+        ("kind", device.kind.as_str().to_owned()),
         ("VNI", or_none(device.vni.map(|vni| vni.to_string()))),
         (
             "destination port",
@@ -369,7 +370,7 @@ fn remedies(
         }
         if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
-                "take away the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
+                "take away the NAT rule that rewrites the outer packets: vxcsum doctor says how"
                     .to_owned(),
             );
         }

@@ -24,6 +24,7 @@ pub use prometheus::prometheus;
 use crate::error::{Error, ErrorCode};
 use crate::ethtool::{Feature, FeatureState};
 use crate::kernel::{BugVerdict, Status, Why};
+use crate::link::TunnelKind;
 use crate::offload::health::{self, NodeState, named};
 use crate::offload::plan::{Action, Danger, ReasonCode};
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report, SCHEMA_VERSION};
@@ -294,7 +295,10 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
         let number = |n: Option<u32>| n.map_or(Cow::Borrowed("-"), |n| Cow::Owned(n.to_string()));
         table.row([
             Cell::plain(device.name.to_string()),
-            Cell::plain(number(device.vni)),
+            Cell::plain(match device.kind {
+                TunnelKind::Vxlan => number(device.vni),
+                TunnelKind::Geneve => Cow::Owned(format!("geneve {}", number(device.vni))),
+            }),
             Cell::plain(number(device.dst_port.map(u32::from))),
             Cell::plain(
                 device

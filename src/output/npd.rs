@@ -4,6 +4,7 @@
 //! <https://github.com/kubernetes/node-problem-detector/blob/master/docs/custom_plugin_monitor.md>
 
 use crate::error::ExitCode;
+use crate::link::TunnelKind;
 use crate::offload::health::NodeState;
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, Outcome, Report, by_device};
@@ -16,10 +17,11 @@ pub fn npd(report: &Report<'_>) -> (String, ExitCode) {
         .map(|(first, others)| NodeState::of_all(first, others))
         .filter(|(_, state)| *state != NodeState::Ok)
         .collect();
+    let kinds = TunnelKind::names(report.devices.iter().map(|device| device.kind));
     let line = match &wrong[..] {
         [] => match report.summary.devices {
-            1 => "1 VXLAN device is as it should be".to_owned(),
-            n => format!("{n} VXLAN devices are as they should be"),
+            1 => format!("1 {kinds} device is as it should be"),
+            n => format!("{n} {kinds} devices are as they should be"),
         },
         [(device, state)] => about(device, *state),
         [(device, state), others @ ..] => {

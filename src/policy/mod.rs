@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::glob::Glob;
 use crate::kernel::{KernelOverride, PerBug};
-use crate::link::OuterChecksum;
+use crate::link::{OuterChecksum, TunnelKind};
 use crate::text::{IfName, escape};
 
 pub use diagnose::{PolicyError, PolicyErrors, ProblemKind};
@@ -112,6 +112,7 @@ pub struct PolicyRule {
     pub name: String,
     /// Matches the name of the device.
     pub device: Option<Vec<Glob>>,
+    pub kind: Option<Vec<TunnelKind>>,
     /// A device without a VNI matches no range.
     pub vni: Option<Vec<RangeInclusive<u32>>>,
     /// A device without a port matches no range.
@@ -134,6 +135,7 @@ pub struct PolicyRule {
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     pub name: &'a IfName,
+    pub kind: TunnelKind,
     pub vni: Option<u32>,
     /// Host byte order.
     pub dst_port: Option<u16>,
@@ -292,6 +294,7 @@ impl Policy {
 #[derive(Clone, Copy)]
 enum Key {
     Device,
+    Kind,
     Vni,
     DstPort,
     UnderlayDriver,
@@ -333,6 +336,8 @@ impl PolicyRule {
         };
         if !fits(self.device.as_ref(), |g| g.matches(subject.name.as_bytes())) {
             Some(Key::Device)
+        } else if !fits(self.kind.as_ref(), |kind| *kind == subject.kind) {
+            Some(Key::Kind)
         } else if !fits(self.vni.as_ref(), |r| {
             subject.vni.is_some_and(|vni| r.contains(&vni))
         }) {
@@ -368,6 +373,11 @@ impl PolicyRule {
                 key: "device",
                 wanted: list(self.device.as_ref(), glob),
                 found: subject.name.to_string(),
+            },
+            Key::Kind => Miss {
+                key: "kind",
+                wanted: list(self.kind.as_ref(), |kind| kind.as_str().to_owned()),
+                found: subject.kind.as_str().to_owned(),
             },
             Key::Vni => Miss {
                 key: "vni",

@@ -11,7 +11,7 @@ use super::diagnose::{Found, Parser, PolicyErrors, SourceFile, printable};
 use super::value::{Value, accepted, nearest, number};
 use super::{AssumeExposure, AssumeKernel, Cure, Fragment, PolicyRule, When};
 use crate::kernel::{BugId, KernelOverride, PerBug, Status};
-use crate::link::OuterChecksum;
+use crate::link::{OuterChecksum, TunnelKind};
 use crate::text::IfName;
 
 /// The format version of this program.
@@ -38,9 +38,10 @@ pub(super) const BUGS: [&str; BugId::ALL.len()] = {
     }
     codes
 };
-pub(super) const RULE: [&str; 9] = [
+pub(super) const RULE: [&str; 10] = [
     "name",
     "device",
+    "kind",
     "vni",
     "dst-port",
     "underlay-driver",
@@ -268,6 +269,11 @@ impl Parser<'_> {
         };
         let device = globs("device", IfName::MAX, true);
         let underlay_driver = globs("underlay-driver", DRIVER_MAX, false);
+        let kind = table.get("kind").and_then(|value| {
+            self.list("kind", value, |parser, value| {
+                parser.word("kind", value, &TunnelKind::WORDS)
+            })
+        });
         let vni = table.get("vni").and_then(|value| {
             self.list("vni", value, |parser, value| {
                 parser.range("vni", value, 0..=VNI_MAX)
@@ -296,6 +302,7 @@ impl Parser<'_> {
         let rule = PolicyRule {
             name: String::new(),
             device,
+            kind,
             vni,
             dst_port,
             underlay_driver,

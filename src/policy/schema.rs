@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::parse::{BUG_WHENS, BUGS, CHECKSUMS, KERNEL, RULE, STATUSES, TOP, VERSION, VNI_MAX};
 use super::{AssumeExposure, AssumeKernel, Cure, When};
 use crate::kernel::BugId;
+use crate::link::TunnelKind;
 
 fn words<T>(words: &[(&str, T)]) -> Value {
     let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
@@ -40,6 +41,7 @@ fn rule_key(key: &str) -> (&'static str, Value) {
     match key {
         "name" => ("For reports and errors.", json!({ "type": "string" })),
         "device" => ("Globs for the device's name.", globs),
+        "kind" => ("Kinds of devices.", one_or_more(&words(&TunnelKind::WORDS))),
         "vni" => ("VNIs, or ranges such as \"4096-8191\".", ranges(0, VNI_MAX)),
         "dst-port" => (
             "UDP destination ports, or ranges such as \"4789-4799\".",

@@ -91,6 +91,9 @@ impl PolicyRule {
         let glob = |g: &Glob| quoted(g.as_str());
         writeln!(out, "name = {}", quoted(&self.name))?;
         list(out, "device", self.device.as_ref(), glob)?;
+        list(out, "kind", self.kind.as_ref(), |kind| {
+            quoted(kind.as_str())
+        })?;
         list(out, "vni", self.vni.as_ref(), |r| number(range_text(r)))?;
         list(out, "dst-port", self.dst_port.as_ref(), |r| {
             number(range_text(r))
