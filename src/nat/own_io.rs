@@ -19,9 +19,23 @@ use crate::netlink::DumpError;
 use crate::netlink::requests::Requests;
 use crate::netlink::socket_io::Netlink;
 
+/// Looks before a table counts as changed by another program.
+const LOOKS: usize = 3;
+
 /// # Errors
 /// The kernel refuses, or the table changed during the read.
 pub fn read() -> Result<OwnTable, Fault> {
+    // The kernel counts the objects of a batch before it commits the batch: a look in between sees too few or too many.
+    for _ in 1..LOOKS {
+        match read_once()? {
+            OwnTable::Changed => std::thread::sleep(std::time::Duration::from_millis(1)),
+            found => return Ok(found),
+        }
+    }
+    read_once()
+}
+
+fn read_once() -> Result<OwnTable, Fault> {
     // No netfilter, or no such subsystem.
     let absent = [Errno::PROTONOSUPPORT, Errno::INVAL, Errno::OPNOTSUPP];
     match retry(try_read) {
