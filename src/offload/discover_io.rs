@@ -17,6 +17,7 @@ use neli::consts::socket::NlFamily;
 use rustix::io::Errno;
 
 use super::facts::{Device, Exposure, RuleHistory};
+use super::record_io::netns;
 use crate::error::Error;
 use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
@@ -36,6 +37,10 @@ const LIST: &str = "list the VXLAN and Geneve devices";
 const LOOK_UP: &str = "look up a device";
 /// The errnos for a destination without a route.
 const UNREACHABLE: [Errno; 2] = [Errno::NETUNREACH, Errno::HOSTUNREACH];
+
+/// `SO_NETNS_COOKIE` of the network namespace that exists since boot. Devices are moved from there, hardly to there.
+/// <https://github.com/torvalds/linux/blob/v6.12/net/core/net_namespace.c> (`net_ns_init`)
+const FIRST_NAMESPACE: u64 = 1;
 
 /// The devices to look at.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +80,7 @@ impl Discovery {
         backend: &mut Backend,
         which: Selection<'_>,
     ) -> Result<(FeatureTable, Vec<Device>), Error> {
-        let links = match which {
+        let mut links = match which {
             Selection::All => dump_tunnels(&mut self.route)?,
             Selection::Named(names) => self.get_named(names)?,
             Selection::NamedIfPresent(names) => {
@@ -93,6 +98,14 @@ impl Discovery {
         };
         if links.is_empty() {
             return Ok((FeatureTable::default(), Vec::new()));
+        }
+        // The kernel does not say that a Geneve device was moved to this namespace. Its packets leave in the namespace in which
+        // it was created.
+        let geneve = |link: &TunnelLink| link.kind == TunnelKind::Geneve;
+        if links.iter().any(geneve) && netns().cookie != Some(FIRST_NAMESPACE) {
+            for link in links.iter_mut().filter(|link| geneve(link)) {
+                link.underlay = UnderlayLink::OtherNamespace;
+            }
         }
         // The first device that still exists answers for all. If none does, there are no features to read.
         let names = links

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{action, feature, footers, head, kernel_line, status_word, wrapped, wrapped_around};
 use crate::ethtool::Feature;
 use crate::kernel::{Basis, BugVerdict, EvidenceSource, Status, Trigger};
-use crate::link::{OuterChecksum, UnderlayLink};
+use crate::link::{OuterChecksum, TunnelKind, UnderlayLink};
 use crate::nat::exposure::{ExposureCode, NoCure};
 use crate::offload::facts::Device;
 use crate::offload::health::Defence;
@@ -111,6 +111,9 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
                 _ => "IFLA_VXLAN_LINK",
             };
             format!("{} (driver {driver}; {how})", underlay.name)
+        }
+        (None, UnderlayLink::OtherNamespace) if device.kind == TunnelKind::Geneve => {
+            "not known: the device may come from another network namespace".to_owned()
         }
         (None, UnderlayLink::OtherNamespace) => "in another network namespace".to_owned(),
         (None, UnderlayLink::Ifindex(ifindex)) => format!("ifindex {ifindex}, which is gone"),
