@@ -14,7 +14,8 @@ use std::process::Output;
 use common::{Netns, VXCSUM, run};
 
 /// What may come back from a call, by its section 2 manual page. Calls that are not here belong to the loader, to memory and to
-/// threads: no program survives without them, or they cannot fail.
+/// threads: no program survives without them, or they cannot fail. ENODEV says that the device is gone, and a device that is
+/// there does not answer with it.
 const ERRORS: &[(&[&str], &[&str])] = &[
     (
         &["openat", "openat2", "open"],
@@ -86,7 +87,7 @@ const ERRORS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["ioctl"],
-        &["EPERM", "ENODEV", "EOPNOTSUPP", "EIO", "ENOMEM", "EINTR"],
+        &["EPERM", "EOPNOTSUPP", "EIO", "ENOMEM", "EINTR"],
     ),
     (&["poll", "ppoll"], &["EINTR", "ENOMEM"]),
     (&["capget"], &["EPERM"]),
