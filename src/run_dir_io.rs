@@ -50,14 +50,19 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
     // Readable by everybody under any umask: `status` needs no privilege.
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     let done = file
-        .write_all(bytes)
+        .set_permissions(fs::Permissions::from_mode(0o644))
+        .and_then(|()| file.write_all(bytes))
         .and_then(|()| fs::rename(&new, dir.join(name)));
     if done.is_err() {
         let _ = fs::remove_file(&new);
     }
     done
+}
+
+/// Removes what a killed run did not complete of this file. Only with the lock, because another run may write it now.
+pub fn remove_unfinished(dir: &Path, name: &str) {
+    let _ = fs::remove_file(dir.join(format!("{name}.new")));
 }
 
 pub fn make_dir(dir: &Path) -> io::Result<()> {

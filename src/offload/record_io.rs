@@ -26,7 +26,7 @@ use super::record::{Netns, Now, OTHER_BOOT, State};
 use crate::ethtool::ioctl_io::get_option;
 use crate::fault::{describe_errno, describe_io};
 use crate::kernel::read_io::{boot_id, proc_own};
-use crate::run_dir_io::{make_dir, read_text, replace, run_dir};
+use crate::run_dir_io::{make_dir, read_text, remove_unfinished, replace, run_dir};
 
 /// A run takes milliseconds. A process that holds the lock longer is stuck.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,6 +105,9 @@ impl StateFile {
     /// The state of this boot; an empty one if there is none. With the lock held, a damaged file is moved aside and
     /// reported; without the lock it is only reported. A file that cannot be read now stays where it is.
     pub fn load(&self, lock: Option<&Lock>) -> State {
+        if lock.is_some() {
+            remove_unfinished(&self.dir, NAME);
+        }
         let path = self.path();
         let text = match read_text(&path) {
             Ok(text) => text,
@@ -215,19 +218,20 @@ pub fn netns() -> Netns {
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/asm-generic/socket.h
     const SO_NETNS_COOKIE: i32 = 71;
     let inode = fs::metadata(proc_own("ns/net")).map_or(0, |m| m.ino());
-    let mut cookie = [0; 8];
-    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok();
-    let answer = socket.and_then(|socket| {
-        get_option(
+    let ask = || {
+        let mut cookie = [0; 8];
+        let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+        let asked = get_option(
             socket.as_fd(),
             libc::SOL_SOCKET,
             SO_NETNS_COOKIE,
             &mut cookie,
-        )
-        .ok()
-    });
+        );
+        asked.ok().map(|()| u64::from_ne_bytes(cookie))
+    };
+    // Without the cookie the whole record would be another namespace's, so one failure is not believed.
     Netns {
         inode,
-        cookie: answer.map(|()| u64::from_ne_bytes(cookie)),
+        cookie: ask().or_else(ask),
     }
 }

@@ -146,7 +146,9 @@ impl Loader<'_> {
             let Some(fd) = self.directory(root.as_fd(), directory) else {
                 continue;
             };
-            if main.is_none() && present(fd.as_fd(), OsStr::new("policy.toml")) {
+            // A name that cannot be looked up is opened, and that says what is wrong.
+            let named = present(fd.as_fd(), OsStr::new("policy.toml")).unwrap_or(true);
+            if main.is_none() && named {
                 main = Some((directory.join("policy.toml"), Kind::Main));
             }
             let directory = directory.join("policy.d");
@@ -171,8 +173,11 @@ impl Loader<'_> {
     /// Opens a directory below the root. It may be missing, and must be trusted.
     fn directory(&mut self, root: BorrowedFd, path: &Path) -> Option<OwnedFd> {
         let opened = match open_below(root, path, FLAGS | OFlags::DIRECTORY, self.root) {
-            Err(Errno::NOENT) if !present(root, path.as_os_str()) => return None,
-            Err(Errno::NOENT) => Err(Problem::dangling(root, path)),
+            Err(Errno::NOENT) => match present(root, path.as_os_str()) {
+                Ok(false) => return None,
+                Ok(true) => Err(Problem::dangling(root, path)),
+                Err(errno) => Err(Problem::io("stat", errno)),
+            },
             Err(errno) => Err(Problem::io("open the directory", errno)),
             Ok(fd) => Ok(fd),
         };
@@ -240,12 +245,13 @@ fn open_below(
     fs::openat(root, path, flags, Mode::empty())
 }
 
-/// True if the name exists, even as a link to nothing.
-fn present(directory: BorrowedFd, path: &OsStr) -> bool {
-    !matches!(
-        fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW),
-        Err(Errno::NOENT)
-    )
+/// True if the directory has this name, even for a link to nothing.
+fn present(directory: BorrowedFd, path: &OsStr) -> Result<bool, Errno> {
+    match fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The bytes of an open file. `None` for /dev/null, which masks a file.
