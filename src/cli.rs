@@ -54,7 +54,7 @@ impl Cli {
             *dry_run |= before.0;
             *exit_code |= before.1;
             if *exit_code && !*dry_run {
-                return Err("--exit-code asks what --dry-run would change: give both".to_owned());
+                return Err("--exit-code needs --dry-run: give both".to_owned());
             }
             Ok(())
         };

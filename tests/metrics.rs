@@ -28,7 +28,7 @@ fn metrics_follow_the_devices() {
     assert_eq!(devices.len(), 3);
     for device in devices {
         let name = device["name"].as_str().expect("a name");
-        let labels = format!("device=\"{name}\",feature=\"{}\"", vxcsum::ethtool::FEATURE);
+        let labels = format!("device=\"{name}\",feature=\"{}\"", common::FEATURE);
         let of = |metric: &str| before[&format!("vxcsum_device_{metric}{{{labels}}}")];
         assert_eq!(
             of("offload_enabled"),
@@ -52,7 +52,7 @@ fn metrics_follow_the_devices() {
     let mut turned_off = 0;
     for device in devices {
         let name = device["name"].as_str().expect("a name");
-        let labels = format!("device=\"{name}\",feature=\"{}\"", vxcsum::ethtool::FEATURE);
+        let labels = format!("device=\"{name}\",feature=\"{}\"", common::FEATURE);
         let of = |metric: &str| after[&format!("vxcsum_device_{metric}{{{labels}}}")];
         assert_eq!(
             of("offload_enabled"),

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use vxcsum::error::ExitCode;
-use vxcsum::ethtool::{
-    BackendName, FEATURE, Feature, FeatureState, FeatureTable, Features, PerFeature,
-};
+use vxcsum::ethtool::{BackendName, Feature, FeatureState, FeatureTable, Features, PerFeature};
 use vxcsum::fault::{Fault, KernelError};
 use vxcsum::kernel::{BugId, BugVerdict, KernelFacts, KernelVerdict, Status, Trigger};
 use vxcsum::link::segmentation::{OnceBecause, Segmentation, SegmentationDoubt};
@@ -39,7 +37,7 @@ const OFF: Features = Features {
 fn table() -> FeatureTable {
     let names = [
         "tx-scatter-gather",
-        FEATURE,
+        Feature::Checksum.as_str(),
         "tx-tcp-segmentation",
         "rx-lro",
     ];

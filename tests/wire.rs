@@ -4,11 +4,13 @@
 #![cfg(target_endian = "little")]
 
 use proptest::prelude::*;
-use vxcsum::ethtool::{FEATURE, Features, netlink as ethnl, structs};
+use vxcsum::ethtool::{Feature, Features, netlink as ethnl, structs};
 use vxcsum::fault::Malformed;
 use vxcsum::link::{OuterChecksum, TunnelKind, UnderlayLink, route, rtnl};
 use vxcsum::netlink::{self, DumpReader, Message, Writer};
 use vxcsum::text::IfName;
+
+const FEATURE: &str = Feature::Checksum.as_str();
 
 const FAMILY: u16 = 21;
 const FLANNEL: u32 = 4;

@@ -304,7 +304,7 @@ impl<'a> Diagnosis<'a> {
         if !self.measured && self.report.devices.iter().any(unknown) {
             steps.push(NextStep {
                 rule: None,
-                text: "measure what this kernel does, for the table does not know it".to_owned(),
+                text: "measure this kernel, because the table does not have it".to_owned(),
                 commands: vec!["vxcsum probe".to_owned()],
             });
         }
@@ -400,7 +400,7 @@ impl<'a> Diagnosis<'a> {
         let text = if pending.all(|device| device.action == Action::AddRule) {
             "make the rule notrack that the policy asks for, with cure = \"notrack\": this helps at once, and the offload stays on"
         } else if self.health == Health::Safe {
-            "apply the policy: it asks for more than packets of this node need now"
+            "apply the policy: it requires more than the packets of this node need now"
         } else if self.report.persistent == Some(false) {
             "turn the offload off where it is needed. That helps at once, until the device is created again or the node reboots; the last command keeps it off"
         } else {

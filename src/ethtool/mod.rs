@@ -62,9 +62,6 @@ impl<T> IndexMut<Feature> for PerFeature<T> {
     }
 }
 
-/// The feature to turn off because of the NAT bugs.
-pub const FEATURE: &str = Feature::Checksum.as_str();
-
 codes! {
     /// An interface of the kernel.
     pub enum BackendName {
@@ -186,7 +183,9 @@ mod tests {
     #[test]
     fn the_feature_table_finds_the_bit() {
         let table = FeatureTable {
-            names: ["tx-lro", FEATURE, "rx-gro"].map(str::to_owned).to_vec(),
+            names: ["tx-lro", Feature::Checksum.as_str(), "rx-gro"]
+                .map(str::to_owned)
+                .to_vec(),
         };
         assert_eq!(table.index(Feature::Checksum), Some(1));
         assert_eq!(table.index(Feature::Fraglist), None);

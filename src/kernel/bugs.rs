@@ -331,13 +331,13 @@ pub static TABLE: &[Row] = &[
 
     // Oracle
     Row { id: "uek5", bug: NatZeroCsum, family: Uek, base: only(4, 14, 35), build: Any, says: Unknown, mark: Inferred,
-          text: "Oracle's UEK5 keeps the base 4.14.35 whatever is backported, and nobody has shown whether it has the fix",
+          text: "Oracle's UEK5 keeps the base 4.14.35 whatever is backported, and it is not known whether it has the fix",
           url: None },
     Row { id: "uek6", bug: NatZeroCsum, family: Uek, base: only(5, 4, 17), build: Any, says: Unknown, mark: Inferred,
-          text: "Oracle's UEK6 keeps the base 5.4.17 whatever is backported, and nobody has shown whether it has the fix",
+          text: "Oracle's UEK6 keeps the base 5.4.17 whatever is backported, and it is not known whether it has the fix",
           url: None },
     Row { id: "uek-other", bug: NatZeroCsum, family: Uek, base: before_fix(ALL.0), build: Any, says: Unknown, mark: Inferred,
-          text: "Oracle's UEK keeps its base whatever is backported, and nobody has shown whether this one has the fix",
+          text: "Oracle's UEK keeps its base whatever is backported, and it is not known whether this one has the fix",
           url: None },
 
     // Ubuntu: ABI numbers of the main kernels
@@ -435,7 +435,7 @@ pub static TABLE: &[Row] = &[
 
     // Google
     Row { id: "cos", bug: NatZeroCsum, family: Cos, base: before_fix(ALL.0), build: Any, says: Unknown, mark: Inferred,
-          text: "nobody has shown whether the upstream version of a Container-Optimized OS kernel tells if it has the fix",
+          text: "it is not known whether the upstream version of a Container-Optimized OS kernel shows if it has the fix",
           url: None },
 
     // Upstream: measurements, and single releases whose source was read

@@ -335,7 +335,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRead => f.write_str(
-                "the NAT rules of this node were not read, for no decision depends on them",
+                "the NAT rules of this node were not read, because no decision depends on them",
             ),
             Self::NoPeers => {
                 f.write_str("the device has no peers yet, so that no packet leaves")
@@ -382,18 +382,6 @@ impl Exposure {
     /// For devices on which no decision depends. The rules are not read for them.
     pub const fn not_asked() -> Self {
         Self::Unknown(Doubt::NotRead)
-    }
-
-    /// Exposed, without a rule: shows what the decision would be.
-    pub fn assumed() -> Self {
-        Self::Exposed(Box::new(Exposed {
-            rule: CitedRule::default(),
-            v6: false,
-            change: NatChange::RandomPortFully,
-            marks: 0,
-            kept_by: None,
-            notrack: Err(NoCure::NotAsked),
-        }))
     }
 
     /// How NAT can rewrite the outer packets. `None` unless the answer is `Exposed`.
@@ -457,7 +445,7 @@ impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "by `{}` in {}: ", self.rule.text, self.rule.table)?;
         match self.marks {
-            0 => f.write_str("nothing in its way excludes the outer packets")?,
+            0 => f.write_str("no condition on the path excludes the outer packets")?,
             marks => write!(
                 f,
                 "the outer packets keep the mark {marks:#x} of the inner ones"
@@ -466,7 +454,7 @@ impl fmt::Display for Exposed {
         if let Some(rule) = &self.kept_by {
             write!(
                 f,
-                ", for `{}` in {} translates those before it is taken away",
+                ", because `{}` in {} translates them before the mark is cleared",
                 rule.text, rule.table
             )?;
         }

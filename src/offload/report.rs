@@ -351,7 +351,7 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         ),
         (Action::Leave, ReasonCode::FeatureFixed, _) => (
             Outcome::Refused,
-            Some(refused("the kernel does not let anybody change it on this device ([fixed])").advise(
+            Some(refused("the kernel lets nobody change it on this device ([fixed])").advise(
                 "avoid the NAT on the outer packets instead: vxcsum explain says which bug it is",
             )),
         ),

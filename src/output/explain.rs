@@ -373,7 +373,7 @@ fn remedies(
         }
         if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
-                "take away the NAT rule that rewrites the outer packets: vxcsum doctor says how"
+                "remove the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
                     .to_owned(),
             );
         }

@@ -92,7 +92,7 @@ pub fn prometheus(
     series(
         "vxcsum_device_offload_must_be_off",
         "gauge",
-        "Whether policy, kernel, NAT rules and the devices below ask for a feature to be off.",
+        "Whether policy, kernel, NAT rules and the devices below require a feature to be off.",
         of_features(&|row, feature| {
             Some(must_be_off.contains(&(row.device.link.ifindex, feature)))
         }),

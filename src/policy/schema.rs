@@ -98,7 +98,7 @@ fn top_key(key: &str) -> (&'static str, Value) {
         "unknown-exposure" => unknown_exposure(),
         "cure" => cure(),
         "give-back-after" => (
-            "How long a device has to be not exposed, in every look, before it gets the offload back, such as 10min; 24h at most, or never.",
+            "How long a device must be not exposed, in every look, before its offload is turned on again, such as 10min; 24h at most, or never.",
             json!({ "type": "string", "pattern": "^([0-9]+(s|min|h)|never)$" }),
         ),
         "bugs" => (
@@ -111,7 +111,7 @@ fn top_key(key: &str) -> (&'static str, Value) {
             }),
         ),
         "rule" => (
-            "The last one that matches decides. Every key that is given must match.",
+            "The last rule that matches decides. Every key of a rule must match.",
             json!({ "type": "array", "items": table(&RULE, &["when"], rule_key) }),
         ),
         "kernel" => (
