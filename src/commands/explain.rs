@@ -13,7 +13,7 @@ use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts};
 use crate::offload::discover_io::Selection;
 use crate::offload::node_io::{Node, load_policy, load_probe, measurements};
-use crate::offload::plan::{self, Plan};
+use crate::offload::plan::Plan;
 use crate::offload::report::{KernelReport, Report};
 use crate::output::{self, Explanation, RuleOutcome};
 use crate::text::{IfName, escape};
@@ -79,7 +79,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let Some(facts) = all.devices.first() else {
         return Err(Error::Device(format!("{device}: gone in the meantime")));
     };
-    let subject = plan::subject(facts);
+    let subject = facts.subject();
     let deciding = node.policy.deciding_rule(&subject);
     let rules = node
         .policy

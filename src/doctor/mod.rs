@@ -22,7 +22,8 @@ use crate::nat::exposure::{CitedRule, Doubt, Exposure, ExposureCode, Untracked};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
 use crate::offload::health::{NodeState, named};
-use crate::offload::plan::{Action, ReasonCode};
+use crate::offload::judge::ReasonCode;
+use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, Report, by_device};
 use crate::probe::{BugOutcome, BugResult, ProbeRun};
 

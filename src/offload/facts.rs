@@ -6,7 +6,7 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
-use crate::ethtool::{FeatureTable, Features, PerFeature};
+use crate::ethtool::{Feature, FeatureState, FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
 use crate::kernel::KernelFacts;
 use crate::link::segmentation::Segmentation;
@@ -14,6 +14,7 @@ use crate::link::{TunnelLink, Underlay};
 pub use crate::nat::exposure::Exposure;
 use crate::nat::exposure::Untracked;
 use crate::nat::nft::own::OwnTable;
+use crate::policy::Subject;
 
 /// The facts about one VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,28 @@ pub struct Device {
     pub history: PerFeature<History>,
     /// The record of this boot for the rule about its packets.
     pub rule: RuleHistory,
+}
+
+impl Device {
+    /// The properties that policy rules match.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            name: &self.link.name,
+            kind: self.link.kind,
+            vni: self.link.vni,
+            dst_port: self.link.dst_port,
+            underlay_driver: self
+                .underlay
+                .as_ref()
+                .and_then(|underlay| underlay.driver.as_deref()),
+            outer_checksum: self.link.outer_checksum,
+        }
+    }
+
+    /// The state of a feature. `None` if it could not be read.
+    pub fn state(&self, table: &FeatureTable, feature: Feature) -> Option<FeatureState> {
+        Some(self.features.as_ref().ok()?.state(table.index(feature)?))
+    }
 }
 
 /// What vxcsum has done to one feature of a device since boot.

@@ -5,7 +5,8 @@
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::plan::{Action, ReasonCode};
+use super::judge::ReasonCode;
+use super::plan::Action;
 use super::report::{DeviceReport, Outcome, Report, by_device};
 use crate::fault::Fault;
 use crate::kernel::{Status, Trigger};

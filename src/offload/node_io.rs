@@ -21,9 +21,8 @@ use super::charge_io::{self, Charge};
 use super::discover_io::{Discovery, Selection};
 use super::facts::{Device, Facts};
 use super::health::Limit;
-use super::plan::{
-    Action, DevicePlan, Note, Plan, ReasonCode, decide, depends_on, own_features, state, subject,
-};
+use super::judge::{ReasonCode, depends_on};
+use super::plan::{Action, DevicePlan, Note, Plan, decide, own_features};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Changes, KernelReport, Outcome};
@@ -367,7 +366,7 @@ impl Node {
     fn wants_rules(&self, devices: &[Device]) -> bool {
         let mut rules = devices
             .iter()
-            .map(|d| self.policy.deciding_rule(&subject(d)));
+            .map(|d| self.policy.deciding_rule(&d.subject()));
         rules.any(|rule| self.policy.cure_for(rule).0 == Cure::Notrack)
     }
 
@@ -679,7 +678,9 @@ fn segmented(
 }
 
 fn is_off(plan: &DevicePlan<'_>, table: &FeatureTable) -> bool {
-    state(plan.device, table, plan.feature).is_some_and(crate::ethtool::FeatureState::off)
+    plan.device
+        .state(table, plan.feature)
+        .is_some_and(crate::ethtool::FeatureState::off)
 }
 
 /// The probe of this boot. Logs a warning about a file that is not used.

@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use super::facts::Exposure;
 use super::health::{Limit, Summary};
-use super::plan::{
-    Action, Danger, DevicePlan, DeviceVerdict, PerTrigger, Plan, Reason, ReasonCode, cures, state,
-};
+use super::judge::{Danger, DeviceVerdict, PerTrigger, Reason, ReasonCode, cures};
+use super::plan::{Action, DevicePlan, Plan};
 use crate::error::ExitCode;
 use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
@@ -280,7 +279,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
             let state = if cure == plan.feature {
                 change.feature
             } else {
-                state(plan.device, whole.table, cure)
+                plan.device.state(whole.table, cure)
             };
             state.map(|state| state.active)
         };
@@ -362,7 +361,7 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
     };
     Change {
         outcome,
-        feature: state(plan.device, whole.table, plan.feature),
+        feature: plan.device.state(whole.table, plan.feature),
         also: plan.also,
         error,
     }

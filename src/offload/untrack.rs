@@ -4,7 +4,8 @@
 //! defines its content.
 
 use super::facts::{Facts, RuleHistory, Unusable};
-use super::plan::{Action, Reason, ReasonCode, Wait};
+use super::judge::{Reason, ReasonCode};
+use super::plan::{Action, Wait};
 use crate::nat::exposure::{Exposure, NoCure, Untracked};
 use crate::nat::nft::own::{OwnTable, TEXT};
 use crate::policy::{AssumeExposure, Cure, Policy, PolicyRule};

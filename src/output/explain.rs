@@ -15,7 +15,8 @@ use crate::link::{OuterChecksum, TunnelKind, UnderlayLink};
 use crate::nat::exposure::{ExposureCode, NoCure};
 use crate::offload::facts::Device;
 use crate::offload::health::Defence;
-use crate::offload::plan::{Action, ReasonCode, subject, susceptible};
+use crate::offload::judge::{ReasonCode, susceptible};
+use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, KernelReport, Report};
 use crate::policy::{Cure, Policy, When};
 use crate::text::{IfName, escape};
@@ -245,7 +246,7 @@ fn policy_text(
     policy: &Policy,
     device: &DeviceReport<'_>,
 ) -> io::Result<()> {
-    let decided = policy.deciding_rule(&subject(facts));
+    let decided = policy.deciding_rule(&facts.subject());
     let safe = |text: &str| escape(text.as_bytes());
     let files = if policy.files.is_empty() {
         "the built-in default".to_owned()

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 
 use crate::ethtool::Feature;
 use crate::nat::exposure::ExposureCode;
-use crate::offload::plan::{DevicePlan, Plan, ReasonCode, state};
+use crate::offload::judge::ReasonCode;
+use crate::offload::plan::{DevicePlan, Plan};
 use crate::offload::report::{DeviceReport, Outcome, Report, by_device};
 
 /// Metrics of a report, of its plan, of `(Udp, Udp6) InCsumErrors`, and of the time in seconds since 1970.
@@ -87,7 +88,7 @@ pub fn prometheus(
         "vxcsum_device_offload_enabled",
         "gauge",
         "Whether a feature is on. Absent where it cannot be read.",
-        of_features(&|row, feature| Some(state(row.device, plan.table, feature)?.active)),
+        of_features(&|row, feature| Some(row.device.state(plan.table, feature)?.active)),
     );
     series(
         "vxcsum_device_offload_must_be_off",
