@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use common::{Netns, VXCSUM, run};
 use source::read;
-use vxcsum::offload::plan::ReasonCode;
+use vxcsum::offload::judge::ReasonCode;
 use vxcsum::output::message_ids;
 
 /// Every visible command and its visible options, such as `apply` and `--dry-run`.
