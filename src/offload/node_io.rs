@@ -181,12 +181,14 @@ impl Node {
         rules.is_some_and(|rules| rules.changes_unannounced() || rules.marks_are_answered)
     }
 
-    /// Reads the policy and the probe again.
+    /// Reads the policy and the probe again. True if the policy is another one.
     ///
     /// # Errors
     /// The policy is not valid. The old policy stays.
-    pub fn reload(&mut self) -> Result<(), Error> {
-        self.policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
+    pub fn reload(&mut self) -> Result<bool, Error> {
+        let policy = load_policy(&self.options.root, self.options.policy.as_deref())?;
+        let changed = policy != self.policy;
+        self.policy = policy;
         self.probe = load_probe(&self.options.root);
         self.verdict = judge(
             &self.kernel,
@@ -194,7 +196,7 @@ impl Node {
             &measurements(self.probe.as_ref()),
         );
         self.forget_rules();
-        Ok(())
+        Ok(changed)
     }
 
     /// Takes charge of the devices: units and other watches leave them alone while it is held.

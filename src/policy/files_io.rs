@@ -25,12 +25,15 @@ use crate::policy::{self, Fragment, Kind, Policy, PolicyError, PolicyErrors, Pro
 use crate::text::escape;
 
 /// The policy directories, the most important first.
-const DIRECTORIES: [&str; 4] = [
+pub const DIRECTORIES: [&str; 4] = [
     "etc/vxcsum",
     "run/vxcsum",
     "usr/local/lib/vxcsum",
     "usr/lib/vxcsum",
 ];
+/// The main file of a policy directory, and its directory of drop-ins.
+pub const MAIN: &str = "policy.toml";
+pub const DROP_INS: &str = "policy.d";
 
 /// Bytes. A policy is a page of text; a longer file is a mistake.
 const MAX_BYTES: u64 = 1 << 20;
@@ -147,11 +150,11 @@ impl Loader<'_> {
                 continue;
             };
             // A name that cannot be looked up is opened, and that says what is wrong.
-            let named = present(fd.as_fd(), OsStr::new("policy.toml")).unwrap_or(true);
+            let named = present(fd.as_fd(), OsStr::new(MAIN)).unwrap_or(true);
             if main.is_none() && named {
-                main = Some((directory.join("policy.toml"), Kind::Main));
+                main = Some((directory.join(MAIN), Kind::Main));
             }
-            let directory = directory.join("policy.d");
+            let directory = directory.join(DROP_INS);
             for name in self.toml_files(root.as_fd(), &directory) {
                 let path = directory.join(&name);
                 drop_ins.entry(name).or_insert(path);

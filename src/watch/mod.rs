@@ -10,11 +10,12 @@
 
 mod manager;
 pub(crate) mod metrics;
+mod policy_events;
 mod signals;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -24,6 +25,7 @@ use sd_notify::NotifyState;
 
 use self::manager::{Watchdog, notify, set_status};
 use self::metrics::Metrics;
+use self::policy_events::PolicyEvents;
 use self::signals::{Signal, Signals};
 use crate::cli::Watch;
 use crate::error::{Error, ExitCode};
@@ -64,6 +66,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
     // Listen before the first look, so no event in between is lost.
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
+    let mut policy_events = PolicyEvents::open(&options);
     let mut node = Node::open(options)?;
     let charge = args.exclusive.then(|| node.take_charge()).transpose()?;
     let mut progress = Progress {
@@ -85,6 +88,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
             progress.time_left(),
             rules.time_left(),
             peers.time_left(),
+            policy_events.time_left(),
             metrics.as_ref().map(Metrics::time_left),
         ]
         .into_iter()
@@ -94,13 +98,14 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
             &events,
             rules.listening(&node),
             peers.events.as_ref(),
+            policy_events.inotify.as_ref(),
             &signals,
             timeout,
         ) {
             Ok(ready) => {
                 if ready.signal {
                     match signals.take() {
-                        Signal::Reload => reload(&mut node, &mut progress),
+                        Signal::Reload => reload(&mut node, &mut progress, true),
                         Signal::Stop => {
                             notify(&[NotifyState::Stopping]);
                             if args.revert_on_exit {
@@ -110,6 +115,12 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
                         }
                         Signal::None => {}
                     }
+                }
+                if ready.policy {
+                    policy_events.on_event();
+                }
+                if policy_events.take() {
+                    reload(&mut node, &mut progress, false);
                 }
                 if ready.event {
                     react(&mut node, &mut events, &mut progress);
@@ -220,21 +231,38 @@ fn look_at(node: &mut Node, ifindexes: BTreeSet<u32>, progress: &mut Progress) {
     }
 }
 
-fn reload(node: &mut Node, progress: &mut Progress) {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
-    notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
+/// Reads the policy again: by SIGHUP, or because its files changed. In the second case a policy that stays the same, or
+/// is still not valid, is not news.
+fn reload(node: &mut Node, progress: &mut Progress, asked: bool) {
+    if asked {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
+        notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
+    }
+    let refused = progress.refused.take();
     match node.reload() {
-        Ok(()) => {
+        Ok(changed) if asked || changed => {
             info!("policy reloaded");
             progress.look_at_all(node);
         }
-        Err(e) => journal_io::policy_rejected(
-            &e,
-            "the new policy is refused and the old one stays in force",
-        ),
+        Ok(_) => {}
+        Err(e) => {
+            let said = e.to_string();
+            if asked || refused.as_ref() != Some(&said) {
+                journal_io::policy_rejected(
+                    &e,
+                    "the new policy is refused and the old one stays in force",
+                );
+            }
+            progress.refused = Some(said);
+        }
     }
-    notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
+    let status = progress.status();
+    if asked {
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    } else {
+        set_status(&status);
+    }
 }
 
 /// When to read the NAT rules again. Used as long as a decision depends on them.
@@ -389,6 +417,8 @@ struct Progress {
     yields: bool,
     /// Another watch is in charge, and that was logged.
     yielded: bool,
+    /// Why the newest policy is not in force.
+    refused: Option<String>,
     /// How often the feature was turned off.
     changed: usize,
     /// How often the feature was turned on again.
@@ -521,6 +551,7 @@ struct Ready {
     event: bool,
     rules: bool,
     peers: bool,
+    policy: bool,
     signal: bool,
 }
 
@@ -528,6 +559,7 @@ fn wait(
     events: &LinkEvents,
     rules: Option<&NftEvents>,
     peers: Option<&PeerEvents>,
+    policy: Option<&OwnedFd>,
     signals: &Signals,
     timeout: Option<Duration>,
 ) -> Result<Ready, Errno> {
@@ -535,7 +567,11 @@ fn wait(
         PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(signals.receiver.as_fd(), PollFlags::IN),
     ];
-    let others = [rules.map(AsFd::as_fd), peers.map(AsFd::as_fd)];
+    let others = [
+        rules.map(AsFd::as_fd),
+        peers.map(AsFd::as_fd),
+        policy.map(AsFd::as_fd),
+    ];
     for fd in others.into_iter().flatten() {
         fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
     }
@@ -550,6 +586,7 @@ fn wait(
                 signal: next(true),
                 rules: next(rules.is_some()),
                 peers: next(peers.is_some()),
+                policy: next(policy.is_some()),
             })
         }
         Err(e) => Err(e),
