@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{BACKENDS, Netns, Request, device, names};
+use common::{BACKENDS, Netns, Request, VXCSUM, device, names};
 use serde_json::{Value, json};
 
 /// Applies to `a0`, `b0` and `c0`, and calls `interfere` when vxcsum has read and decided everything and set nothing.
@@ -182,6 +182,50 @@ fn a_device_deleted_after_the_set_is_gone() {
         let report = run.expect(0).json();
         assert_eq!(sets, 3, "{backend}");
         only_b0_is_gone(&netns, &report, backend, "");
+    }
+}
+
+/// It is gone under its old name, and the record still knows it.
+#[test]
+fn a_device_renamed_after_the_set_is_given_back() {
+    for backend in BACKENDS {
+        let netns = Netns::with_three();
+        let words = |verb, device| {
+            let root = netns.remembering_root();
+            [
+                VXCSUM,
+                verb,
+                "--backend",
+                backend,
+                "--device",
+                device,
+                "--root",
+                root,
+            ]
+        };
+        for (verb, old, new) in [("apply", "b0", "b1"), ("revert", "b1", "b2")] {
+            let mut renamed = false;
+            netns.step(&words(verb, old), |requests| {
+                if !renamed && requests.iter().any(|request| request.is_set()) {
+                    netns.ip(&format!("link set {old} name {new}"));
+                    renamed = true;
+                }
+            });
+            assert!(renamed, "{verb}, {backend}");
+            assert_eq!(netns.is_on(new), verb == "revert", "{verb}, {backend}");
+        }
+        // Again off, with nothing of the first half left.
+        netns.step(&words("apply", "b2"), |_| ());
+        let mut renamed = false;
+        netns.step(&words("revert", "b2"), |requests| {
+            if !renamed && requests.contains(&Request::Capabilities) {
+                netns.ip("link set b2 name b3");
+                renamed = true;
+            }
+        });
+        assert!(renamed && !netns.is_on("b3"), "{backend}");
+        netns.step(&words("revert", "b3"), |_| ());
+        assert!(netns.is_on("b3"), "{backend}");
     }
 }
 

@@ -646,7 +646,8 @@ impl Node {
                 (Action::TurnOff, Outcome::Refused) => locked.state.confirm(&identity, feature),
                 // A feature that could not be turned on still belongs to vxcsum, unless another program turned it off
                 // again at once: `revert` must end, and everything else would repeat forever.
-                (Action::TurnOn, Outcome::Failed) => continue,
+                // A device that is gone may only have another name: the next look finds it, or forgets it.
+                (Action::TurnOn, Outcome::Failed) | (_, Outcome::Gone) => continue,
                 (Action::TurnOn, Outcome::Refused)
                     if device.reason.code == ReasonCode::TurnedOffByVxcsum =>
                 {
