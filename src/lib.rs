@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! text, codes, glob, term, fault
-//! netlink, run_dir_io
+//! netlink, run_dir_io, sealed
 //! ethtool
 //! link
 //! kernel
@@ -50,6 +50,7 @@ pub mod output;
 pub mod policy;
 pub mod probe;
 pub(crate) mod run_dir_io;
+pub(crate) mod sealed;
 mod term;
 pub mod text;
 pub(crate) mod watch;

@@ -24,6 +24,7 @@ use crate::kernel::read_io::boot_id;
 use crate::nat::exposure::{CitedRule, Doubt, Exposed, Exposure, OuterFlow};
 use crate::nat::partial_io::{RulesInUse, RulesVersion};
 use crate::run_dir_io::{read_text, replace, run_dir};
+use crate::sealed::{seal, unseal};
 
 const NAME: &str = "exposure.json";
 /// Bytes. A thousand devices in a cluster of a thousand nodes need more, and are analysed again each time.
@@ -59,6 +60,7 @@ enum StoredAnswer {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AnswerFile {
     key: AnswerKey,
     /// By the facts about the device.
@@ -97,7 +99,7 @@ impl KeptAnswers {
         let path = self.dir.join(NAME);
         let owner = fs::symlink_metadata(&path).ok()?.uid();
         let text = read_text(&path).ok().filter(|_| owner == 0)?;
-        serde_json::from_str(&text).ok()
+        serde_json::from_str(&unseal(&text).ok()?).ok()
     }
 
     /// Adds answers to the file if they can stay valid. If the file cannot be written, the next process reads the rules
@@ -123,9 +125,9 @@ impl KeptAnswers {
             answers: BTreeMap::new(),
         });
         stored.answers.extend(answers);
-        let bytes = serde_json::to_vec(&stored).unwrap_or_default();
-        if (1..LIMIT).contains(&bytes.len()) {
-            let _ = replace(&self.dir, NAME, &bytes);
+        let json = serde_json::to_string(&stored).unwrap_or_default();
+        if (1..LIMIT).contains(&json.len()) {
+            let _ = replace(&self.dir, NAME, seal(&json).as_bytes());
         }
     }
 }

@@ -13,6 +13,7 @@ use self::rules::RuleEntry;
 use super::facts::History;
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::TunnelLink;
+use crate::sealed::{seal, unseal};
 
 /// The problem of a valid record of an earlier boot.
 pub const OTHER_BOOT: &str = "is of another boot";
@@ -194,7 +195,9 @@ impl State {
     /// # Errors
     /// A part of a sentence that says what is wrong: damaged, or of another boot or version.
     pub fn parse(text: &str, boot_id: &str) -> Result<Self, String> {
-        let mut state: Self = serde_json::from_str(text).map_err(|e| format!("is damaged: {e}"))?;
+        let text = unseal(text)?;
+        let mut state: Self =
+            serde_json::from_str(&text).map_err(|e| format!("is damaged: {e}"))?;
         if state.version != VERSION {
             return Err(format!("has version {}, not {VERSION}", state.version));
         }
@@ -204,6 +207,14 @@ impl State {
         state.devices.sort_by_key(Entry::key);
         state.devices.dedup_by_key(|entry| entry.key());
         Ok(state)
+    }
+
+    /// Writes the content of the file.
+    ///
+    /// # Errors
+    /// The types allow none.
+    pub fn to_text(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self).map(|json| seal(&json))
     }
 
     /// The history of a device.
@@ -498,6 +509,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sealed::tests::damaged;
 
     pub const NETNS: Netns = Netns {
         inode: 4_026_531_840,
@@ -548,7 +560,7 @@ pub(super) mod tests {
         off(&mut state, 4, 10);
         off(&mut state, 4, 11);
         state.set_not_exposed(&device(NETNS, 4), CHECKSUM, Some(at(12)));
-        let text = serde_json::to_string(&state).unwrap();
+        let text = state.to_text().unwrap();
         assert_eq!(State::parse(&text, "b"), Ok(state));
     }
 
@@ -599,7 +611,7 @@ pub(super) mod tests {
         let history = state.history(&device, at(5));
         assert_eq!(history[CHECKSUM].not_exposed_for, Some(1));
         assert_eq!(history[Feature::Fraglist].not_exposed_for, None);
-        let text = serde_json::to_string(&state).unwrap();
+        let text = state.to_text().unwrap();
         assert_eq!(State::parse(&text, "b").as_ref(), Ok(&state));
         state.remove(&device, CHECKSUM);
         assert_eq!(owned(&state), [false, true]);
@@ -631,6 +643,23 @@ pub(super) mod tests {
             let error = State::parse(&text, "b").unwrap_err();
             assert!(error.starts_with(expected), "{name}: {error}");
         }
+    }
+
+    /// Nothing that happens to the file makes another record of it, or one of another boot, which would be forgotten.
+    #[test]
+    fn a_damaged_record_is_never_believed() {
+        let mut state = State::new("0f");
+        off(&mut state, 4, 10);
+        off(&mut state, 4, 11);
+        assert!(state.set_waiting(NETNS, &[(device(NETNS, 5), true)], false, at(12)));
+        let text = state.to_text().unwrap();
+        let mut tried = 0;
+        for (how, text) in damaged(&text) {
+            let error = State::parse(&text, "0f").expect_err(&how);
+            assert!(error.starts_with("is damaged: "), "{how}: {error}");
+            tried += 1;
+        }
+        assert!(tried > 17 * text.len());
     }
 
     #[test]

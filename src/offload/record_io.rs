@@ -163,9 +163,10 @@ impl StateFile {
         if self.unread.get() {
             return;
         }
-        let written = serde_json::to_vec(state)
+        let written = state
+            .to_text()
             .map_err(io::Error::from)
-            .and_then(|bytes| replace(&self.dir, NAME, &bytes));
+            .and_then(|text| replace(&self.dir, NAME, text.as_bytes()));
         if let Err(e) = written {
             warn!(
                 "write {}: {}; revert will not know what was turned off",

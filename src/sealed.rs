@@ -1,0 +1,101 @@
+//! A sum in the files of `/run/vxcsum` that nothing else protects: with one changed digit a record is still valid JSON,
+//! and would be believed.
+//!
+//! Owns the first key of such a file, `sum`. Pure.
+
+use std::borrow::Cow;
+
+const START: &str = "{\"sum\":\"";
+const END: &str = "\",";
+const DIGITS: usize = 16;
+
+/// Adds the sum to a JSON object that has at least one key.
+pub fn seal(json: &str) -> String {
+    let rest = json.strip_prefix('{').unwrap_or(json);
+    format!("{START}{:016x}{END}{rest}", sum(rest))
+}
+
+/// The object without its sum. Text without a sum is returned as it is: the types of these files know no key `sum`, so a
+/// damaged one is an error of theirs.
+///
+/// # Errors
+/// A part of a sentence: the sum is wrong.
+pub fn unseal(text: &str) -> Result<Cow<'_, str>, String> {
+    let sealed = text
+        .strip_prefix(START)
+        .and_then(|rest| rest.split_at_checked(DIGITS))
+        .and_then(|(digits, rest)| Some((digits, rest.strip_prefix(END)?)));
+    match sealed {
+        None => Ok(Cow::Borrowed(text)),
+        Some((digits, rest)) if digits == format!("{:016x}", sum(rest)) => {
+            Ok(Cow::Owned(format!("{{{rest}")))
+        }
+        Some(_) => Err("is damaged: its sum is wrong".to_owned()),
+    }
+}
+
+/// Each step is a bijection of the sum before, so a single changed word always changes the result. The records of ten
+/// thousand devices are megabytes, hence words and not bytes.
+fn sum(text: &str) -> u64 {
+    let mut words = text.as_bytes().chunks_exact(8);
+    let step =
+        |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte))
+    };
+    let sum = words.by_ref().map(word).fold(text.len() as u64, step);
+    step(sum, word(words.remainder()))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Every way in which a file is damaged here: cut at every length, zeroes from there on, and one byte changed, at
+    /// every place.
+    pub fn damaged(text: &str) -> impl Iterator<Item = (String, String)> {
+        let bytes = text.as_bytes();
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (0..bytes.len()).flat_map(move |at| {
+            let cut = [
+                (format!("cut at {at}"), lossy(&bytes[..at])),
+                (
+                    format!("zeroes from {at}"),
+                    lossy(&[&bytes[..at], &vec![0; bytes.len() - at][..]].concat()),
+                ),
+            ];
+            let flips = (0..8).map(move |bit| bytes[at] ^ 1 << bit);
+            let others = *b"01 \"}{,x\xff";
+            let changed = flips.chain(others).filter(move |new| *new != bytes[at]);
+            let changed = changed.map(move |new| {
+                let mut all = bytes.to_vec();
+                all[at] = new;
+                (format!("byte {at} is {new:#04x}"), lossy(&all))
+            });
+            cut.into_iter().chain(changed)
+        })
+    }
+
+    #[test]
+    fn a_sealed_object_comes_back_and_a_damaged_one_does_not() {
+        for json in ["{\"a\":1}", "{\"a\":12345678}", "{\"b\":\"\u{e9}\"}"] {
+            let sealed = seal(json);
+            assert_eq!(unseal(&sealed).as_deref(), Ok(json));
+            assert!(serde_json::from_str::<serde_json::Value>(&sealed).is_ok());
+            assert_eq!(unseal(json).as_deref(), Ok(json), "without a sum");
+            for (how, text) in damaged(&sealed) {
+                let end = START.len() + DIGITS + END.len();
+                match unseal(&text) {
+                    Err(_) => {}
+                    // A damaged sum: not JSON, or an unknown key.
+                    Ok(read) => assert!(
+                        read == text && !text.as_bytes().starts_with(&sealed.as_bytes()[..end]),
+                        "{how}: {text}"
+                    ),
+                }
+            }
+        }
+    }
+}
