@@ -209,6 +209,22 @@ impl State {
         Ok(state)
     }
 
+    /// Takes back times that are still to come, so that no backoff lasts for ever: a process in a time namespace, or
+    /// before a guest was restored, can have had another clock.
+    pub fn forget_future(&mut self, now: Now) {
+        let rules = self.rules.iter_mut().map(|rule| &mut rule.entry);
+        for entry in self.devices.iter_mut().chain(rules) {
+            entry.flips.retain(|at| *at <= now.boot);
+            entry.backoff_until = entry
+                .backoff_until
+                .filter(|until| until.saturating_sub(BACKOFF_SECS) <= now.boot);
+            entry.not_exposed_since = entry.not_exposed_since.map(|since| since.min(now.boot));
+        }
+        for waiting in &mut self.waiting {
+            waiting.since = waiting.since.min(now.boot);
+        }
+    }
+
     /// Writes the content of the file.
     ///
     /// # Errors
@@ -777,6 +793,43 @@ pub(super) mod tests {
             "it is no news"
         );
         assert_eq!(contested(&state, NETNS, 4, 500), None, "the other stopped");
+    }
+
+    /// By the clock of the record it is 90 000 seconds after the boot, and then 100.
+    #[test]
+    fn a_clock_that_went_back_holds_nothing_up() {
+        let (late, early) = (90_000, 100);
+        let mut state = State::new("b");
+        for time in [late, late + 1, late + 2] {
+            off(&mut state, 4, time);
+        }
+        let device = device(NETNS, 4);
+        assert!(state.start_backoff(&device, CHECKSUM, at(late + 3)));
+        state.set_not_exposed(&device, CHECKSUM, Some(at(late + 4)));
+        assert!(state.set_waiting(NETNS, &[(device.clone(), true)], true, at(late)));
+        let unchanged = state.clone();
+        state.forget_future(at(late + 5));
+        assert_eq!(state, unchanged);
+        assert_eq!(contested(&state, NETNS, 4, early), Some(3));
+
+        state.forget_future(at(early));
+        let history = &state.history(&device, at(early + 60))[CHECKSUM];
+        assert!(history.owned, "revert gives it back");
+        assert_eq!(history.contested, None);
+        assert_eq!(history.not_exposed_for, Some(60));
+        assert!(state.follow_up(at(early)) && !state.follow_up(at(early + 600)));
+        assert!(
+            state.start_backoff(&device, CHECKSUM, at(early)),
+            "as before"
+        );
+        // No time is too large.
+        let text = state.to_text().unwrap();
+        let text = crate::sealed::unseal(&text).unwrap();
+        let far = format!(":{}", u64::MAX);
+        let text = text.replace(&format!(":{}", early + BACKOFF_SECS), &far);
+        let mut state = State::parse(&text.replace(":100", &far), "b").unwrap();
+        state.forget_future(at(early));
+        assert_eq!(contested(&state, NETNS, 4, early), None);
     }
 
     #[test]

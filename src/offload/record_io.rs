@@ -121,10 +121,12 @@ impl StateFile {
             }
         };
         self.unread.set(false);
-        State::parse(&text, &self.boot_id).unwrap_or_else(|problem| {
+        let mut state = State::parse(&text, &self.boot_id).unwrap_or_else(|problem| {
             let lock = lock.filter(|_| problem != OTHER_BOOT);
             self.set_aside(lock, &problem)
-        })
+        });
+        state.forget_future(now());
+        state
     }
 
     fn set_aside(&self, lock: Option<&Lock>, problem: &str) -> State {
