@@ -4,6 +4,8 @@
 //! `make test` takes 10 of each verb. `VXCSUM_FAULTS=100000 cargo test --test faults -- --nocapture` takes all of them, and counts them.
 
 mod common;
+#[path = "faults/watch.rs"]
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -92,6 +94,13 @@ const ERRORS: &[(&[&str], &[&str])] = &[
     ),
     (&["poll", "ppoll"], &["EINTR", "ENOMEM"]),
     (&["capget"], &["EPERM"]),
+    (&["inotify_init1"], &["EMFILE", "ENFILE", "ENOMEM"]),
+    (
+        &["inotify_add_watch"],
+        &["EACCES", "ENOENT", "ENOSPC", "ENOMEM"],
+    ),
+    // Of a descriptor that is copied, and of the pair for signals.
+    (&["fcntl", "socketpair"], &["EMFILE", "ENFILE"]),
     (&["unshare", "setns"], &["EPERM", "ENOMEM", "ENOSPC"]),
 ];
 

@@ -103,18 +103,16 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
             timeout,
         ) {
             Ok(ready) => {
-                if ready.signal {
-                    match signals.take() {
-                        Signal::Reload => reload(&mut node, &mut progress, true),
-                        Signal::Stop => {
-                            notify(&[NotifyState::Stopping]);
-                            if args.revert_on_exit {
-                                give_back(&mut node, json)?;
-                            }
-                            return Ok(ExitCode::Ok);
+                match signals.take(ready.signal) {
+                    Signal::Reload => reload(&mut node, &mut progress, true),
+                    Signal::Stop => {
+                        notify(&[NotifyState::Stopping]);
+                        if args.revert_on_exit {
+                            give_back(&mut node, json)?;
                         }
-                        Signal::None => {}
+                        return Ok(ExitCode::Ok);
                     }
+                    Signal::None => {}
                 }
                 if ready.policy {
                     policy_events.on_event();

@@ -48,10 +48,12 @@ impl Signals {
         Ok(signals)
     }
 
-    pub(super) fn take(&self) -> Signal {
+    /// The socket has bytes if it is `readable`. Without memory the kernel takes none: then the signal has only ended
+    /// the wait.
+    pub(super) fn take(&self, readable: bool) -> Signal {
         use std::sync::atomic::Ordering::SeqCst;
         let mut bytes = [0; 64];
-        while (&self.receiver).read(&mut bytes).is_ok_and(|n| n > 0) {}
+        while readable && (&self.receiver).read(&mut bytes).is_ok_and(|n| n > 0) {}
         if self.stop.load(SeqCst) {
             Signal::Stop
         } else if self.reload.swap(false, SeqCst) {
