@@ -38,6 +38,17 @@ impl IfName {
         Some(name)
     }
 
+    /// The name as a word of a command that a user may paste: `DEVICE` instead of a name that a shell or an option
+    /// parser could take for something else.
+    pub fn in_command(&self) -> String {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:@".contains(b);
+        if self.as_bytes().iter().all(plain) && !self.as_bytes().starts_with(b"-") {
+            self.to_string()
+        } else {
+            "DEVICE".to_owned()
+        }
+    }
+
     /// The unescaped bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -119,6 +130,22 @@ pub fn escape(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_in_a_command_does_no_harm() {
+        for (bytes, word) in [
+            (&b"flannel.1"[..], "flannel.1"),
+            (b"cni@if4:x_-y", "cni@if4:x_-y"),
+            (b"-all", "DEVICE"),
+            (b"a;reboot", "DEVICE"),
+            (b"a$(b)", "DEVICE"),
+            (b"a'b", "DEVICE"),
+            (b"a\\b", "DEVICE"),
+            (b"\xff", "DEVICE"),
+        ] {
+            assert_eq!(IfName::new(bytes).unwrap().in_command(), word);
+        }
+    }
 
     #[test]
     fn names_as_the_kernel_allows_them() {

@@ -352,7 +352,8 @@ fn a_dumb_terminal_gets_no_colours_and_a_pipe_whole_lines() {
     let text = on_a_terminal(&netns, 80, "dumb", "status");
     assert!(text.starts_with("AT RISK  a0, b0, c0: "), "{text}");
     let piped = netns.vxcsum("apply --dry-run").expect(0);
-    let whole = |line: &str| line.contains("why: ") && line.contains("namespace cannot be seen");
+    let whole =
+        |line: &str| line.contains("why: ") && line.contains("outside this network namespace");
     assert!(piped.text().lines().any(whole), "{}", piped.text());
 }
 

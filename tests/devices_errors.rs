@@ -74,6 +74,33 @@ fn an_error_names_the_kind_of_a_wrong_device() {
 }
 
 #[test]
+fn a_named_device_that_may_be_absent() {
+    let netns = Netns::with_three();
+    for (words, answer) in [
+        (
+            "apply --if-exists vx9",
+            "OK  there is no VXLAN or Geneve device vx9 here, so there is nothing to do",
+        ),
+        (
+            "apply --if-exists vx9 eth0",
+            "OK  there are no VXLAN or Geneve devices vx9, eth0 here, so there is nothing to do",
+        ),
+        (
+            "apply --dry-run --if-exists a0 vx9",
+            "\nthere is no VXLAN or Geneve device vx9 here, so there is nothing to do",
+        ),
+    ] {
+        let run = netns.vxcsum(words).expect(0);
+        assert!(run.text().contains(answer), "{words}: {}", run.text());
+    }
+    let report = netns
+        .vxcsum("apply --json --if-exists vx9")
+        .expect(0)
+        .json();
+    assert_eq!(report["absent"], serde_json::json!(["vx9"]));
+}
+
+#[test]
 fn no_device_is_no_error() {
     let netns = Netns::with_underlay();
     for backend in BACKENDS {
@@ -83,7 +110,7 @@ fn no_device_is_no_error() {
                 .expect(0);
             assert!(
                 run.text()
-                    .starts_with("OK  no VXLAN devices in this network namespace"),
+                    .starts_with("OK  no VXLAN or Geneve devices in this network namespace"),
                 "{}",
                 run.text()
             );

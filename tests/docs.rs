@@ -401,8 +401,8 @@ fn the_report_in_readme_is_a_real_one() {
     );
     for line in shown.filter(|line| !line.is_empty() && *line != "...") {
         let same = |other: &str| columns(other) == columns(line);
-        let total =
-            line.contains("to change") && real.contains("; this is a dry run: nothing was changed");
+        let total = line.contains("to change")
+            && real.contains(". This was a dry run: nothing was changed");
         assert!(total || real.lines().any(same), "{line} is not in\n{real}");
     }
 }

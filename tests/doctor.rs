@@ -74,7 +74,7 @@ fn the_rules_of_the_article() {
             "pod --> NAT --> flannel.1 --> NAT --> eth0 --> other node",
             "^ breaks the outer checksum here",
             KEPT,
-            "kube-proxy is not patched",
+            "kube-proxy: not patched",
             "vxcsum apply --dry-run",
             "update kube-proxy to 1.16.13",
         ] {
@@ -122,7 +122,7 @@ fn without_rules_and_without_devices() {
     assert_eq!(report["kube_proxy"], "absent");
     let run = netns.vxcsum("doctor").expect(0);
     assert!(
-        run.text().starts_with("OK  no VXLAN devices"),
+        run.text().starts_with("OK  no VXLAN or Geneve devices"),
         "{}",
         run.text()
     );
@@ -413,7 +413,7 @@ fn the_cure_in_the_syntax_of_nft() {
         if owned {
             let text = report["steps"].to_string();
             assert!(
-                cures.is_empty() && text.contains("kube-proxy keeps this rule"),
+                cures.is_empty() && text.contains("kube-proxy owns it"),
                 "{text}"
             );
             // No program owns that table.
@@ -443,7 +443,7 @@ fn a_contested_device_that_is_named_is_changed() {
     }
     let refused = again(&netns, "apply").expect(1);
     assert!(
-        refused.text().starts_with("FAILED  flannel.1: another program keeps turning the offload back on. See: vxcsum doctor"),
+        refused.text().starts_with("FAILED  flannel.1: another program keeps turning the offload on, so vxcsum pauses (60 min left). See: vxcsum doctor"),
         "{}",
         refused.text()
     );

@@ -800,7 +800,7 @@ fn a_node_in_a_container_is_unknown() {
     let rules = lab.within("a", read_io::read);
     let why = analyze(&rules, &device(&lab, "veth")).to_string();
     assert!(
-        why.contains("NAT beyond the namespace cannot be seen"),
+        why.contains("vxcsum cannot see NAT outside this network namespace"),
         "{why}"
     );
     assert_eq!(lab.packets(), "corrupt");

@@ -181,10 +181,19 @@ fn a_conflict_is_logged_once_with_all_fields() {
             0..3 => {
                 run.expect(0);
                 assert_eq!(entries.len(), 1, "{entries:#?}");
+                let message = &entries[0]["MESSAGE"];
+                let again = [
+                    "off: exposure-unknown",
+                    "program turned it on since",
+                    "2 times within",
+                ][round];
+                assert!(message.contains(again), "{message}");
             }
             3 => {
                 run.expect(1);
                 assert_eq!(entries.len(), 1, "{entries:#?}");
+                let message = &entries[0]["MESSAGE"];
+                assert!(message.contains(" UTC, in 60 minutes"), "{message}");
                 check(
                     &entries[0],
                     &[

@@ -11,7 +11,7 @@ use vxcsum::link::{OuterChecksum, TunnelKind, TunnelLink, Underlay, UnderlayLink
 use vxcsum::nat::exposure::{CitedRule, Exposed, NatChange, NoCure, Untracked};
 use vxcsum::nat::machine::RuleRef;
 use vxcsum::nat::nft::own::OwnTable;
-use vxcsum::offload::facts::{Device, Exposure, Facts, History, RuleHistory, Unusable};
+use vxcsum::offload::facts::{Conflict, Device, Exposure, Facts, History, RuleHistory, Unusable};
 use vxcsum::offload::judge::depends_on;
 use vxcsum::offload::plan::{Action, Plan, decide, decide_revert};
 use vxcsum::offload::report::{Change, KernelReport, Outcome, Report};
@@ -689,6 +689,12 @@ fn reverting() {
     }
 }
 
+const CONFLICT: Conflict = Conflict {
+    times: 3,
+    left: 3540,
+    end: 18 * 3600 + 180,
+};
+
 /// vxcsum leaves a conflict alone. It is a failure only while the feature is on and should be off.
 #[test]
 fn another_program_keeps_turning_it_on() {
@@ -721,7 +727,8 @@ fn another_program_keeps_turning_it_on() {
         let mut device = device(OuterChecksum::Present, Ok(features));
         device.history[Feature::Checksum] = History {
             owned: true,
-            contested: Some(3),
+            undone: 3,
+            contested: Some(CONFLICT),
             not_exposed_for: None,
         };
         let facts = facts(device);
@@ -735,11 +742,19 @@ fn another_program_keeps_turning_it_on() {
             (action, code),
             "{name}"
         );
+        let report = Report::planned(&plan, kernel_report(), None);
+        assert_eq!(report.exit_code(false), exit, "{name}");
+        let [device] = &report.devices[..] else {
+            panic!("{name}: one device");
+        };
+        let says_when = device.reason.text.contains("at 18:03 UTC, in 59 minutes");
+        let pause = device.pause_seconds;
         assert_eq!(
-            Report::planned(&plan, kernel_report(), None).exit_code(false),
-            exit,
+            (says_when, pause.is_some()),
+            (code == "contested", says_when),
             "{name}"
         );
+        assert!(pause.is_none_or(|seconds| seconds == 3540), "{name}");
     }
 }
 
@@ -989,7 +1004,7 @@ fn a_rule_is_used_only_where_it_suffices() {
         ..none()
     };
     let contested = |in_backoff| RuleHistory {
-        unusable: Some(Unusable::Contested(3)),
+        unusable: Some(Unusable::Contested(CONFLICT)),
         in_backoff,
         ..kept(packets)
     };
@@ -1453,6 +1468,7 @@ fn features_that_need_not_be_off_are_given_back() {
     let [exposed, not_exposed, unknown] = exposures();
     let owned = |not_exposed_for| History {
         owned: true,
+        undone: 0,
         contested: None,
         not_exposed_for,
     };
@@ -1764,6 +1780,7 @@ fn each_bug_is_cured_by_the_feature_that_costs_least() {
         for feature in owned {
             device.history[*feature] = History {
                 owned: true,
+                undone: 0,
                 contested: None,
                 not_exposed_for,
             };

@@ -16,6 +16,7 @@ use crate::offload::plan::{self, Action, Plan};
 use crate::offload::report::{Changes, DeviceReport, Outcome, Report};
 use crate::offload::untrack::RuleStep;
 use crate::output::{self, journal_io};
+use crate::text::IfName;
 
 /// Upper bound on rescans by `apply --if-exists`.
 const MAX_ROUNDS: usize = 10;
@@ -46,7 +47,7 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
         if !args.dry_run && pending(&plan) {
             permitted?;
         }
-        return show_planned(common, &node, &plan, args.dry_run, args.exit_code);
+        return show_planned(common, &node, which, &plan, (args.dry_run, args.exit_code));
     }
     // A user who names a device ends its backoff. Units and the udev rule do not.
     let by_hand = !common.log && !args.if_exists && !args.devices.is_empty();
@@ -59,7 +60,7 @@ pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     if args.dry_run {
         let facts = node.look(which)?;
         let plan = plan::decide_revert(&facts, &node.verdict);
-        return show_planned(common, &node, &plan, true, args.exit_code);
+        return show_planned(common, &node, which, &plan, (true, args.exit_code));
     }
     require_net_admin()?;
     let code = change(common, &mut node, which, false, |node, facts| {
@@ -75,16 +76,16 @@ pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
     Ok(ExitCode::Failed)
 }
 
-fn show_planned(
+fn show_planned<'a>(
     common: &Common,
     node: &Node,
-    plan: &Plan<'_>,
-    dry_run: bool,
-    exit_code: bool,
+    which: Selection<'a>,
+    plan: &'a Plan<'a>,
+    (dry_run, exit_code): (bool, bool),
 ) -> Result<ExitCode, Error> {
     let mut report = Report::planned(plan, node.kernel_report(), Some(node.backend()));
     report.dry_run = dry_run;
-    show(common, node, &mut report)?;
+    show(common, node, which, &mut report)?;
     Ok(report.exit_code(exit_code))
 }
 
@@ -145,12 +146,21 @@ fn change(
         }
         let plan = planner(node, &facts);
         let mut report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
-        show(common, node, &mut report)?;
+        show(common, node, which, &mut report)?;
         return Ok(report.exit_code(false));
     }
 }
 
-fn show(common: &Common, node: &Node, report: &mut Report<'_>) -> Result<(), Error> {
+fn show<'a>(
+    common: &Common,
+    node: &Node,
+    which: Selection<'a>,
+    report: &mut Report<'a>,
+) -> Result<(), Error> {
+    if let Selection::NamedIfPresent(names) = which {
+        let here = |name: &IfName| report.devices.iter().any(|device| device.name == name);
+        report.absent = names.iter().filter(|name| !here(name)).collect();
+    }
     if common.log && !common.json {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use crate::kernel::{BugId, KernelVerdict, Status, Trigger};
 use crate::nat::exposure::{CitedRule, Doubt, Exposure, ExposureCode, Untracked};
 use crate::nat::kube_proxy::{self, KubeProxy, kube_proxy};
 use crate::nat::rules::NatRules;
-use crate::offload::health::{NodeState, named};
+use crate::offload::health::{NodeState, named, pause};
 use crate::offload::judge::ReasonCode;
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, Report, by_device};
@@ -89,12 +89,6 @@ impl NextStep {
     }
 }
 
-/// True if no shell changes the command. A command with a name in it is printed only then.
-fn plain(command: &str) -> bool {
-    let mut chars = command.chars();
-    chars.all(|c| c.is_ascii_alphanumeric() || " -_.:@".contains(c))
-}
-
 /// For each rule that rewrites packets, says who owns it and how to keep the packets out of it. Never removes a rule,
 /// because other packets need it.
 fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextStep>) {
@@ -123,16 +117,16 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
             continue;
         }
         let whose = exemption::owner(rules, found).map_or_else(String::new, |owner| {
-            format!("; {owner} keeps this rule: do not edit it")
+            format!(". Do not edit the rule, because {owner} owns it")
         });
         let how = if commands.is_empty() {
-            "its owner has to exclude the outer packets from NAT"
+            "only the owner of this rule can exclude the outer packets from it"
         } else {
-            "exclude the outer packets from NAT (until a reboot, or until these rules are loaded again)"
+            "exclude the outer packets from NAT. The command holds until a reboot, or until the rules are loaded again"
         };
         steps.push(NextStep {
             rule: Some(found.rule.text.clone()),
-            text: format!("{how}{whose}. They meet this rule in {}", found.rule.table),
+            text: format!("{how}{whose}. The rule in {}:", found.rule.table),
             commands,
         });
     }
@@ -262,14 +256,14 @@ impl<'a> Diagnosis<'a> {
         let no_leftovers = leftovers.is_empty();
         for (rule, command) in leftovers {
             steps.push(NextStep {
-                text: "an older kube-proxy left this rule behind. It keeps the mark, and nothing needs it: delete it".to_owned(),
+                text: "delete this rule, which an older kube-proxy left behind. It keeps the mark, and nothing needs it:".to_owned(),
  rule: Some(rule),
  commands: command.into_iter().collect(),
             });
         }
         if self.kube_proxy == KubeProxy::KeepsMark && no_leftovers {
             steps.push(NextStep::new(
-                "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer: those take the mark away before they masquerade; the version is in the image of its pod or in the service of the node",
+                "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer. These versions clear the mark before they masquerade. Its version is in the name of its image, or `kube-proxy --version` on the node prints it",
             ));
         }
         if let Some(rules) = rules {
@@ -279,9 +273,9 @@ impl<'a> Diagnosis<'a> {
         let (tracked, names) = self.cured_by_notrack();
         if !tracked.is_empty() {
             let text = format!(
-                "or keep connection tracking, and so NAT, off the outer packets of {}: the offload stays on. Tunnel packets gain \
-                 nothing from being tracked. With cure = \"notrack\" in the policy vxcsum keeps such rules itself. These commands \
-                 hold until the next boot or `flush ruleset`",
+                "or keep connection tracking, and so NAT, off the outer packets of {}. Then the offload stays on. These commands \
+                 hold until the next boot or `nft flush ruleset`. vxcsum makes such rules itself with cure = \"notrack\" in the \
+                 policy",
                 names.join(", ")
             );
             steps.push(NextStep {
@@ -305,7 +299,8 @@ impl<'a> Diagnosis<'a> {
         if !self.measured && self.report.devices.iter().any(unknown) {
             steps.push(NextStep {
                 rule: None,
-                text: "measure this kernel, because the table does not have it".to_owned(),
+                text: "measure this kernel, because the table of vxcsum does not have it"
+                    .to_owned(),
                 commands: vec!["vxcsum probe".to_owned()],
             });
         }
@@ -313,7 +308,7 @@ impl<'a> Diagnosis<'a> {
             steps.push(NextStep {
                 rule: None,
                 text:
-                    "report the disagreement of table and measurement, with what is printed below"
+                    "report that table and measurement disagree. Include the lines below and the output of this command"
                         .to_owned(),
                 commands: vec!["vxcsum probe --json".to_owned()],
             });
@@ -345,11 +340,12 @@ impl<'a> Diagnosis<'a> {
             let (text, command) = match device.reason.code {
                 ReasonCode::Contested => (
                     format!(
-                        "{name}: find the program that turns the offload back on, and stop it: the first command shows when it does; \"who else sets it\" below names candidates. Then end the pause with the second"
+                        "{name}: another program turns the offload on again and again{}. Find and stop it: the first command shows when it acts, and \"other programs\" below names candidates. The second command ends the pause",
+                        pause(device)
                     ),
                     vec![
-                        format!("ethtool --monitor {name}"),
-                        format!("vxcsum apply {name}"),
+                        format!("ethtool --monitor {}", name.in_command()),
+                        format!("vxcsum apply {}", name.in_command()),
                     ],
                 ),
                 ReasonCode::RuleNever | ReasonCode::BugNever
@@ -357,24 +353,24 @@ impl<'a> Diagnosis<'a> {
                 {
                     (
                         format!(
-                            "{name}: the policy says never ({}): take that out, check it, then apply",
+                            "{name}: the policy says never, in {}. Remove that, then run:",
                             crate::text::escape(rule.as_bytes())
                         ),
                         vec![
                             "vxcsum policy check".to_owned(),
-                            format!("vxcsum apply {name}"),
+                            format!("vxcsum apply {}", name.in_command()),
                         ],
                     )
                 }
                 ReasonCode::FeatureFixed | ReasonCode::NoSuchFeature => (
                     format!(
-                        "{name}: the kernel lets nobody turn the offload off on it, so keep NAT away from its packets: see the next steps"
+                        "{name}: the kernel lets nobody turn its offload off. Keep NAT away from its packets: see the next steps"
                     ),
                     Vec::new(),
                 ),
                 ReasonCode::NotReadable => (
                     format!(
-                        "{name}: its offload could not be read: {}",
+                        "{name}: vxcsum could not read its offload: {}",
                         device
                             .error
                             .as_ref()
@@ -387,7 +383,7 @@ impl<'a> Diagnosis<'a> {
             steps.push(NextStep {
                 rule: None,
                 text,
-                commands: command.into_iter().filter(|c| plain(c)).collect(),
+                commands: command,
             });
         }
     }
@@ -399,13 +395,13 @@ impl<'a> Diagnosis<'a> {
         }
         let mut pending = self.report.devices.iter().filter(|device| changes(device));
         let text = if pending.all(|device| device.action == Action::AddRule) {
-            "make the rule notrack that the policy asks for, with cure = \"notrack\": this helps at once, and the offload stays on"
+            "make the rule notrack of the policy (cure = \"notrack\"). This helps at once, and the offload stays on"
         } else if self.health == Health::Safe {
-            "apply the policy: it requires more than the packets of this node need now"
+            "apply the policy. It asks for more than the packets of this node need now"
         } else if self.report.persistent == Some(false) {
-            "turn the offload off where it is needed. That helps at once, until the device is created again or the node reboots; the last command keeps it off"
+            "turn the offload off where it is needed. This helps at once, until the device is created again or the node reboots. The last command keeps it off"
         } else {
-            "turn the offload off where it is needed: this helps at once"
+            "turn the offload off where it is needed. This helps at once"
         };
         let mut commands = vec![
             "vxcsum apply --dry-run".to_owned(),
@@ -434,15 +430,15 @@ impl<'a> Diagnosis<'a> {
         let commands = devices
             .iter()
             .take(MAX_NAMED)
-            .map(|device| format!("ethtool -K {} {feature} off", device.name));
+            .map(|device| format!("ethtool -K {} {feature} off", device.name.in_command()));
         steps.push(NextStep {
             rule: None,
             text: format!(
-                "or turn off {feature} alone on {}: against packets that are segmented twice this is enough, and it keeps checksum \
+                "or turn off only {feature} on {}. That is enough against packets that are segmented twice, and it keeps checksum \
                  offload and TSO. It holds until the device is created again",
                 named(&devices, MAX_NAMED)
             ),
-            commands: commands.filter(|command| plain(command)).collect(),
+            commands: commands.collect(),
         });
     }
 
@@ -468,7 +464,7 @@ impl<'a> Diagnosis<'a> {
                 ""
             };
             steps.push(NextStep::new(format!(
-                "{}: no rule here rewrites its packets, but NAT beyond this network namespace cannot be seen. In a container, run vxcsum doctor on the host as well. If you know that no NAT touches them{and}: unknown-exposure = \"not-exposed\" in the policy",
+                "{}: no rule here rewrites its packets, but vxcsum cannot see NAT outside this network namespace. In a container, run vxcsum doctor on the host too. If you know that no NAT rewrites them{and}: set unknown-exposure = \"not-exposed\" in the policy",
                 named(&devices, MAX_NAMED)
             )));
         }

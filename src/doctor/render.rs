@@ -11,7 +11,7 @@ use super::{Defence, Diagnosis, Health};
 use crate::kernel::{EvidenceSource, Trigger};
 use crate::nat::exposure::ExposureCode;
 use crate::nat::kube_proxy::KubeProxy;
-use crate::offload::health::named;
+use crate::offload::health::{NodeState, named};
 use crate::offload::report::DeviceReport;
 use crate::output::{feature, footers, headline, status_style, status_word};
 use crate::term::{GREEN, RED, YELLOW, paint, wrapped, wrapped_around};
@@ -26,6 +26,14 @@ const MAX_NAMED: usize = 4;
 /// Those of the writer.
 pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
     headline(out, &diagnosis.report, color)?;
+    let flows = &diagnosis.flows;
+    if flows.rewritten > 0 && diagnosis.report.summary.state != NodeState::Ok {
+        let text = format!(
+            "NAT rewrites {} of {} tunnel flows now, see below",
+            flows.rewritten, flows.seen
+        );
+        wrapped(out, "", &text)?;
+    }
     writeln!(out, "\nwhat to do")?;
     if diagnosis.steps.is_empty() {
         writeln!(out, "  nothing")?;
@@ -75,7 +83,7 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
     }
     writeln!(out, "\nevidence")?;
     evidence(out, diagnosis)?;
-    writeln!(out, "\nwho else sets it")?;
+    writeln!(out, "\nother programs that set the offload")?;
     if diagnosis.managers.is_empty() {
         writeln!(out, "  none found")?;
     }
@@ -89,14 +97,12 @@ pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> i
 fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
     let kube_proxy = match diagnosis.kube_proxy {
         KubeProxy::Absent if !diagnosis.unread_rules.is_empty() => {
-            "kube-proxy: not known, the NAT rules could not be read"
+            "kube-proxy: not known, because vxcsum could not read the NAT rules"
         }
-        KubeProxy::Absent => "no rules of kube-proxy were found",
-        KubeProxy::ClearsMark => {
-            "kube-proxy is patched: it takes the mark away before it masquerades"
-        }
+        KubeProxy::Absent => "kube-proxy: no rules found",
+        KubeProxy::ClearsMark => "kube-proxy: patched, it clears the mark before it masquerades",
         KubeProxy::KeepsMark => {
-            "kube-proxy is not patched, or old rules were left behind: the mark is kept, so that outer packets are masqueraded again"
+            "kube-proxy: not patched, or old rules were left behind. They keep the mark, so outer packets are masqueraded too"
         }
     };
     wrapped(out, "  ", kube_proxy)?;
@@ -167,7 +173,7 @@ fn kernel(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::R
     }
     for found in &diagnosis.disagreements {
         let text = format!(
-            "table and measurement disagree about {}: {} and {}; kernel {} {}; frame {}",
+            "table and measurement disagree about {}: the table says {}, the measurement {}. Kernel: {} {}. Frame: {}",
             found.bug.as_str(),
             found.table.as_str(),
             found.measured.as_str(),
@@ -200,7 +206,7 @@ fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
     wrapped(
         out,
         "  ",
-        "(the receiver counts: look at the other nodes as well)",
+        "(the receiver counts, so look at the other nodes too)",
     )?;
     let flows = &diagnosis.flows;
     if let Some(why) = &flows.unreadable {
@@ -210,7 +216,7 @@ fn evidence(out: &mut impl Write, diagnosis: &Diagnosis<'_>) -> io::Result<()> {
         out,
         "  ",
         &format!(
-            "connection tracking knows {} flows of such devices, of which NAT has rewritten {}",
+            "tunnel flows in connection tracking: {}, rewritten by NAT: {}",
             flows.seen, flows.rewritten
         ),
     )?;

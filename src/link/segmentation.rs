@@ -187,31 +187,31 @@ impl fmt::Display for Segmentation {
         match self {
             Self::Twice { splitter, kind } => write!(
                 f,
-                "{splitter} ({kind}) cuts long packets of a forwarding node into pieces that a device below it segments again"
+                "{splitter} ({kind}) cuts long forwarded packets into pieces, and a device below it segments them again"
             ),
             Self::Once(OnceBecause::NoOuterChecksum) => {
                 f.write_str("its packets have no outer checksum")
             }
             Self::Once(OnceBecause::NoFraglist) => f.write_str(
-                "tx-scatter-gather-fraglist is off on it, so long packets are segmented before they are wrapped",
+                "tx-scatter-gather-fraglist is off on it, so the kernel segments long packets before it wraps them",
             ),
             Self::Once(OnceBecause::NoSegmentation) => f.write_str(
-                "segmentation offload is off on it, so packets are segmented before they are wrapped",
+                "segmentation offload is off on it, so the kernel segments packets before it wraps them",
             ),
             Self::Once(OnceBecause::NotForwarding) => {
                 f.write_str("this node forwards nothing into it")
             }
             Self::Once(OnceBecause::CompleteAt(device)) => {
-                write!(f, "{device} below it is the only one to segment them")
+                write!(f, "only {device} below it segments them")
             }
             Self::Unknown(SegmentationDoubt::NotAsked) => {
                 f.write_str("no decision depends on it")
             }
             Self::Unknown(SegmentationDoubt::Features) => {
-                f.write_str("the features of the device could not be read")
+                f.write_str("vxcsum could not read the features of the device")
             }
             Self::Unknown(SegmentationDoubt::Forwarding) => {
-                f.write_str("whether this node forwards packets could not be read")
+                f.write_str("vxcsum could not read whether this node forwards packets")
             }
             Self::Unknown(SegmentationDoubt::Underlay) => {
                 f.write_str("the underlay is not known, or could not be read")
@@ -221,7 +221,7 @@ impl fmt::Display for Segmentation {
             }
             Self::Unknown(SegmentationDoubt::Device(device)) => write!(
                 f,
-                "what {device} below it does with long packets of a forwarding node is not known"
+                "it is not known how {device} below it treats long forwarded packets"
             ),
         }
     }

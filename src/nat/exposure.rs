@@ -201,11 +201,12 @@ impl fmt::Display for NoCure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPort => f.write_str("the device has no fixed destination port"),
-            Self::NotAsked => f.write_str("it was not looked at"),
+            Self::NotAsked => f.write_str("vxcsum did not look at it"),
             Self::Copied => {
-                f.write_str("rules here copy packets, with which it was not shown to help")
+                f.write_str("rules here copy packets, and tests with such rules lost packets")
             }
-            Self::StillExposed(why) | Self::NotKnown(_, why) => write!(f, "even then {why}"),
+            Self::StillExposed(why) => write!(f, "it is not enough: {why}"),
+            Self::NotKnown(_, why) => write!(f, "it is not known whether it is enough: {why}"),
             Self::Dropped(by) => write!(f, "{by} can drop untracked packets"),
         }
     }
@@ -275,23 +276,25 @@ pub enum SourceDoubt {
 impl fmt::Display for NatChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
-            Self::Destination => "it changes the destination",
-            Self::Network => "it changes the address",
-            Self::RandomPortFully => "it changes the source port (fully random)",
-            Self::RandomPort => "it changes the source port (random)",
-            Self::GivenPort => "it changes the source port (to given ports)",
+            Self::Destination => "The rule changes the destination",
+            Self::Network => "The rule changes the address",
+            Self::RandomPortFully => "The rule changes the source port (fully random)",
+            Self::RandomPort => "The rule changes the source port (random)",
+            Self::GivenPort => "The rule changes the source port (to given ports)",
             Self::Source(from, to) => {
-                return write!(f, "it changes the source address from {from} to {to}");
+                return write!(f, "The rule changes the source address from {from} to {to}");
             }
             Self::MaybeSource(doubt) => {
-                f.write_str("it can change the source address")?;
+                f.write_str("The rule can change the source address")?;
                 match doubt {
                     SourceDoubt::NoLocal => ": the device has no fixed local address",
                     SourceDoubt::Hidden => "",
-                    SourceDoubt::Routed => ": routing chooses the way out",
-                    SourceDoubt::AddressNotKnown => ": the underlay's is not known",
-                    SourceDoubt::Several => ": the underlay has several",
-                    SourceDoubt::NotPreferred => ": the underlay's is deprecated or tentative",
+                    SourceDoubt::Routed => ": routing chooses the outgoing device",
+                    SourceDoubt::AddressNotKnown => ": the address of the underlay is not known",
+                    SourceDoubt::Several => ": the underlay has several addresses",
+                    SourceDoubt::NotPreferred => {
+                        ": the address of the underlay is deprecated or tentative"
+                    }
                 }
             }
         };
@@ -334,23 +337,22 @@ pub enum Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRead => f.write_str(
-                "the NAT rules of this node were not read, because no decision depends on them",
-            ),
-            Self::NoPeers => {
-                f.write_str("the device has no peers yet, so that no packet leaves")
+            Self::NotRead => {
+                f.write_str("vxcsum did not read the NAT rules, because no decision depends on them")
             }
+            Self::NoPeers => f.write_str("the device has no peers yet, so no packet leaves"),
             Self::BudgetExceeded => {
-                f.write_str("the rules are too many or too tangled to follow every path")
+                f.write_str("the rules have too many paths for vxcsum to follow them all")
             }
-            Self::NotUnderstood(_, what) => write!(
+            Self::NotUnderstood(rule, what) => write!(
                 f,
-                "the outer packet can meet `{}`, which is not understood",
-                escape(what.as_bytes())
+                "vxcsum does not understand \"{}\" in a rule that the outer packets can match: `{}`",
+                escape(what.as_bytes()),
+                rule.text
             ),
             Self::Unread(fault) => fault.fmt(f),
             Self::OtherEgress(other_egress) => {
-                f.write_str("no rule here rewrites the outer packets, but ")?;
+                f.write_str("no rule here rewrites the outer packets. But ")?;
                 match other_egress {
                     OtherEgress::Device(ifindex) => write!(
                         f,
@@ -360,19 +362,19 @@ impl fmt::Display for Doubt {
                         "a routing rule can send some of them elsewhere, by mark, port or TOS",
                     ),
                     OtherEgress::NotKnown => {
-                        f.write_str("the routes to all destinations could not be looked up")
+                        f.write_str("vxcsum could not look up the routes to all destinations")
                     }
                 }
             }
             Self::Underlay(Some((name, driver))) => write!(
                 f,
-                "no rule here rewrites the outer packets, but the underlay {name} (driver {}) can hand them on with \
-                 unfinished checksums, and NAT beyond the namespace cannot be seen",
+                "no rule here rewrites the outer packets. But the underlay {name} (driver {}) can pass them on with \
+                 unfinished checksums. vxcsum cannot see NAT outside this network namespace",
                 driver.as_ref().map_or("unknown".into(), |d| escape(d.as_bytes())),
             ),
             Self::Underlay(None) => f.write_str(
-                "no rule here rewrites the outer packets, but the underlay is not known, and NAT beyond the \
-                 namespace cannot be seen",
+                "no rule here rewrites the outer packets. But the underlay is not known. vxcsum cannot see NAT outside \
+                 this network namespace",
             ),
         }
     }
@@ -432,10 +434,10 @@ impl fmt::Display for Exposure {
             Self::Exposed(found) => found.fmt(f),
             Self::NotExposed(Some(rule)) => write!(
                 f,
-                "`{}` can meet the outer packets, but keeps their address and port; no other NAT rule can",
+                "the outer packets can match `{}`, which keeps their address and port. They match no other NAT rule",
                 rule.text
             ),
-            Self::NotExposed(None) => f.write_str("no NAT rule can meet the outer packets"),
+            Self::NotExposed(None) => f.write_str("the outer packets match no NAT rule"),
             Self::Unknown(doubt) => doubt.fmt(f),
         }
     }
@@ -443,12 +445,12 @@ impl fmt::Display for Exposure {
 
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "by `{}` in {}: ", self.rule.text, self.rule.table)?;
+        write!(f, "`{}` in {}. ", self.rule.text, self.rule.table)?;
         match self.marks {
-            0 => f.write_str("no condition on the path excludes the outer packets")?,
+            0 => f.write_str("No condition on the path excludes the outer packets")?,
             marks => write!(
                 f,
-                "the outer packets keep the mark {marks:#x} of the inner ones"
+                "The outer packets keep the mark {marks:#x} of the inner packets"
             )?,
         }
         if let Some(rule) = &self.kept_by {
@@ -458,7 +460,7 @@ impl fmt::Display for Exposed {
                 rule.text, rule.table
             )?;
         }
-        write!(f, ", and {}", self.change)
+        write!(f, ". {}", self.change)
     }
 }
 

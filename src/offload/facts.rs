@@ -3,6 +3,7 @@
 //! Owns the types that discovery fills and `offload::plan::decide` reads. Does no I/O, decides nothing, renders
 //! nothing.
 
+use core::fmt;
 use core::net::IpAddr;
 use std::rc::Rc;
 
@@ -66,11 +67,39 @@ impl Device {
 pub struct History {
     /// vxcsum turned the feature off.
     pub owned: bool,
-    /// How often another program lately turned the feature on again. `Some` only during a conflict.
-    pub contested: Option<usize>,
+    /// How often another program turned the feature on again, lately and since the last look. Only valid if the feature
+    /// is on.
+    pub undone: usize,
+    /// vxcsum leaves the feature alone for a while, because another program turned it on too often.
+    pub contested: Option<Conflict>,
     /// How many seconds ago the first of an unbroken series of looks found that NAT cannot rewrite the outer packets.
     /// `None` if the last look found otherwise.
     pub not_exposed_for: Option<u64>,
+}
+
+/// A conflict with another program, which undoes a change as often as vxcsum makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// How often the other program undid the change, at least.
+    pub times: usize,
+    /// The seconds until vxcsum makes the change again.
+    pub left: u64,
+    /// The time of that, in seconds since 1970.
+    pub end: u64,
+}
+
+/// When vxcsum tries again, such as `at 18:03 UTC, in 42 minutes`. In UTC, because a static binary does not know the
+/// rules of the local time zone.
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minute = self.end / 60;
+        let (hour, minute) = (minute / 60 % 24, minute % 60);
+        let (left, s) = match self.left.div_ceil(60) {
+            1 => (1, ""),
+            minutes => (minutes, "s"),
+        };
+        write!(f, "at {hour:02}:{minute:02} UTC, in {left} minute{s}")
+    }
 }
 
 /// The rule that leaves the packets of a device untracked, according to the record of this boot.
@@ -91,8 +120,8 @@ pub struct RuleHistory {
 /// Why vxcsum does not try a rule that would be enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// Another program has removed the rule this many times.
-    Contested(usize),
+    /// Another program has removed the rule too often.
+    Contested(Conflict),
     /// The kernel refused the rule with this message.
     Refused(String),
 }

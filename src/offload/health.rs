@@ -220,8 +220,12 @@ pub fn named(devices: &[&DeviceReport<'_>], max: usize) -> String {
 pub fn answer(report: &Report<'_>) -> String {
     let state = report.summary.state;
     if report.devices.is_empty() {
-        return "no VXLAN devices in this network namespace (in a container? run it on the host)"
-            .to_owned();
+        return if report.absent.is_empty() {
+            "no VXLAN or Geneve devices in this network namespace (in a container? run it on the host)"
+                .to_owned()
+        } else {
+            absent(report)
+        };
     }
     let of = |state: NodeState| -> Vec<&DeviceReport<'_>> {
         by_device(&report.devices)
@@ -270,12 +274,26 @@ pub fn answer(report: &Report<'_>) -> String {
     )
 }
 
+/// The named devices that are not there.
+pub fn absent(report: &Report<'_>) -> String {
+    let names: Vec<_> = report.absent.iter().map(ToString::to_string).collect();
+    let (are, s) = if names.len() == 1 {
+        ("is", "")
+    } else {
+        ("are", "s")
+    };
+    let names = names.join(", ");
+    format!(
+        "there {are} no VXLAN or Geneve device{s} {names} here, so there is nothing to do (--if-exists)"
+    )
+}
+
 fn all_ok(report: &Report<'_>) -> String {
     let safe = |device: &DeviceReport<'_>| Defence::of(device).health == Health::Safe;
     let what = if report.devices.iter().all(safe) {
         "no packet can be corrupted"
     } else {
-        "nothing to fix, as the policy counts what is not known"
+        "nothing to fix, because the policy accepts what is not known"
     };
     let kinds = TunnelKind::names(report.devices.iter().map(|device| device.kind));
     let count = match report.summary.devices {
@@ -296,14 +314,23 @@ fn planned<'r, 'a>(report: &'r Report<'a>) -> impl Iterator<Item = &'r DeviceRep
     devices.filter(|device| device.outcome == Outcome::Planned)
 }
 
+/// How long vxcsum leaves a contested device alone.
+pub fn pause(device: &DeviceReport<'_>) -> String {
+    let minutes = |seconds: u64| seconds.div_ceil(60);
+    device.pause_seconds.map_or_else(String::new, |seconds| {
+        format!(", so vxcsum pauses ({} min left)", minutes(seconds))
+    })
+}
+
 fn failure(device: &DeviceReport<'_>) -> String {
     match (device.reason.code, &device.error) {
         (ReasonCode::Contested, _) => {
-            "another program keeps turning the offload back on".to_owned()
+            format!(
+                "another program keeps turning the offload on{}",
+                pause(device)
+            )
         }
-        (ReasonCode::FeatureFixed, _) => {
-            "the kernel lets nobody turn the offload off on it".to_owned()
-        }
+        (ReasonCode::FeatureFixed, _) => "the kernel lets nobody turn its offload off".to_owned(),
         (_, Some(error)) => format!("{}: {}", error.operation, error.text),
         (code, None) => code.as_str().to_owned(),
     }
@@ -322,8 +349,8 @@ fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
         ReasonCode::RuleNever | ReasonCode::BugNever
     ) {
         format!(
-            "The policy leaves it so: vxcsum explain {}",
-            devices[0].name
+            "The policy leaves it so. See: vxcsum explain {}",
+            devices[0].name.in_command()
         )
     } else if let Some(limit) = report.limited.first() {
         limit.advice.clone()
@@ -358,16 +385,16 @@ impl Limit {
         unread.first()?;
         let advice = if unread.iter().any(Fault::forbidden) {
             if root {
-                "This container lacks CAP_NET_ADMIN: add that capability, and use the host's network"
+                "This container lacks CAP_NET_ADMIN: add the capability, and use the network of the host"
                     .to_owned()
             } else {
-                "Run it as root, as with sudo".to_owned()
+                "Run it as root, for example with sudo".to_owned()
             }
         } else if unread
             .iter()
             .any(|part| part.code() == Some(Errno::AFNOSUPPORT))
         {
-            "A sandbox forbids these sockets: run it outside, or allow AF_INET, AF_INET6 and AF_NETLINK"
+            "A sandbox forbids these sockets: run it outside of the sandbox, or allow AF_INET, AF_INET6 and AF_NETLINK"
                 .to_owned()
         } else {
             "See: vxcsum doctor".to_owned()

@@ -71,7 +71,7 @@ codes! {
     }
 }
 
-/// A reason, with one sentence.
+/// A reason, with a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
@@ -254,27 +254,22 @@ impl<'d> Way<'d> {
         }
     }
 
-    /// A part of a sentence.
-    fn clause(&self) -> String {
-        let what = match (self.trigger, self.happens) {
-            (Trigger::Nat, Some(true)) => "and NAT on this node can rewrite the outer packets",
+    /// A sentence. A colon and the reason follow it.
+    fn clause(&self) -> &'static str {
+        match (self.trigger, self.happens) {
+            (Trigger::Nat, Some(true)) => "A NAT rule on this node can rewrite the outer packets",
             (Trigger::Nat, Some(false)) => {
-                "but latent: NAT on this node cannot rewrite the outer packets"
+                "NAT on this node cannot rewrite the outer packets, so the bug is latent"
             }
-            (Trigger::Nat, None) => {
-                "and whether NAT on this node rewrites the outer packets is not known"
-            }
-            (Trigger::Segmentation, Some(true)) => {
-                "and this node can segment the outer packets twice"
-            }
+            (Trigger::Nat, None) => "It is not known whether NAT rewrites the outer packets",
+            (Trigger::Segmentation, Some(true)) => "This node can segment the outer packets twice",
             (Trigger::Segmentation, Some(false)) => {
-                "but latent: this node does not segment the outer packets twice"
+                "This node does not segment the outer packets twice, so the bug is latent"
             }
             (Trigger::Segmentation, None) => {
-                "and whether this node segments the outer packets twice is not known"
+                "It is not known whether this node segments the outer packets twice"
             }
-        };
-        what.to_owned()
+        }
     }
 }
 
@@ -330,13 +325,8 @@ pub(super) fn judge<'a>(
         };
         if device.no_peers && depends() {
             let bugs = names(&verdict(outer_checksum, kernel, |bug| bug.describe().trigger == trigger).bugs);
-            let text = match trigger {
-                Trigger::Nat => format!("NAT decides about {bugs} here"),
-                Trigger::Segmentation => format!("the way of the packets decides about {bugs} here"),
-            };
             let text = format!(
-                "{text}, and the device has no peers yet: no packet leaves, so the offload stays as it is until the first peer \
-                 is there"
+                "the device has no peers yet, so no packet leaves. vxcsum decides about {bugs} when the first peer appears"
             );
             let code = ReasonCode::NoPeersYet;
             return Some((false, Reason { code, text: text.into() }));
@@ -498,14 +488,14 @@ fn by_status(
         }
         (Status::Unknown, AssumeKernel::Fixed) => {
             let text = format!(
-                "nothing is known of this kernel and {bug}, which the policy counts as fixed"
+                "it is not known whether this kernel has {bug}. The policy counts it as fixed"
             );
             return (false, reason(ReasonCode::KernelUnknownFixed, text));
         }
         (Status::Unknown, AssumeKernel::Affected) => (
             ReasonCode::KernelUnknown,
             format!(
-                "nothing is known of this kernel and {bug}, which the policy counts as affected"
+                "it is not known whether this kernel has {bug}. The policy counts it as affected"
             ),
         ),
         (Status::Affected, _) => (ReasonCode::KernelAffected, format!("this kernel has {bug}")),
@@ -513,13 +503,13 @@ fn by_status(
     if when != When::Exposed {
         return (true, reason(counts.0, counts.1));
     }
-    let text = |more: &str| format!("{}, {}{more}: {}", counts.1, way.clause(), way.text);
+    let text = |more: &str| format!("{}. {}: {}{more}", counts.1, way.clause(), way.text);
     match (way.happens, policy.unknown_exposure_for(rule).0) {
         (Some(true), _) => (true, reason(ReasonCode::Exposed, text(""))),
         (Some(false), _) => (false, reason(ReasonCode::NotExposed, text(""))),
         (None, AssumeExposure::Exposed) => (true, reason(ReasonCode::ExposureUnknown, text(""))),
         (None, AssumeExposure::NotExposed) => {
-            let text = text(", which the policy counts as not exposed");
+            let text = text(". The policy counts that as not exposed");
             (false, reason(ReasonCode::ExposureUnknownNotExposed, text))
         }
     }

@@ -213,7 +213,7 @@ fn ruled<'a>(
             Some(judged)
         }
         Cured::No(Some(refusal)) => {
-            let text = format!("{}; {refusal}", why.text).into();
+            let text = format!("{}. {refusal}", why.text).into();
             let code = why.code;
             Some(otherwise(asks, Reason { code, text }))
         }
@@ -390,13 +390,13 @@ fn give_back(why: &Reason, wait: &Wait) -> (Action, Reason) {
         Wait::Seconds(_, whole) => (
             Action::Leave,
             format!(
-                "vxcsum turned it off, and gives it back when it has not been needed for {}",
+                "vxcsum turned it off. vxcsum turns it on again after {} without need",
                 duration(*whole)
             ),
         ),
         Wait::ForEver => (
             Action::Leave,
-            "vxcsum turned it off, and the policy says give-back-after = \"never\"".to_owned(),
+            "vxcsum turned it off. It stays off, because the policy says give-back-after = \"never\"".to_owned(),
         ),
     };
     let text = format!("{ours}: {}", why.text).into();
@@ -449,7 +449,7 @@ fn revert_row<'a>(
         ),
         (true, Ok(features), Some(index)) if features.state(index).off() => {
             let code = ReasonCode::TurnedOffByVxcsum;
-            let text = "vxcsum turned it off; the next apply does so again unless the policy says otherwise";
+            let text = "vxcsum turned it off. The next apply turns it off again, unless the policy says otherwise";
             let text = text.into();
             let also = features.wanted & !features.active & dependents;
             (Action::TurnOn, Reason { code, text }, also)
@@ -467,7 +467,7 @@ fn revert_row<'a>(
     let (action, reason) = match reason.code {
         ReasonCode::NotTurnedOffByVxcsum if rule.changed || rule.packets.is_some() => {
             let code = ReasonCode::UntrackedByVxcsum;
-            let text = "vxcsum made a rule notrack for its packets; the next apply does so again unless the policy says otherwise";
+            let text = "vxcsum made a rule notrack for its packets. The next apply makes it again, unless the policy says otherwise";
             let text = text.into();
             (Action::RemoveRule, Reason { code, text })
         }
@@ -497,7 +497,7 @@ fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> 
             Action::Leave,
             Reason {
                 code,
-                text: format!("{text}; it should be off: {}", why.text).into(),
+                text: format!("{text}. It should be off: {}", why.text).into(),
             },
         )
     };
@@ -519,7 +519,7 @@ fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> 
             Action::Leave,
             Reason {
                 code: ReasonCode::AlreadyOff,
-                text: format!("already off, as it should be: {}", why.text).into(),
+                text: format!("it is off, and it must be off: {}", why.text).into(),
             },
         )
     } else if state.fixed() {
@@ -530,10 +530,11 @@ fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> 
                 feature.as_str()
             ),
         )
-    } else if let Some(flips) = device.history[feature].contested {
+    } else if let Some(conflict) = device.history[feature].contested {
         let owner = likely_owner(&device.link.name);
         let text = format!(
-            "another program has turned it back on {flips} times in a short while: {owner}"
+            "another program turned it on again {} times within a minute. vxcsum turns it off again {conflict}. {owner}",
+            conflict.times
         );
         leave(ReasonCode::Contested, &text)
     } else {
@@ -542,14 +543,14 @@ fn act(device: &Device, table: &FeatureTable, feature: Feature, why: Reason) -> 
 }
 
 /// The creator of the device most likely sets the feature. Guesses it from the name.
-fn likely_owner(name: &IfName) -> &'static str {
+pub fn likely_owner(name: &IfName) -> &'static str {
     let begins = |prefix: &[u8]| name.as_bytes().starts_with(prefix);
     if begins(b"vxlan.calico") || begins(b"vxlan-v6.calico") {
-        "going by the device's name Calico's Felix, or an ethtool call in a script, a udev rule or a network manager"
+        "The device's name points to Calico's Felix. A script, a udev rule or a network manager can do it too"
     } else if begins(b"flannel") {
-        "going by the device's name flannel, or an ethtool call in a script, a udev rule or a network manager"
+        "The device's name points to flannel. A script, a udev rule or a network manager can do it too"
     } else {
-        "the CNI agent, or an ethtool call in a script, a udev rule or a network manager"
+        "It can be the CNI agent, a script that calls ethtool, a udev rule or a network manager"
     }
 }
 

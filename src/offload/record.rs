@@ -10,7 +10,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use self::rules::RuleEntry;
-use super::facts::History;
+use super::facts::{Conflict, History};
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::TunnelLink;
 use crate::sealed::{seal, unseal};
@@ -244,6 +244,7 @@ impl State {
         };
         History {
             owned: true,
+            undone: entry.undone(now),
             contested: entry.contested(now),
             not_exposed_for: entry
                 .not_exposed_since
@@ -502,14 +503,21 @@ impl Entry {
             }
     }
 
-    /// How often another program lately turned the feature on again. `Some` only if it is too often. Call it if the
-    /// feature is on: if vxcsum had turned it off, that counts too.
-    fn contested(&self, now: Now) -> Option<usize> {
-        if self.in_backoff(now) {
-            return Some(self.flips.len().max(MAX_FLIPS));
-        }
-        let flips = self.recent_flips(now).count() + usize::from(self.confirmed);
-        (flips >= MAX_FLIPS).then_some(flips)
+    /// `Some` if another program turned the feature on again too often.
+    fn contested(&self, now: Now) -> Option<Conflict> {
+        let backoff = self.backoff_until.filter(|_| self.in_backoff(now));
+        let (times, left) = match backoff {
+            Some(until) => (self.flips.len().max(MAX_FLIPS), until - now.boot),
+            None => (self.undone(now), BACKOFF_SECS),
+        };
+        let end = now.unix + left;
+        (times >= MAX_FLIPS).then_some(Conflict { times, left, end })
+    }
+
+    /// How often another program lately turned the feature on again. Call it if the feature is on: if vxcsum had turned
+    /// it off, that counts too.
+    fn undone(&self, now: Now) -> usize {
+        self.recent_flips(now).count() + usize::from(self.confirmed)
     }
 
     fn recent_flips(&self, now: Now) -> impl Iterator<Item = u64> {
@@ -567,7 +575,8 @@ pub(super) mod tests {
     }
 
     fn contested(state: &State, netns: Netns, ifindex: u32, boot: u64) -> Option<usize> {
-        state.history(&device(netns, ifindex), at(boot))[CHECKSUM].contested
+        let history = state.history(&device(netns, ifindex), at(boot));
+        Some(history[CHECKSUM].contested?.times)
     }
 
     #[test]
@@ -621,8 +630,9 @@ pub(super) mod tests {
         );
         assert_eq!(owned(&state), [true, true]);
         let history = state.history(&device, at(5));
-        assert_eq!(history[CHECKSUM].contested, Some(3));
-        assert_eq!(history[Feature::Fraglist].contested, None);
+        let times = |of: Feature| history[of].contested.map(|conflict| conflict.times);
+        assert_eq!(times(CHECKSUM), Some(3));
+        assert_eq!(times(Feature::Fraglist), None);
         state.set_not_exposed(&device, CHECKSUM, Some(at(4)));
         let history = state.history(&device, at(5));
         assert_eq!(history[CHECKSUM].not_exposed_for, Some(1));
@@ -777,6 +787,11 @@ pub(super) mod tests {
             "it is no news"
         );
         assert_eq!(contested(&state, NETNS, 4, 500), Some(3));
+        let history = state.history(&device, at(500));
+        let conflict = history[CHECKSUM].contested.unwrap();
+        // The backoff began 30 seconds after a boot at 22:13:20 UTC.
+        assert_eq!(conflict.left, 30 + BACKOFF_SECS - 500);
+        assert_eq!(conflict.to_string(), "at 23:13 UTC, in 53 minutes");
         assert_eq!(
             contested(&state, NETNS, 4, 31 + BACKOFF_SECS),
             None,

@@ -151,6 +151,13 @@ pub struct DeviceReport<'a> {
     /// The features that the kernel turns on, or turned on, together with the feature. Only if it is turned on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also_on: Vec<&'a str>,
+    /// How often another program turned the feature on again: once since the last look, and before it within a minute.
+    /// Absent if none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turned_on_again: Option<usize>,
+    /// The seconds until vxcsum turns the feature off again. Only with the reason `contested`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_seconds: Option<u64>,
     /// The result.
     pub outcome: Outcome,
     /// The error of a failed request. Null if nothing failed.
@@ -174,6 +181,9 @@ pub struct Report<'a> {
     /// True if a `vxcsum watch --exclusive` runs: units and other watches leave the devices to it.
     #[serde(skip_serializing_if = "core::ops::Not::not")]
     pub exclusive: bool,
+    /// The named devices that are not there, or are no VXLAN or Geneve devices. Only with `--if-exists`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<&'a IfName>,
     /// The run changed nothing.
     pub dry_run: bool,
     /// The interface of the kernel that was used. Null if no device was looked at.
@@ -232,6 +242,7 @@ impl<'a> Report<'a> {
             limited: Vec::new(),
             persistent: None,
             exclusive: false,
+            absent: Vec::new(),
             dry_run,
             backend,
             kernel,
@@ -291,6 +302,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         }
     });
     let segmentation = &plan.device.segmentation;
+    let history = &plan.device.history[plan.feature];
     DeviceReport {
         ifindex: link.ifindex,
         name: &link.name,
@@ -324,9 +336,23 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         rule: plan.rule.as_deref(),
         also_off,
         also_on,
+        turned_on_again: Some(history.undone)
+            .filter(|times| *times > 0 && plan.action == Action::TurnOff),
+        pause_seconds: history
+            .contested
+            .filter(|_| plan.reason.code == ReasonCode::Contested)
+            .map(|conflict| conflict.left),
         outcome: change.outcome,
         error: change.error,
     }
+}
+
+fn contested(plan: &DevicePlan<'_>) -> String {
+    let text = "another program keeps turning it on";
+    plan.device.history[plan.feature].contested.map_or_else(
+        || text.to_owned(),
+        |until| format!("{text}, so vxcsum pauses; it tries again {until}"),
+    )
 }
 
 /// The result for a device that was not changed.
@@ -344,19 +370,22 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         }
         (Action::Leave, ReasonCode::Contested, _) => (
             Outcome::Refused,
-            Some(refused("another program keeps turning it back on, so vxcsum has stopped for an hour").advise(
-                "stop that program; then name the device, as in `vxcsum apply DEVICE`, which ends the pause",
-            )),
+            Some(
+                refused(&contested(plan))
+                    .advise("stop that program, then end the pause: vxcsum apply DEVICE"),
+            ),
         ),
         (Action::Leave, ReasonCode::FeatureFixed, _) => (
             Outcome::Refused,
-            Some(refused("the kernel lets nobody change it on this device ([fixed])").advise(
-                "avoid the NAT on the outer packets instead: vxcsum explain says which bug it is",
-            )),
+            Some(
+                refused("the kernel lets nobody change it on this device ([fixed])")
+                    .advise("keep NAT away from the outer packets instead: vxcsum doctor says how"),
+            ),
         ),
-        (Action::Leave, ReasonCode::NoSuchFeature, _) => {
-            (Outcome::Failed, Some(refused("this kernel has no feature of this name")))
-        }
+        (Action::Leave, ReasonCode::NoSuchFeature, _) => (
+            Outcome::Failed,
+            Some(refused("this kernel has no feature of this name")),
+        ),
         (Action::Leave, _, _) => (Outcome::Unchanged, None),
     };
     Change {

@@ -71,7 +71,7 @@ pub fn asked(
         None if code == ReasonCode::ExposureUnknown => {
             Err("it is not known that NAT here is the cause".to_owned())
         }
-        None => Err("the policy asks for it whatever NAT does".to_owned()),
+        None => Err("the policy asks for the offload to be off, whatever NAT does".to_owned()),
     })
 }
 
@@ -129,21 +129,23 @@ pub(super) fn decide_rule(
                     plan.note = history.not_exposed_for.map(|_| RuleNote::MayBeExposed);
                     return (plan, Cured::Yes);
                 }
-                (Some(Unusable::Contested(times)), _) => {
+                (Some(Unusable::Contested(conflict)), _) => {
                     plan.note = (!history.in_backoff).then_some(RuleNote::GiveUp);
                     Some(format!(
-                        "a rule notrack would suffice, but another program has taken table {TEXT} away {times} times in a short while"
+                        "A rule notrack would suffice, but another program deleted table {TEXT} {} times within a minute. vxcsum \
+                         makes it again {conflict}",
+                        conflict.times
                     ))
                 }
                 (Some(Unusable::Refused(said)), _) => Some(format!(
-                    "a rule notrack would suffice, but the kernel does not take it: {said}"
+                    "A rule notrack would suffice, but the kernel refuses it: {said}"
                 )),
                 (None, Some(said)) => Some(format!(
-                    "a rule notrack would suffice, but it is not known whether it is there: {said}"
+                    "A rule notrack would suffice, but vxcsum could not read whether it is there: {said}"
                 )),
             }
         }
-        Some(Err(why)) => Some(format!("a rule notrack is not used: {why}")),
+        Some(Err(why)) => Some(format!("vxcsum makes no rule notrack: {why}")),
         None => None,
     };
     // An entry in backoff stays in the record until its time is over.
@@ -168,7 +170,7 @@ pub fn cured(plan: &RulePlan, why: &Reason) -> Reason {
         Reason {
             code: ReasonCode::AlreadyUntracked,
             text: format!(
-                "no NAT sees the outer packets, for vxcsum keeps the rule `{rule}` in {TEXT}. Without it: {}",
+                "no NAT sees the outer packets, because vxcsum keeps the rule `{rule}` in table {TEXT}. Without the rule: {}",
                 why.text
             )
             .into(),
@@ -177,7 +179,7 @@ pub fn cured(plan: &RulePlan, why: &Reason) -> Reason {
         Reason {
             code: why.code,
             text: format!(
-                "{}. The policy says cure = \"notrack\": the rule `{rule}` in {TEXT} keeps NAT off them, and the offload stays on",
+                "{}. The policy says cure = \"notrack\": the rule `{rule}` in table {TEXT} keeps NAT off them, and the offload stays on",
                 why.text
             )
             .into(),
@@ -229,11 +231,11 @@ fn not_needed(wait: &Wait, why: &Reason) -> Reason {
     let ours = match wait {
         Wait::Over => "the rule notrack that vxcsum made is not needed any more".to_owned(),
         Wait::Seconds(_, whole) => format!(
-            "vxcsum keeps a rule notrack, and removes it when it has not been needed for {}",
+            "vxcsum keeps a rule notrack. vxcsum removes it after {} without need",
             super::plan::duration(*whole)
         ),
         Wait::ForEver => {
-            "vxcsum keeps a rule notrack, and the policy says give-back-after = \"never\""
+            "vxcsum keeps a rule notrack. It stays, because the policy says give-back-after = \"never\""
                 .to_owned()
         }
     };

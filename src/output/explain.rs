@@ -76,7 +76,7 @@ pub fn explain_device(
     head(out, report, color)?;
     writeln!(
         out,
-        "  with the outer checksum {} the device can meet:",
+        "  bugs that matter with this outer checksum ({}):",
         device.outer_checksum.as_str()
     )?;
     for bug in susceptible(device.outer_checksum) {
@@ -107,9 +107,9 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         (Some(underlay), from) => {
             let driver = underlay.driver.as_deref().unwrap_or("unknown");
             let how = match (from, facts.link.local) {
-                (UnderlayLink::NotSet, Some(_)) => "owner of the local address",
-                (UnderlayLink::NotSet, None) => "routing to the destination",
-                _ => "IFLA_VXLAN_LINK",
+                (UnderlayLink::NotSet, Some(_)) => "has the local address",
+                (UnderlayLink::NotSet, None) => "from the route to the destination",
+                _ => "from the VXLAN device",
             };
             format!("{} (driver {driver}; {how})", underlay.name)
         }
@@ -126,19 +126,10 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
         (false, true) => "udp6zerocsumrx",
         (true, true) => "udp6zerocsumtx udp6zerocsumrx",
     };
-    let sets = device.feature.map_or_else(
-        || "not read".to_owned(),
-        |f| {
-            format!(
-                "{} (hw {}, wanted {}, active {}, nochange {})",
-                feature(Some(f)),
-                f.hw,
-                f.wanted,
-                f.active,
-                f.nochange
-            )
-        },
-    );
+    let sets = device
+        .feature
+        .map_or("not read", |state| feature(Some(state)))
+        .to_owned();
     let exposure = format!(
         "{}: {}",
         device.exposure.code().as_str(),
@@ -260,8 +251,8 @@ fn policy_text(
     for rule in &explanation.rules {
         let result = match (&rule.because, rule.decided) {
             (Some(because), _) => format!("does not match: {}", safe(because)),
-            (None, true) => "matches, and is the last that does: it decides".to_owned(),
-            (None, false) => "matches, but a later rule does too".to_owned(),
+            (None, true) => "matches, and decides: it is the last rule that matches".to_owned(),
+            (None, false) => "matches, but a later rule matches too".to_owned(),
         };
         wrapped(
             out,
@@ -322,7 +313,7 @@ fn remedies(
 ) -> io::Result<()> {
     let rule = |when: &str| {
         format!(
-            "a rule in /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",
+            "add a rule to /etc/vxcsum/policy.d/50-local.toml:\n      [[rule]]\n      device = {}\n      when = \"{when}\"",
             toml_literal(device.name)
         )
     };
@@ -330,13 +321,13 @@ fn remedies(
     match device.reason.code {
         // A policy rule does not end a conflict.
         ReasonCode::Contested => remedies.push(format!(
-            "stop the program that turns it on: `ethtool --monitor {0}` shows when it does. Then: vxcsum apply {0}",
-            device.name
+            "stop the program that turns it on. `ethtool --monitor {0}` shows when it does. Then: vxcsum apply {0}",
+            device.name.in_command()
         )),
         ReasonCode::RuleNever | ReasonCode::BugNever => remedies.push(
-            "the policy says never: take that out, check with vxcsum policy check, then run vxcsum apply".to_owned(),
+            "the policy says never: remove that from the policy, then: vxcsum policy check, vxcsum apply".to_owned(),
         ),
-        ReasonCode::NotReadable => remedies.push("first make it readable: see the error above".to_owned()),
+        ReasonCode::NotReadable => remedies.push("fix the error above first, then: vxcsum apply".to_owned()),
         _ => {}
     }
     let off = device.feature.is_some_and(|feature| !feature.active);
@@ -346,35 +337,35 @@ fn remedies(
     let segmented = Defence::against(device, Trigger::Segmentation)
         .is_some_and(|defence| defence.kernel != Some(true) && defence.segmentation != Some(true));
     let leaves = if segmented {
-        " (then forwarded packets that are segmented twice leave corrupt: gso-lco-csum)"
+        " (packets that are segmented twice then leave corrupt: gso-lco-csum)"
     } else {
         ""
     };
     if wants_off {
         remedies.push(format!(
-            "to keep the offload on this device{leaves}, {}\n    and vxcsum apply, which turns it on again if vxcsum turned it off",
+            "to keep the offload on{leaves}, {}\n    then run vxcsum apply: it turns the offload on again if vxcsum turned it off",
             rule("never")
         ));
         if device.verdict.status == Status::Unknown {
             remedies.push(
-                "to know instead of assume: vxcsum probe, at every boot with systemctl enable vxcsum-probe.service"
+                "to measure this kernel: vxcsum probe; at every boot: systemctl enable vxcsum-probe.service"
                     .to_owned(),
             );
-            remedies.push("if you know this kernel, a [[kernel]] entry with its release, the bug and its status".to_owned());
+            remedies.push("if you know whether this kernel has the bug: add a [[kernel]] entry with release, bug and status to the policy".to_owned());
         }
         let for_nat = device.feature_name == Feature::Checksum;
         if let Some(Ok(_)) = device.exposure.exposed().map(|found| &found.notrack)
             && for_nat
         {
             remedies.push(
-                "to keep the offload on, and NAT off its packets, cure = \"notrack\" in a rule for this device or for all: a rule \
-                 notrack in nf_tables suffices here"
+                "to keep the offload on and NAT off the packets: set cure = \"notrack\", in a rule for this device or for all \
+                 devices. A rule notrack in nf_tables suffices here"
                     .to_owned(),
             );
         }
         if device.reason.code == ReasonCode::Exposed && for_nat {
             remedies.push(
-                "remove the NAT rule that rewrites VXLAN packets: vxcsum doctor says how"
+                "to exclude the outer packets from the NAT rule: vxcsum doctor prints the commands"
                     .to_owned(),
             );
         }
@@ -388,27 +379,27 @@ fn remedies(
                 "no NAT rewrites its packets"
             };
             remedies.push(format!(
-                "if you know that {known}, unknown-exposure = \"not-exposed\", in a rule for this device or for all"
+                "if you know that {known}: set unknown-exposure = \"not-exposed\", in a rule for this device or for all devices"
             ));
         }
         if device.outer_checksum == OuterChecksum::External {
             remedies.push(
-                "if its packets carry no outer checksum (those of Cilium and of Calico's eBPF over IPv4 do not), \
+                "if its packets have no outer checksum, as those of Cilium and of Calico's eBPF over IPv4: set \
                  outer-checksum = \"zero\" in a rule for this device"
                     .to_owned(),
             );
         }
     } else if device.reason.code != ReasonCode::Contested {
         remedies.push(format!(
-            "to {} the offload off on this device, {}",
+            "to {} the offload off, {}",
             if off { "keep" } else { "turn" },
             rule("always")
         ));
     }
     if off {
         remedies.push(format!(
-            "to turn the offload on by hand, until the next vxcsum apply: ethtool -K {} {} on",
-            device.name,
+            "to turn the offload on by hand, until the next look of vxcsum: ethtool -K {} {} on",
+            device.name.in_command(),
             device.feature_name.as_str()
         ));
     }

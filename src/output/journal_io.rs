@@ -21,7 +21,7 @@ use crate::ethtool::Feature;
 use crate::kernel::BugId;
 use crate::offload::facts::Exposure;
 use crate::offload::judge::ReasonCode;
-use crate::offload::plan::{Action, DevicePlan, Plan};
+use crate::offload::plan::{Action, DevicePlan, Plan, likely_owner};
 use crate::offload::report::{DeviceReport, Outcome, Report};
 use crate::policy::PolicyError;
 use crate::text::escape;
@@ -55,7 +55,13 @@ pub fn changes(report: &Report<'_>) {
         let (id, text) = match (device.action, device.outcome, &device.error) {
             (Action::TurnOff, Outcome::Changed, _) => (
                 message_ids::CHANGED,
-                format!("turned {feature} off: {}", why(device)),
+                match device.turned_on_again {
+                    None => format!("turned {feature} off: {}", why(device)),
+                    Some(times) => format!(
+                        "turned {feature} off again: {}",
+                        super::turned_on_again(times)
+                    ),
+                },
             ),
             (Action::TurnOn, Outcome::Changed, _) => (
                 if device.reason.code == ReasonCode::TurnedOffByVxcsum {
@@ -134,6 +140,9 @@ pub fn conflicts(plan: &Plan<'_>, new: &HashSet<u32, impl BuildHasher>) {
 
 fn contested(plan: &DevicePlan<'_>) {
     let link = &plan.device.link;
+    let Some(conflict) = plan.device.history[plan.feature].contested else {
+        return;
+    };
     let name = link.name.to_string();
     let vni = link.vni.map(|vni| vni.to_string()).unwrap_or_default();
     log!(
@@ -142,7 +151,9 @@ fn contested(plan: &DevicePlan<'_>) {
         VXCSUM_FEATURE = plan.feature.as_str(),
         VXCSUM_ACTION = plan.action.as_str(), VXCSUM_OUTCOME = Outcome::Refused.as_str(),
         VXCSUM_REASON = plan.reason.code.as_str(), VXCSUM_BUG = bugs(&plan.verdict.bugs, plan.feature);
-        "{name}: leaving {} alone for an hour: {}", plan.feature.as_str(), plan.reason.text
+        "{name}: another program turned {} on again {} times within a minute. {}. It stays on: vxcsum tries again {conflict}. To \
+         end the pause: vxcsum apply {}",
+        plan.feature.as_str(), conflict.times, likely_owner(&link.name), link.name.in_command()
     );
 }
 

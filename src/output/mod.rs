@@ -118,18 +118,22 @@ pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -
 pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     for limit in &report.limited {
         let text = format!(
-            "the NAT rules could not be read, so this is the worst case ({}). {}",
+            "vxcsum could not read the NAT rules, so this answer assumes the worst case ({}). {}",
             limit.why, limit.advice
         );
         writeln!(out)?;
         wrapped(out, "", &text)?;
+    }
+    if !report.absent.is_empty() && !report.devices.is_empty() {
+        writeln!(out)?;
+        wrapped(out, "", &health::absent(report))?;
     }
     if report.exclusive {
         writeln!(out)?;
         wrapped(
             out,
             "",
-            "a vxcsum watch --exclusive, as in the container image, is in charge of this node: the units leave the devices to it",
+            "vxcsum watch --exclusive runs on this node, as in the container image. While it runs, the units change nothing",
         )?;
     }
     let off = |device: &DeviceReport<'_>| match device.outcome {
@@ -155,7 +159,7 @@ pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<(
         wrapped(
             out,
             "",
-            "the rule notrack stays until a `flush ruleset` or until the node reboots. To have it put back:",
+            "the rule notrack stays until a `flush ruleset` or a reboot. To make it again after that:",
         )?;
         writeln!(out, "  systemctl enable --now vxcsum.service vxcsum.timer")?;
     }
@@ -179,7 +183,7 @@ pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Res
     {
         writeln!(out)?;
         let text = format!(
-            "{}; `vxcsum apply` makes the changes, `vxcsum explain DEVICE` says more",
+            "{}. To change: vxcsum apply. For details: vxcsum explain DEVICE",
             totals(report)
         );
         wrapped(out, "", &text)?;
@@ -226,7 +230,7 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
     )?;
     if !report.devices.is_empty() {
         let suffix = if report.dry_run {
-            "; this is a dry run: nothing was changed"
+            ". This was a dry run: nothing was changed"
         } else {
             ""
         };
@@ -471,18 +475,32 @@ fn sentences(device: &DeviceReport<'_>) -> Vec<(&'static str, String)> {
     }
     if !device.also_off.is_empty() {
         let text = format!(
-            "{} (segmentation in software costs throughput on a fast link)",
+            "{} (the kernel then segments in software, which costs throughput on a fast link)",
             device.also_off.join(", ")
         );
-        facts.push(("with it", text));
+        facts.push(("also off", text));
     }
     if !device.also_on.is_empty() {
-        facts.push(("with it", device.also_on.join(", ")));
+        facts.push(("also on", device.also_on.join(", ")));
+    }
+    if let Some(times) = device.turned_on_again {
+        facts.push(("again", turned_on_again(times)));
     }
     if let Some(error) = &device.error {
         facts.push(("error", error.to_string()));
     }
     facts
+}
+
+/// Another program undid the change. vxcsum sees that only at its next look, and never the program.
+fn turned_on_again(times: usize) -> String {
+    let times = match times {
+        1 => String::new(),
+        times => format!(" {times} times within a minute, the last time"),
+    };
+    format!(
+        "another program turned it on{times} since the last look. It is not known which program"
+    )
 }
 
 fn totals(report: &Report<'_>) -> String {

@@ -67,5 +67,8 @@ pub(crate) fn wrapped_around(
     };
     wrapped(out, indent, before.trim_end())?;
     writeln!(out, "{indent}    {quoted}")?;
+    if after.is_empty() {
+        return Ok(());
+    }
     wrapped(out, &format!("{indent}  "), after.trim_start())
 }

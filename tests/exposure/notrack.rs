@@ -322,13 +322,13 @@ fn where_a_rule_does_not_suffice_the_offload_goes_off_and_the_reason_says_why() 
             |_| (),
             "[bugs]\nnat-lco-csum = \"affected\"",
             "kernel-affected",
-            "a rule notrack is not used: the policy asks for it whatever NAT does",
+            "vxcsum makes no rule notrack: the policy asks for the offload to be off, whatever NAT does",
         ),
         (
             behind_a_veth,
             "",
             "exposed",
-            "a rule notrack is not used: even then no rule here rewrites the outer packets, but the underlay eth0",
+            "vxcsum makes no rule notrack: it is not known whether it is enough: no rule here rewrites the outer packets. But the underlay eth0",
         ),
     ];
     for (prepare, more, code, why) in rows {
@@ -355,7 +355,7 @@ fn what_the_policy_counts_as_harmless_does_not_stand_in_the_way() {
     let made = ["add-rule", "already-untracked", "changed", "true"];
     assert_eq!(summary(&json(&lab, "apply")), made);
     let status = vxcsum(&lab, "status").expect(0);
-    let answer = "OK  1 VXLAN device: nothing to fix, as the policy counts what is not known";
+    let answer = "OK  1 VXLAN device: nothing to fix, because the policy accepts what is not known";
     assert!(status.text().starts_with(answer), "{}", status.text());
 }
 
@@ -390,7 +390,7 @@ fn who_deletes_the_table_again_and_again_gets_the_offload_off() {
     );
     let text = device["reason"]["text"].as_str().unwrap();
     assert!(
-        text.contains("another program has taken table inet vxcsum away 3 times"),
+        text.contains("another program deleted table inet vxcsum 3 times"),
         "{text}"
     );
     let off = ["leave", "already-off", "unchanged", "false"];
@@ -525,7 +525,7 @@ fn a_rule_that_the_kernel_does_not_take_is_no_cure() {
         }
         if done
             .text()
-            .contains("the kernel does not take it: Operation not supported")
+            .contains("the kernel refuses it: Operation not supported")
         {
             refused += 1;
             // vxcsum does not try again at every look.

@@ -351,7 +351,7 @@ fn unread_or_opaque_rules_are_unknown() {
         (
             "unknown",
             Some("-A POSTROUTING -j FULLCONENAT"),
-            "the outer packet can meet `FULLCONENAT`, which is not understood"
+            "vxcsum does not understand \"FULLCONENAT\" in a rule that the outer packets can match: `-A POSTROUTING -j FULLCONENAT`"
         )
     );
     // At another hook it cannot rewrite.
