@@ -8,7 +8,8 @@ if [ "$1" -eq 0 ]; then
         systemctl stop vxcsum.timer vxcsum-watch.service vxcsum-probe.service vxcsum.service 'vxcsum@*.service' >/dev/null 2>&1 || :
     fi
     systemctl --no-reload disable vxcsum.service vxcsum.timer vxcsum-watch.service vxcsum-probe.service >/dev/null 2>&1 || :
-    if [ -e /run/vxcsum/state.json ]; then
+    # The record may be lost, and the nf_tables table is still there.
+    if [ -e /run/vxcsum/state.json ] || [ -d /run/systemd/system ]; then
         /usr/sbin/vxcsum revert >/dev/null || echo "vxcsum: the devices named above did not get their offload back" >&2
     fi
 fi

@@ -55,8 +55,8 @@ pub fn apply(common: &Common, args: &Apply) -> Result<ExitCode, Error> {
 }
 
 pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
-    let which = selection(&args.devices);
     let mut node = Node::open_to_revert(common.into())?;
+    let which = node.widened(selection(&args.devices));
     if args.dry_run {
         let facts = node.look(which)?;
         let plan = plan::decide_revert(&facts, &node.verdict);

@@ -137,6 +137,13 @@ impl Discovery {
         Ok((table, devices.collect()))
     }
 
+    /// True if these are the names of all VXLAN and Geneve devices.
+    pub fn are_all(&mut self, names: &[IfName]) -> bool {
+        let links = dump_tunnels(&mut self.route).unwrap_or_default();
+        let there: BTreeSet<_> = links.iter().map(|link| link.name).collect();
+        there == names.iter().copied().collect()
+    }
+
     /// The outer flow of each device, in the same order, and true for a device that certainly has no destination yet.
     /// The outer flow has the facts on which the matching NAT rules depend.
     ///

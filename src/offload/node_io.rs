@@ -295,6 +295,14 @@ impl Node {
         Ok(facts)
     }
 
+    /// `All` if these are all devices. Without a record of vxcsum's own table, only that tells that no device needs it.
+    pub fn widened<'s>(&mut self, which: Selection<'s>) -> Selection<'s> {
+        match which {
+            Selection::Named(names) if self.discovery.are_all(names) => Selection::All,
+            _ => which,
+        }
+    }
+
     /// The decision of every command except `revert`.
     pub fn plan<'a>(&self, facts: &'a Facts) -> Plan<'a> {
         decide(&self.policy, facts, &self.verdict)

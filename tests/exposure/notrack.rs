@@ -231,6 +231,30 @@ fn a_device_is_cured_by_a_rule_and_keeps_its_offload() {
     }
 }
 
+/// The record is lost, as by `rm -r /run/vxcsum`. The table goes when no device can need it.
+#[test]
+fn a_table_without_a_record_goes_with_the_last_device() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    let made_and_forgotten = || {
+        vxcsum(&lab, "apply").expect(0);
+        assert_eq!(table(&lab), [RULE]);
+        fs::remove_dir_all(Path::new(lab.a.remembering_root()).join("run")).unwrap();
+    };
+    made_and_forgotten();
+    let said = vxcsum(&lab, "revert flannel.1").expect(0);
+    let why = "the record of this boot does not know it";
+    assert!(said.errors().contains(why), "{}", said.errors());
+    assert!(!ruleset(&lab).contains("vxcsum"));
+    // Another device may need it.
+    lab.a
+        .ip("link add other0 type vxlan id 9 dstport 4789 local 192.168.77.1 noudpcsum");
+    made_and_forgotten();
+    vxcsum(&lab, "revert flannel.1").expect(0);
+    assert_eq!(table(&lab), [RULE]);
+    vxcsum(&lab, "revert").expect(0);
+    assert!(!ruleset(&lab).contains("vxcsum"));
+}
+
 fn exposed_lab(cure: &str) -> Lab {
     let lab = Lab::new();
     policy(&lab.a, cure);
