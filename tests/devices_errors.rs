@@ -30,17 +30,25 @@ fn an_error_names_the_kind_of_a_wrong_device() {
             1,
             "a1: there is no such device in this network namespace; its VXLAN devices are a0, b0, c0",
         ),
-        ("--device veth0", 1, "veth0: not a VXLAN device but a veth"),
-        ("--device br0", 1, "br0: not a VXLAN device but a bridge"),
+        (
+            "--device veth0",
+            1,
+            "veth0: not a VXLAN or Geneve device but a veth",
+        ),
+        (
+            "--device br0",
+            1,
+            "br0: not a VXLAN or Geneve device but a bridge",
+        ),
         (
             "--device lo",
             1,
-            "lo: not a VXLAN device but a plain network device",
+            "lo: not a VXLAN or Geneve device but a plain network device",
         ),
         (
             "--device a0 --device br0",
             1,
-            "br0: not a VXLAN device but a bridge",
+            "br0: not a VXLAN or Geneve device but a bridge",
         ),
         ("--device abcdefghijklmnop", 64, "1 to 15 bytes"),
         ("--device a/b", 64, "1 to 15 bytes"),
@@ -110,7 +118,7 @@ fn no_device_is_no_error() {
                 .expect(0);
             assert!(
                 run.text()
-                    .starts_with("OK  no VXLAN or Geneve devices in this network namespace"),
+                    .starts_with("OK  no VXLAN or Geneve devices here"),
                 "{}",
                 run.text()
             );
@@ -161,7 +169,7 @@ fn without_capabilities_reading_works_and_changing_ends_before_anything_is_tried
             (run.text(), run.errors()),
             (
                 "",
-                "vxcsum: changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done\n"
+                "vxcsum: changing a device needs CAP_NET_ADMIN: run it as root. To look first: vxcsum --dry-run\n"
             )
         );
         assert!(requests.contains(&Request::Capabilities), "{requests:?}");

@@ -102,7 +102,7 @@ fn the_kernel_takes_no_name_with_a_format() {
     let status = netns.vxcsum("status --device %n%s").expect(1);
     assert_eq!(
         status.errors(),
-        "vxcsum: %n%s: there is no such device in this network namespace, which has no VXLAN device\n"
+        "vxcsum: %n%s: there is no such device in this network namespace, which has no VXLAN or Geneve device\n"
     );
 }
 

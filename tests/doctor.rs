@@ -258,7 +258,7 @@ fn a_measurement_is_kept_for_this_boot_and_decides() {
     }
     let text = again(&netns, "probe").expect(0);
     assert!(
-        text.text().contains("kept until the next boot"),
+        text.text().contains("saved until the next boot"),
         "{}",
         text.text()
     );
@@ -303,7 +303,7 @@ fn a_probe_without_permission_says_so() {
     .expect(77);
     assert!(out.text().contains("inconclusive"), "{}", out.text());
     assert!(out.text().contains("CAP_SYS_ADMIN"), "{}", out.text());
-    assert!(out.text().contains("nothing is decided by it"));
+    assert!(out.text().contains("it decides nothing"));
     // doctor shows that the probe ran, and why it has no result.
     let report = again(&netns, "doctor --json").expect(2).json();
     assert_eq!(report["measured"], false);

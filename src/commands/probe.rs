@@ -24,7 +24,9 @@ pub fn run(common: &Common, args: &Probe) -> Result<ExitCode, Error> {
         match file_io::save(&common.root, &run) {
             Ok(()) => Stored::ThisRun,
             Err(e) => {
-                warn!("{e}; apply and status will not know of this run");
+                if run.answers() {
+                    warn!("{e}; apply and status will not know this result");
+                }
                 Stored::Nothing
             }
         }

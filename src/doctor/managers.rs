@@ -54,7 +54,8 @@ pub fn managers(files: &[Candidate], devices: &[(IfName, TunnelKind)]) -> Vec<Ma
         .iter()
         .filter(|f| f.kind == ManagerKind::LinkFile)
         .collect();
-    let mut by_text: Vec<(&Candidate, String)> = Vec::new();
+    // For a file, the file that hides it, and its value: the devices.
+    let mut set: Vec<(&Candidate, Option<&Candidate>, String, Vec<String>)> = Vec::new();
     for (device, kind) in devices {
         let matches = |file: &&&Candidate| link_matches(&file.text, device, *kind);
         let mut first: Option<&Candidate> = None;
@@ -64,14 +65,13 @@ pub fn managers(files: &[Candidate], devices: &[(IfName, TunnelKind)]) -> Vec<Ma
             let Some(value) = link_setting(&file.text) else {
                 continue;
             };
-            let text = match before {
-                None => format!("TransmitChecksumOffload={value} for {device}"),
-                Some(other) => format!(
-                    "TransmitChecksumOffload={value} is shadowed for {device}: {} matches it first, and .link files are not merged",
-                    escape(other.path.as_bytes())
-                ),
+            let same = |known: &&mut (&Candidate, Option<&Candidate>, String, Vec<String>)| {
+                known.0 == file && known.1 == before
             };
-            by_text.push((file, text));
+            match set.iter_mut().find(same) {
+                Some((.., names)) => names.push(device.to_string()),
+                None => set.push((file, before, value, vec![device.to_string()])),
+            }
         }
         let name = device.as_bytes();
         if name.starts_with(b"vxlan.calico") || name.starts_with(b"vxlan-v6.calico") {
@@ -79,15 +79,25 @@ pub fn managers(files: &[Candidate], devices: &[(IfName, TunnelKind)]) -> Vec<Ma
                 kind: ManagerKind::Felix,
                 path: None,
                 text: format!(
-                    "Calico's Felix turns it off on {device} every 10 seconds where it takes the kernel to be 5.7.0 or older, or where ChecksumOffloadBroken=true is set"
+                    "Calico's Felix turns it off on {device} every 10 seconds if it detects a kernel before 5.7.1, or if ChecksumOffloadBroken=true is set"
                 ),
             });
         }
     }
-    found.extend(by_text.into_iter().map(|(file, text)| Manager {
-        kind: file.kind,
-        path: Some(escape(file.path.as_bytes())),
-        text,
+    found.extend(set.into_iter().map(|(file, before, value, names)| {
+        let (path, names) = (|file: &Candidate| escape(file.path.as_bytes()), names.join(", "));
+        let text = match before {
+            None => format!("TransmitChecksumOffload={value} for {names}"),
+            Some(other) => format!(
+                "TransmitChecksumOffload={value} is ignored for {names}: {} matches first, and .link files are not merged",
+                path(other)
+            ),
+        };
+        Manager {
+            kind: file.kind,
+            path: Some(path(file)),
+            text,
+        }
     }));
     for file in files
         .iter()
@@ -221,11 +231,13 @@ mod tests {
         let geneve = "[Match]\nKind=geneve\n[Link]\nTransmitChecksumOffload=no\n";
         let empty = "# [Match]\n[Match]\n#Type=vxlan\n[Link]\nTransmitChecksumOffload=no\n";
         let sets = "TransmitChecksumOffload=no for flannel.1";
-        let shadowed = "is shadowed for flannel.1: /0.link matches it first";
+        let both = "TransmitChecksumOffload=no for flannel.1, vx2";
+        let hidden = "is ignored for flannel.1, vx2: /0.link matches first";
         for (name_of, texts, expected) in [
             ("sets", vec![vxlan], vec![sets]),
             ("first wins", vec![vxlan, default], vec![sets]),
-            ("shadowed", vec![default, vxlan], vec![shadowed]),
+            ("hidden", vec![default, vxlan], vec![hidden]),
+            ("both", vec![vxlan], vec![both]),
             (
                 "no condition of a VXLAN device",
                 vec![other, vxlan],
@@ -240,7 +252,10 @@ mod tests {
             let files: Vec<_> = files
                 .map(|(n, text)| file(&format!("/{n}.link"), text))
                 .collect();
-            let found = managers(&files, &[(name("flannel.1"), TunnelKind::Vxlan)]);
+            let found = managers(
+                &files,
+                &["flannel.1", "vx2"].map(|n| (name(n), TunnelKind::Vxlan)),
+            );
             assert_eq!(found.len(), expected.len(), "{name_of}: {found:?}");
             for (found, expected) in found.iter().zip(expected) {
                 assert!(found.text.contains(expected), "{name_of}: {found:?}");

@@ -11,9 +11,9 @@ use super::{Defence, Diagnosis, Health};
 use crate::kernel::{EvidenceSource, Trigger};
 use crate::nat::exposure::ExposureCode;
 use crate::nat::kube_proxy::KubeProxy;
-use crate::offload::health::{NodeState, named};
+use crate::offload::health::{self, NodeState, named};
 use crate::offload::report::DeviceReport;
-use crate::output::{feature, footers, headline, status_style, status_word};
+use crate::output::{answer, feature, footers, status_style, status_word};
 use crate::term::{GREEN, RED, YELLOW, paint, wrapped, wrapped_around};
 use crate::text::escape;
 
@@ -25,7 +25,8 @@ const MAX_NAMED: usize = 4;
 /// # Errors
 /// Those of the writer.
 pub fn doctor(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io::Result<()> {
-    headline(out, &diagnosis.report, color)?;
+    let text = health::answer(&diagnosis.report).replace("See: vxcsum doctor", "See below");
+    answer(out, &diagnosis.report, &text, color)?;
     let flows = &diagnosis.flows;
     if flows.rewritten > 0 && diagnosis.report.summary.state != NodeState::Ok {
         let text = format!(

@@ -59,7 +59,16 @@ fn measured(result: Measured, weaker: BugVerdict) -> BugVerdict {
             None => String::new(),
         }
     });
-    let text = format!("measured on this boot: {seen}{}", cures.collect::<String>());
+    let overrules = weaker.status != Status::Unknown && weaker.status != status;
+    let text = format!(
+        "measured on this boot: {seen}{}{}",
+        cures.collect::<String>(),
+        if overrules {
+            "; this overrules policy and table"
+        } else {
+            ""
+        }
+    );
     let evidence = Evidence {
         source: EvidenceSource::Probe,
         mark: Basis::Measured,
@@ -96,9 +105,14 @@ fn declared(entry: &KernelOverride, table: &BugVerdict) -> BugVerdict {
         source: EvidenceSource::Policy,
         mark: Basis::Declared,
         text: format!(
-            "the [[kernel]] entry for {} in {} says so",
+            "the [[kernel]] entry for {} in {} says \"{}\"",
             entry.release.as_str(),
-            entry.origin
+            entry.origin,
+            if entry.status == Status::Affected {
+                "affected"
+            } else {
+                "fixed"
+            }
         ),
         url: None,
     };
@@ -161,7 +175,7 @@ mod tests {
                 source: EvidenceSource::Policy,
                 mark: Basis::Declared,
                 text:
-                    "the [[kernel]] entry for 5.3.18-150300.* in /etc/vxcsum/policy.toml:5 says so"
+                    "the [[kernel]] entry for 5.3.18-150300.* in /etc/vxcsum/policy.toml:5 says \"fixed\""
                         .to_owned(),
                 url: None,
             }

@@ -364,7 +364,7 @@ impl Discovery {
         let kinds = TunnelKind::names(links.iter().map(|link| link.kind));
         let names: Vec<_> = links.iter().map(|link| link.name.to_string()).collect();
         match names.as_slice() {
-            [] => ", which has no VXLAN device".to_owned(),
+            [] => ", which has no VXLAN or Geneve device".to_owned(),
             [one] => format!("; its {kinds} device is {one}"),
             all if all.len() <= MAX => format!("; its {kinds} devices are {}", all.join(", ")),
             all => format!(
@@ -394,9 +394,9 @@ impl Discovery {
             let kind = link
                 .kind
                 .unwrap_or_else(|| "plain network device".to_owned());
-            let tunnel = link
-                .tunnel
-                .ok_or_else(|| Error::Device(format!("{name}: not a VXLAN device but a {kind}")))?;
+            let tunnel = link.tunnel.ok_or_else(|| {
+                Error::Device(format!("{name}: not a VXLAN or Geneve device but a {kind}"))
+            })?;
             found.insert(tunnel.ifindex, tunnel);
         }
         Ok(found.into_values().collect())

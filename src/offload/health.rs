@@ -11,7 +11,7 @@ use super::report::{DeviceReport, Outcome, Report, by_device};
 use crate::fault::Fault;
 use crate::kernel::{Status, Trigger};
 use crate::link::TunnelKind;
-use crate::nat::exposure::ExposureCode;
+use crate::nat::exposure::{Exposure, ExposureCode};
 
 /// The most devices that the sentence names. It counts the rest, and the table names all.
 const MAX_NAMED: usize = 3;
@@ -221,8 +221,7 @@ pub fn answer(report: &Report<'_>) -> String {
     let state = report.summary.state;
     if report.devices.is_empty() {
         return if report.absent.is_empty() {
-            "no VXLAN or Geneve devices in this network namespace (in a container? run it on the host)"
-                .to_owned()
+            "no VXLAN or Geneve devices here (in a container? run it on the host)".to_owned()
         } else {
             absent(report)
         };
@@ -290,8 +289,15 @@ pub fn absent(report: &Report<'_>) -> String {
 
 fn all_ok(report: &Report<'_>) -> String {
     let safe = |device: &DeviceReport<'_>| Defence::of(device).health == Health::Safe;
+    let not_read = |device: &DeviceReport<'_>| *device.exposure == Exposure::not_asked();
     let what = if report.devices.iter().all(safe) {
         "no packet can be corrupted"
+    } else if report
+        .devices
+        .iter()
+        .all(|device| safe(device) || not_read(device))
+    {
+        "nothing to change, because the policy says never. vxcsum doctor also looks at NAT"
     } else {
         "nothing to fix, because the policy accepts what is not known"
     };
@@ -353,7 +359,7 @@ fn next(report: &Report<'_>, devices: &[&DeviceReport<'_>]) -> String {
             devices[0].name.in_command()
         )
     } else if let Some(limit) = report.limited.first() {
-        limit.advice.clone()
+        format!("The NAT rules could not be read. {}", limit.advice)
     } else {
         "See: vxcsum doctor".to_owned()
     }

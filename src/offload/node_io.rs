@@ -716,7 +716,7 @@ pub fn require_net_admin() -> Result<(), Error> {
     use rustix::thread::{CapabilitySet, capabilities};
     match capabilities(None) {
         Ok(sets) if !sets.effective.contains(CapabilitySet::NET_ADMIN) => Err(Error::Permission(
-            "changing a device needs CAP_NET_ADMIN: run it as root, or add --dry-run to see what would be done".to_owned(),
+            "changing a device needs CAP_NET_ADMIN: run it as root. To look first: vxcsum --dry-run".to_owned(),
         )),
         // If capabilities cannot be read, the kernel decides when a device is set.
         _ => Ok(()),

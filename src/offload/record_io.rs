@@ -92,7 +92,7 @@ impl StateFile {
                 }
                 Err(e) => {
                     return Err(format!(
-                        "lock {}: {}; another vxcsum has been at work for more than {} seconds",
+                        "lock {0}: {1}; another vxcsum holds it for more than {2} seconds: `fuser -v {0}` shows which",
                         path.display(),
                         describe_errno(e),
                         LOCK_TIMEOUT.as_secs()

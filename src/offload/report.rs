@@ -347,12 +347,11 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
     }
 }
 
-fn contested(plan: &DevicePlan<'_>) -> String {
-    let text = "another program keeps turning it on";
-    plan.device.history[plan.feature].contested.map_or_else(
-        || text.to_owned(),
-        |until| format!("{text}, so vxcsum pauses; it tries again {until}"),
-    )
+fn advice(plan: &DevicePlan<'_>) -> String {
+    let conflict = plan.device.history[plan.feature].contested;
+    let again = conflict.map(|conflict| format!(". vxcsum tries again {conflict}"));
+    let again = again.unwrap_or_default();
+    format!("stop that program, then end the pause: vxcsum apply DEVICE{again}")
 }
 
 /// The result for a device that was not changed.
@@ -370,10 +369,7 @@ fn unchanged(plan: &DevicePlan<'_>, whole: &Plan<'_>) -> Change {
         }
         (Action::Leave, ReasonCode::Contested, _) => (
             Outcome::Refused,
-            Some(
-                refused(&contested(plan))
-                    .advise("stop that program, then end the pause: vxcsum apply DEVICE"),
-            ),
+            Some(refused("another program keeps turning it on").advise(advice(plan))),
         ),
         (Action::Leave, ReasonCode::FeatureFixed, _) => (
             Outcome::Refused,

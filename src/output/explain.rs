@@ -185,7 +185,7 @@ fn notrack(device: &DeviceReport<'_>) -> Option<String> {
         (Some(own), _) if own.in_place => format!("in place: {}", own.rule),
         (_, Some(Ok(packets))) => format!("would suffice: {}", packets.rule()),
         (_, Some(Err(NoCure::NotAsked))) | (None, None) => return None,
-        (_, Some(Err(why))) => format!("not shown to suffice: {why}"),
+        (_, Some(Err(why))) => why.to_string(),
         (Some(own), None) => format!("not in place: {}", own.rule),
     })
 }
@@ -317,6 +317,16 @@ fn remedies(
             toml_literal(device.name)
         )
     };
+    if let Some(limit) = report.limited.first()
+        && device.reason.code == ReasonCode::ExposureUnknown
+    {
+        // The decision rests on rules that could not be read.
+        return wrapped(
+            out,
+            "  ",
+            &format!("let vxcsum read the NAT rules. {}", limit.advice),
+        );
+    }
     let mut remedies = Vec::new();
     match device.reason.code {
         // A policy rule does not end a conflict.
@@ -369,8 +379,7 @@ fn remedies(
                     .to_owned(),
             );
         }
-        // Rules that could not be read do not justify a change of the policy.
-        if device.reason.code == ReasonCode::ExposureUnknown && report.limited.is_empty() {
+        if device.reason.code == ReasonCode::ExposureUnknown {
             let known = if !for_nat {
                 "this node does not segment its packets twice"
             } else if device.segmentation == ExposureCode::Unknown && segmented {

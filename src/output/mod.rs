@@ -99,6 +99,16 @@ pub fn json_error(out: &mut impl Write, error: &Error) -> io::Result<()> {
 /// # Errors
 /// Those of the writer.
 pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
+    answer(out, report, &health::answer(report), color)
+}
+
+/// The first line, with this answer.
+pub(crate) fn answer(
+    out: &mut impl Write,
+    report: &Report<'_>,
+    answer: &str,
+    color: bool,
+) -> io::Result<()> {
     let state = report.summary.state;
     let style = match state {
         NodeState::Ok => GREEN,
@@ -106,12 +116,7 @@ pub(crate) fn headline(out: &mut impl Write, report: &Report<'_>, color: bool) -
         NodeState::Broken | NodeState::Failed => RED,
     };
     let word = paint(state.word(), style, color);
-    // The width must not count the codes of colours.
-    let text = format!("{}  {}", state.word(), health::answer(report));
-    let mut plain = Vec::new();
-    wrapped(&mut plain, "", &text)?;
-    let plain = String::from_utf8_lossy(&plain);
-    write!(out, "{}", plain.replacen(state.word(), &word, 1))
+    wrapped(out, "", &format!("{word}  {answer}"))
 }
 
 /// What the answer does not cover, and how long it is valid.
@@ -176,15 +181,19 @@ pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Res
     writeln!(out)?;
     kernel_line(out, &report.kernel, color)?;
     paragraphs(out, report, &[Section::Failed])?;
-    if report
-        .devices
-        .iter()
-        .any(|device| device.outcome == Outcome::Planned)
-    {
+    let mut devices = report.devices.iter();
+    if let Some(device) = devices.find(|device| device.outcome == Outcome::Planned) {
         writeln!(out)?;
+        // A change that rests on rules that could not be read is not advised.
+        let change = if report.limited.is_empty() {
+            "To change: vxcsum apply. "
+        } else {
+            ""
+        };
         let text = format!(
-            "{}. To change: vxcsum apply. For details: vxcsum explain DEVICE",
-            totals(report)
+            "{}. {change}For details: vxcsum explain {}",
+            totals(report),
+            device.name.in_command()
         );
         wrapped(out, "", &text)?;
     }
@@ -207,7 +216,16 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
                 | ReasonCode::NotTurnedOffByVxcsum
         )
     };
-    if !report.devices.iter().any(reverts) {
+    let reverted = report.devices.iter().any(reverts);
+    let suffix = if report.dry_run {
+        ". This was a dry run: nothing was changed"
+    } else {
+        ""
+    };
+    let totals = format!("{}{suffix}", totals(report));
+    if reverted {
+        wrapped(out, "", &totals)?;
+    } else {
         headline(out, report, color)?;
     }
     devices(out, report, color)?;
@@ -228,14 +246,9 @@ pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Resu
             Section::Failed,
         ],
     )?;
-    if !report.devices.is_empty() {
-        let suffix = if report.dry_run {
-            ". This was a dry run: nothing was changed"
-        } else {
-            ""
-        };
+    if !report.devices.is_empty() && !reverted {
         writeln!(out)?;
-        wrapped(out, "", &format!("{}{suffix}", totals(report)))?;
+        wrapped(out, "", &totals)?;
     }
     footers(out, report)
 }

@@ -64,14 +64,12 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     }
     let after = match (run.answers(), stored) {
         (true, Stored::Nothing) => return Ok(()),
-        (true, _) => "kept until the next boot; apply, status and explain decide by it",
+        (true, _) => "saved until the next boot: apply, status and explain use this result",
         (false, Stored::EarlierRun) => {
-            "an earlier run of this boot has an answer: apply, status and explain decide by that"
+            "apply, status and explain use the answer of an earlier run of this boot"
         }
         // This run is stored too, but the sentence about storing would mislead.
-        (false, _) => {
-            "nothing is decided by it: apply, status and explain go by the policy and the table"
-        }
+        (false, _) => "it decides nothing: apply, status and explain use the policy and the table",
     };
     writeln!(out, "\n{after}")
 }
@@ -198,15 +196,15 @@ mod tests {
         for (stored, after) in [
             (
                 Stored::ThisRun,
-                "nothing is decided by it: apply, status and explain go by the policy and the table",
+                "it decides nothing: apply, status and explain use the policy and the table",
             ),
             (
                 Stored::Nothing,
-                "nothing is decided by it: apply, status and explain go by the policy and the table",
+                "it decides nothing: apply, status and explain use the policy and the table",
             ),
             (
                 Stored::EarlierRun,
-                "an earlier run of this boot has an answer: apply, status and explain decide by that",
+                "apply, status and explain use the answer of an earlier run of this boot",
             ),
         ] {
             let mut out = Vec::new();

@@ -35,11 +35,20 @@ pub(crate) fn paint(text: &str, style: Style, color: bool) -> String {
     }
 }
 
+/// The columns of a word, without the codes of its colours.
+fn columns(word: &str) -> usize {
+    let mut parts = word.split('\x1b');
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.map(|part| part.split_once('m').map_or(part, |(_, text)| text));
+    let parts = std::iter::once(first).chain(rest);
+    parts.map(unicode_width::UnicodeWidthStr::width).sum()
+}
+
 /// Breaks a text at spaces. Lines after the first are indented by two more columns.
 pub(crate) fn wrapped(out: &mut impl Write, indent: &str, text: &str) -> io::Result<()> {
     let (mut column, limit) = (0, width());
     for word in text.split(' ') {
-        let width = unicode_width::UnicodeWidthStr::width(word);
+        let width = columns(word);
         if column == 0 {
             write!(out, "{indent}{word}")?;
             column = indent.len() + width;
