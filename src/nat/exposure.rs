@@ -719,6 +719,8 @@ fn collect(
         machine.drops = collected.drops.as_ref().map(|_| Drops::new());
         let untracked = |s: &PathState| PathState {
             untracked: collected.untracked,
+            // The tunnel drops the connection of the inner packet.
+            template: false,
             ..*s
         };
         let marks: Vec<PathState> = marks.iter().map(untracked).collect();

@@ -420,7 +420,7 @@ impl<'a> Machine<'a> {
                 }
                 Step::Stop => return Ok(true),
             }
-            by_packet_alone &= !is_about_marks(e) && !matches!(e, Expr::Untrack);
+            by_packet_alone &= !is_about_marks(e) && !matches!(e, Expr::Untrack | Expr::Template);
         }
         add(walk.next, walk.s);
         Ok(true)
@@ -464,7 +464,13 @@ impl<'a> Machine<'a> {
             }
             Expr::Untrack => {
                 // After connection tracking it has no effect.
-                walk.s.untracked |= self.base.priority < -200;
+                walk.s.untracked |= self.base.priority < -200 && !walk.s.template;
+                Step::Go
+            }
+            Expr::Template => {
+                // CT leaves an untracked packet as it is. But where other rules or vxcsum's own leave it untracked, their
+                // order is not known.
+                (walk.s.untracked, walk.s.template) = (false, true);
                 Step::Go
             }
             Expr::Nat(nat) => self.translate(
@@ -713,6 +719,7 @@ fn is_relevant(rules: &NatRules, table: usize, chain: u32) -> bool {
                     | Expr::Nat(_)
                     | Expr::NatRegs(_)
                     | Expr::Untrack
+                    | Expr::Template
                     | Expr::Write(_)
                     | Expr::Forward(_)
                     | Expr::Verdict(Verdict::Queue(_))

@@ -262,6 +262,11 @@ pub enum Expr {
     NatRegs(NatRegs),
     /// The packet is not tracked, so it passes no nat chain.
     Untrack,
+    /// nft's `ct zone set`, and the target CT with an option: gives the packet a template of connection tracking. The
+    /// packet is tracked, also after `notrack` before it (nft), and `notrack` behind it has no effect.
+    ///
+    /// <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nft_ct.c> (`nft_ct_set_zone_eval`, `nft_notrack_eval`)
+    Template,
     /// nft's `ct mark set`.
     SetConnmark {
         from: Reg,

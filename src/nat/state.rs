@@ -14,6 +14,8 @@ pub struct PathState {
     pub set_here: u32,
     /// `notrack`.
     pub untracked: bool,
+    /// The packet has a template of connection tracking, see [`super::rules::Expr::Template`].
+    pub template: bool,
     /// A nat chain of this hook has translated the packet.
     pub translated: bool,
 }
@@ -25,6 +27,7 @@ impl PathState {
             relied: 0,
             set_here: 0,
             untracked: false,
+            template: false,
             translated: false,
         }
     }
@@ -37,8 +40,13 @@ impl PathState {
 
     fn covers(&self, other: &Self) -> bool {
         self.mark.covers(other.mark)
-            && (self.relied, self.untracked, self.translated)
-                == (other.relied, other.untracked, other.translated)
+            && self.relied == other.relied
+            && self.tracking() == other.tracking()
+    }
+
+    /// What connection tracking and NAT have done, which states that are merged must share.
+    fn tracking(&self) -> (bool, bool, bool) {
+        (self.untracked, self.template, self.translated)
     }
 }
 
@@ -55,10 +63,7 @@ pub fn add(states: &mut Vec<PathState>, s: PathState) {
     if states.len() > MAX_STATES {
         let mut merged: Vec<PathState> = Vec::new();
         for s in states.drain(..) {
-            match merged
-                .iter_mut()
-                .find(|t| (t.untracked, t.translated) == (s.untracked, s.translated))
-            {
+            match merged.iter_mut().find(|t| t.tracking() == s.tracking()) {
                 Some(t) => {
                     t.mark = t.mark.join(s.mark);
                     t.relied |= s.relied;

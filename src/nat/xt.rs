@@ -694,7 +694,7 @@ fn known_target(name: &[u8], revision: u8, d: &[u8], family: TableFamily) -> Opt
         (b"DNAT", 1 | 2) => nat(NatKind::Dnat, true)?,
         (b"NOTRACK", 0) => Expr::Untrack,
         (b"CT", 0..=2) if u16_at(d, 0)? & XT_CT_NOTRACK != 0 => Expr::Untrack,
-        (b"CT", 0..=2) => Expr::Neutral("CT".into()),
+        (b"CT", 0..=2) => Expr::Template,
         (b"SET", 1..=3) => set_target(revision, d)?,
         (b"NFQUEUE", 0..=3) => Expr::Verdict(nfqueue(revision, d)?),
         // An unknown revision queues too.

@@ -203,6 +203,7 @@ fn ct(f: &Attributes<'_>) -> Option<Expr> {
             len: 16,
         },
         (None, Some(from)) if key == NFT_CT_MARK => Expr::SetConnmark { from },
+        (None, Some(_)) if key == NFT_CT_ZONE => Expr::Template,
         (None, Some(_)) => Expr::Neutral("ct set".into()),
         (None, None) => return None,
     })

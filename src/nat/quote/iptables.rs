@@ -89,13 +89,12 @@ impl<'a> Iptables<'a> {
                     out.push_str(&set_target(updates, options, self.rules));
                 }
                 Expr::Nat(nat) => out.push_str(&target(nat)),
-                Expr::NatRegs(_)
+                Expr::NatRegs(n)
                     if rule
                         .exprs
                         .iter()
                         .all(|e| !matches!(e, Expr::Immediate { .. })) =>
                 {
-                    let Expr::NatRegs(n) = e else { return None };
                     out.push_str(&target(&Nat {
                         kind: n.kind,
                         flags: n.flags,
@@ -104,6 +103,7 @@ impl<'a> Iptables<'a> {
                     }));
                 }
                 Expr::Untrack => out.push_str(" -j CT --notrack"),
+                Expr::Template => out.push_str(" -j CT [...]"),
                 Expr::Neutral(name) if &**name == "counter" => {}
                 Expr::Neutral(name) | Expr::Opaque(name) | Expr::Copy(name) | Expr::Write(name) => {
                     let _ = write!(out, " -j {}", escape(name.as_bytes()));

@@ -105,6 +105,7 @@ impl<'a> Nft<'a> {
             Expr::Verdict(v) => self.verdict(*v),
             Expr::NatRegs(n) => self.nat(n),
             Expr::Untrack => "notrack".into(),
+            Expr::Template => "ct zone set [...]".into(),
             Expr::Neutral(name)
             | Expr::Maybe(name)
             | Expr::Opaque(name)
