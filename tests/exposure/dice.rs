@@ -13,7 +13,14 @@ pub const IPSETS: &str = "\
     add info 192.168.77.2 skbmark 0x4000/0x4000\n\
     add info 10.244.1.2 skbmark 0x4000/0x4000\n\
     create ports bitmap:port range 8000-9000\n\
-    add ports 8472\n";
+    add ports 8472\n\
+    create pairs hash:ip,port family inet\n\
+    add pairs 192.168.77.2,udp:8472\n\
+    create ranges hash:net family inet\n\
+    add ranges 192.168.77.0/24\n\
+    add ranges 192.168.77.9 nomatch\n\
+    create listed list:set\n\
+    add listed kept\n";
 
 /// A target of iptables: its name in the kernel, its syntax, the tables and chains that accept it (empty: any), and the
 /// match that it needs.
@@ -234,6 +241,123 @@ pub fn targets() -> Vec<&'static str> {
         .collect()
 }
 
+/// What statements of nft do, by a part of their text.
+const STATEMENTS: &[&str] = &[
+    "masquerade",
+    "snat to",
+    "snat ip",
+    "dnat to",
+    "dnat ip prefix",
+    "redirect",
+    "dup to",
+    "fwd to",
+    "notrack",
+    "synproxy",
+    "tproxy",
+    "reject",
+    "drop",
+    "log ",
+    "counter",
+    "limit",
+    "quota",
+    "numgen",
+    "jhash",
+    "symhash",
+    "vmap",
+    "map {",
+    "ct mark set",
+    "meta mark set",
+    "ct zone set",
+    "ct event set",
+    "ct helper set",
+    "ct count",
+    "add @",
+    "update @",
+    "delete @",
+    "sport set",
+    "dscp set",
+    "ttl set",
+    "tcp option",
+    "priority set",
+    "nftrace",
+    "jump called",
+    "goto called",
+    "socket",
+    "hook egress",
+    "hook ingress",
+];
+
+/// The targets and statements in a random rule set.
+pub fn targets_in(text: &str) -> impl Iterator<Item = &str> {
+    let behind = |line: &'_ str| line.find(" -j ").map_or(line.len(), |at| at + 4);
+    let mut found: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line[behind(line)..].split(' ').next())
+        .filter(|target| !target.is_empty())
+        .collect();
+    if text.starts_with("table ") {
+        let (_, rules) = text.split_once("chain called").unwrap();
+        found.extend(
+            STATEMENTS
+                .iter()
+                .filter(|statement| rules.contains(**statement)),
+        );
+    }
+    found.into_iter()
+}
+
+/// Marks for connections of pods to a service, as kube-proxy sets them, for the inner packets of a device over IPv6.
+pub const SERVICES: &str = "\
+    *nat\n\
+    -A OUTPUT -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+    -A OUTPUT -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n\
+    -A PREROUTING -d 10.96.0.10/32 -p tcp -j MARK --or-mark 0x4000\n\
+    -A PREROUTING -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.2:80\n\
+    COMMIT\n";
+
+/// The same rules or ipsets for IPv6.
+pub fn over_ipv6(text: &str) -> String {
+    const SAME: &[(&str, &str)] = &[
+        ("192.168.77.1:4000", "[fd00:77::1]:4000"),
+        ("10.244.1.2:80", "[fd00:244::2]:80"),
+        ("192.168.77.0/24", "fd00:77::/64"),
+        ("192.168.77.0", "fd00:77::"),
+        ("192.168.77.", "fd00:77::"),
+        ("10.244.0.0/16", "fd00:244::/32"),
+        ("10.244.0.1", "fd00:244::1"),
+        ("10.244.1.2", "fd00:244::2"),
+        ("10.96.0.10/32", "fd00:96::a/128"),
+        ("10.96.0.10", "fd00:96::a"),
+        // The headers.
+        ("-m ttl --ttl-eq", "-m hl --hl-eq"),
+        ("TTL --ttl-inc", "HL --hl-inc"),
+        ("ECN --ecn-tcp-remove", "RETURN"),
+        ("! -f ", ""),
+        ("-f ", ""),
+        ("family inet", "family inet6"),
+        ("netmask 24", "netmask 64"),
+        ("table ip t", "table ip6 t"),
+        ("ipv4_addr", "ipv6_addr"),
+        ("ip daddr", "ip6 daddr"),
+        ("ip saddr", "ip6 saddr"),
+        ("ip dscp", "ip6 dscp"),
+        ("ip ttl", "ip6 hoplimit"),
+        ("ip frag-off & 0x1fff == 0", "ip6 version 6"),
+        (
+            "@nh,128,32 0xc0a84d02",
+            "@nh,192,128 0xfd000077000000000000000000000002",
+        ),
+        ("snat ip ", "snat ip6 "),
+        ("dnat ip ", "dnat ip6 "),
+        ("255.255.255.0", "ffff:ffff:ffff:ffff::"),
+    ];
+    let mut text = text.to_owned();
+    for (from, to) in SAME {
+        text = text.replace(from, to);
+    }
+    text
+}
+
 /// The same numbers in every run (xorshift).
 pub struct Dice(pub u64);
 
@@ -250,7 +374,7 @@ impl Dice {
     }
 
     fn conditions(&mut self) -> String {
-        const SOME: [&str; 34] = [
+        const SOME: &[&str] = &[
             "-m mark --mark 0x4000/0x4000",
             "-m mark ! --mark 0x4000/0x4000",
             "-m mark --mark 0x1/0x1",
@@ -285,10 +409,41 @@ impl Dice {
             "-m set ! --match-set seen dst",
             "-m set --match-set nets dst",
             "-m set --match-set ports dst",
+            "-m set --match-set kept src",
+            "-m set --match-set pairs dst,dst",
+            "-m set ! --match-set pairs dst,dst",
+            "-m set --match-set ranges dst --return-nomatch",
+            "-m set --match-set ranges src",
+            "-m set --match-set listed dst",
+            "-m set --match-set kept dst --packets-gt 1",
+            "-m comment --comment x",
+            "-m state --state NEW",
+            "-m conntrack --ctstate NEW,UNTRACKED",
+            "-m conntrack ! --ctproto udp",
+            "-m conntrack --ctorigdst 10.96.0.10",
+            "! -p tcp",
+            "-p tcp -m tcp --dport 80",
+            "-p udp -m udp --sport 1024:65535",
+            "-p udp -m udp ! --dport 53",
+            "-p tcp -m multiport ! --ports 80,8472",
+            "-p udp -m multiport --sports 1024:65535",
+            "-f",
+            "! -f",
+            "-i cni0",
+            "! -i lo",
+            "-m addrtype --dst-type UNICAST",
+            "-m addrtype --src-type LOCAL --limit-iface-out",
+            "-m statistic --mode random --probability 0.5",
+            "-m iprange --dst-range 192.168.77.1-192.168.77.9",
+            "-m ttl --ttl-eq 64",
+            "-m u32 --u32 0>>24=69",
+            "-m connbytes --connbytes 2: --connbytes-dir both --connbytes-mode packets",
+            "-m recent --name r --set",
+            "-m quota --quota 1",
         ];
         let count = self.roll(3);
         (0..count)
-            .map(|_| *self.pick(&SOME))
+            .map(|_| *self.pick(SOME))
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -303,7 +458,7 @@ impl Dice {
         };
         match self.roll(if nat { 4 } else { 10 }) {
             0 | 1 if nat => (end.text, end.needs),
-            0 => (["ACCEPT", "RETURN"][self.roll(2)], ""),
+            0 => (["ACCEPT", "RETURN", "ACCEPT", "DROP"][self.roll(4)], ""),
             // More marks, because most decisions depend on them.
             1..=3 => (TARGETS[self.roll(13)].text, ""),
             _ => loop {
@@ -318,9 +473,13 @@ impl Dice {
     }
 
     fn rule(&mut self, table: &str, chain: &str, calls: &str) -> String {
-        let (what, needs) = match self.roll(6) {
-            0 if !calls.is_empty() => (calls, ""),
-            _ => self.action(table, chain),
+        let (what, needs, jump) = match self.roll(12) {
+            0 if !calls.is_empty() => (calls, "", "-g"),
+            1 if !calls.is_empty() => (calls, "", "-j"),
+            _ => {
+                let (what, needs) = self.action(table, chain);
+                (what, needs, "-j")
+            }
         };
         // iptables refuses a match given twice, and wants -p before the matches that need it.
         loop {
@@ -332,9 +491,12 @@ impl Dice {
             let mut once = flags.clone();
             once.sort_unstable();
             once.dedup();
-            let no_way_out = ["INPUT", "PREROUTING"].contains(&chain);
-            if once.len() == flags.len() && !(no_way_out && when.contains("-o ")) {
-                return format!("-A {chain} {when} -j {what}\n");
+            let no_way_out = ["INPUT", "PREROUTING"].contains(&chain)
+                && (when.contains("-o ") || when.contains("iface-out"));
+            let no_way_in =
+                !["INPUT", "PREROUTING", "FORWARD"].contains(&chain) && when.contains("-i ");
+            if once.len() == flags.len() && !no_way_out && !no_way_in {
+                return format!("-A {chain} {when} {jump} {what}\n");
             }
         }
     }
@@ -388,7 +550,7 @@ impl Dice {
 
     #[allow(clippy::too_many_lines)] // Three tables.
     fn any_statements(&mut self, hook: &str, last: Option<&[&str]>) -> String {
-        const IF: [&str; 22] = [
+        const IF: &[&str] = &[
             "meta mark & 0x4000 == 0x4000",
             "meta mark & 0x4000 == 0x0",
             "meta mark 0x4000",
@@ -411,8 +573,39 @@ impl Dice {
             "quota over 1 bytes",
             "numgen inc mod 2 0",
             "meta length 0-1500",
+            "meta mark > 0x3fff",
+            "meta mark != 0x1-0x10",
+            "meta mark . ct mark { 0x4000 . 0x1, 0x0 . 0x0 }",
+            "ct status dnat",
+            "ct status & dnat == 0",
+            "ct original ip daddr 10.96.0.10",
+            "ct direction original",
+            "ct state vmap { invalid : drop, established : accept }",
+            "ct count over 1",
+            "ct packets > 1",
+            "ip saddr & 255.255.255.0 == 192.168.77.0",
+            "ip daddr 192.168.77.1-192.168.77.9",
+            "ip saddr != 192.168.77.1-192.168.77.9",
+            "ip daddr @ranges",
+            "ip daddr != @ranges",
+            "ip daddr . udp dport @pairs",
+            "ip daddr . udp dport != @pairs",
+            "udp sport 1024-65535",
+            "udp dport { 53, 8000-9000 }",
+            "udp dport != 53",
+            "th dport 8472",
+            "@th,16,16 8472",
+            "@nh,128,32 0xc0a84d02",
+            "ip ttl 64",
+            "ip frag-off & 0x1fff == 0",
+            "numgen random mod 2 0",
+            "symhash mod 2 0",
+            "limit name \"l\"",
+            "quota name \"q\"",
+            "meta skuid 0",
+            "rt ipsec exists",
         ];
-        const OUT: [&str; 7] = [
+        const OUT: [&str; 10] = [
             "oifname \"eth0\"",
             "oifname != \"eth0\"",
             "oifname \"flannel.1\"",
@@ -420,8 +613,11 @@ impl Dice {
             "fib daddr type != local",
             "rt classid 0",
             "meta oifkind \"veth\"",
+            "fib saddr . oif type local",
+            "meta oiftype ether",
+            "oifname { \"eth0\", \"cni*\" }",
         ];
-        const THEN: [&str; 33] = [
+        const THEN: &[&str] = &[
             "meta mark set 0x4000",
             "meta mark set 0x0",
             "meta mark set meta mark | 0x4000",
@@ -451,6 +647,16 @@ impl Dice {
             "ip ttl set 60",
             "tcp option maxseg size set 1000",
             "ct event set new",
+            "meta mark set meta mark << 1",
+            "meta mark set meta mark >> 1",
+            "meta mark set symhash mod 2 offset 16384",
+            "meta mark set ip daddr . ip saddr map { 192.168.77.2 . 192.168.77.1 : 0x4000 }",
+            "ct mark set ct mark | 0x4000",
+            "meta mark . ct mark vmap { 0x4000 . 0x1 : return, 0x0 . 0x0 : accept }",
+            "counter name \"c\"",
+            "ct helper set \"h\"",
+            "add @counted { ip daddr ct count over 1 }",
+            "ip daddr 10.96.0.10 drop",
             "accept",
             "return",
             "jump called",
@@ -460,7 +666,7 @@ impl Dice {
         for _ in 0..self.roll(3) {
             let tests = match (hook, self.roll(4)) {
                 ("output" | "postrouting" | "forward", 0) => &OUT[..],
-                _ => &IF,
+                _ => IF,
             };
             let _ = write!(out, "{} ", self.pick(tests));
         }
@@ -485,14 +691,14 @@ impl Dice {
             (None, 0) if !special.is_empty() => return format!("{}\n", self.pick(special)),
             // A chain that is called cannot call a chain itself.
             _ if hook == "called" => *self.pick(&THEN[..THEN.len() - 2]),
-            _ => *self.pick(&THEN),
+            _ => *self.pick(THEN),
         };
         out + what + "\n"
     }
 
     /// Rules in the syntax of nft.
     pub fn nft(&mut self) -> String {
-        const NAT: [&str; 11] = [
+        const NAT: [&str; 17] = [
             "masquerade",
             "masquerade random",
             "masquerade fully-random",
@@ -504,31 +710,44 @@ impl Dice {
             "snat to 192.168.77.1 fully-random",
             "snat to ip daddr map { 192.168.77.2 : 192.168.77.1, 10.244.1.2 : 10.244.0.1 }",
             "meta l4proto udp snat to 192.168.77.1:4000-5000",
+            "snat ip prefix to ip saddr map { 192.168.77.0/24 : 192.168.77.0/24 }",
+            "snat to 192.168.77.1-192.168.77.9",
+            "snat to ip daddr map @addresses",
+            "snat ip to ip daddr . udp dport map { 192.168.77.2 . 8472 : 192.168.77.9 }",
+            "snat to numgen inc mod 2 map { 0 : 192.168.77.1, 1 : 192.168.77.1 }",
+            "meta l4proto udp masquerade to :numgen inc mod 4 offset 4000",
         ];
-        const DEVICE: [&str; 8] = [
-            "meta mark set 0x4000",
-            "meta mark set meta mark ^ 0x4000",
-            "meta mark set 0x0",
-            "meta mark & 0x4000 == 0x4000 meta mark set 0x1",
-            "counter",
-            "meta priority set 1",
-            "udp dport 53 dup to \"cni0\"",
-            "tcp dport 81 fwd to \"cni0\"",
+        /// Destination NAT of outer packets, which hides everything else, so it is rare.
+        const DESTINATION: [&str; 3] = [
+            "udp dport 8472 dnat to 192.168.77.2",
+            "udp dport 53 redirect to :9",
+            "udp dport 8472 dnat ip prefix to ip daddr map { 192.168.77.0/24 : 192.168.77.0/24 }",
         ];
         let mut out = String::from(
             "table ip t {\n\
              set kept { type ipv4_addr; size 64; flags dynamic; elements = { 192.168.77.2 } }\n\
              set seen { type ipv4_addr; size 64; flags dynamic; }\n\
              set metered { type ipv4_addr; size 64; flags dynamic; }\n\
+             set ranges { type ipv4_addr; flags interval; elements = { 192.168.77.0/24 } }\n\
+             set pairs { type ipv4_addr . inet_service; flags interval; elements = { 192.168.77.0/24 . 8000-9000 } }\n\
+             set counted { type ipv4_addr; size 64; flags dynamic; }\n\
+             map addresses { type ipv4_addr : ipv4_addr; elements = { 192.168.77.2 : 192.168.77.1 } }\n\
+             counter c { }\nquota q { over 1 bytes }\nlimit l { rate 1/day burst 1 packets }\n\
+             ct helper h { type \"ftp\" protocol tcp; }\n\
              set limited { type ipv4_addr; limit rate 1/day burst 1 packets; elements = { 192.168.77.2 limit rate 1/day burst 1 packets } }\n\
              chain called {\n",
         );
         for _ in 0..self.roll(3) {
             out += &self.statements("called", None);
         }
+        let destination = match self.roll(12) {
+            0 => *self.pick(&DESTINATION),
+            _ => "",
+        };
         out += "}\nchain services { ip daddr 10.96.0.10 tcp dport 80 meta mark set meta mark | 0x4000 dnat to 10.244.1.2:80; }\n\
                 chain d0 { type nat hook prerouting priority -100; jump services; }\n\
-                chain d1 { type nat hook output priority -100; jump services; }\n";
+                chain d1 { type nat hook output priority -100; jump services; ";
+        let _ = writeln!(out, "{destination}; }}");
         let priority = ["-10", "0", "50", "99", "100", "110"][self.roll(6)];
         for (name, kind, hook, at) in [
             ("raw", "filter", "output", "-300"),
@@ -561,7 +780,22 @@ impl Dice {
             }
             out += "}\n";
         }
-        out += "}\ntable netdev d {\n";
+        out + "}\n" + &self.netdev()
+    }
+
+    /// Chains at devices.
+    fn netdev(&mut self) -> String {
+        const DEVICE: [&str; 8] = [
+            "meta mark set 0x4000",
+            "meta mark set meta mark ^ 0x4000",
+            "meta mark set 0x0",
+            "meta mark & 0x4000 == 0x4000 meta mark set 0x1",
+            "counter",
+            "meta priority set 1",
+            "udp dport 53 dup to \"cni0\"",
+            "tcp dport 81 fwd to \"cni0\"",
+        ];
+        let mut out = String::from("table netdev d {\n");
         for (name, device) in [("e0", "eth0"), ("e1", "flannel.1"), ("e2", "cni0")] {
             if self.roll(4) == 0 {
                 let what = match self.roll(8) {
