@@ -412,8 +412,13 @@ fn remedies(
             device.feature_name.as_str()
         ));
     }
-    for remedy in remedies {
-        let mut lines = remedy.lines();
+    list(out, &remedies)
+}
+
+/// Wraps the first line of each text. The other lines are for copying.
+fn list(out: &mut impl Write, texts: &[String]) -> io::Result<()> {
+    for text in texts {
+        let mut lines = text.lines();
         wrapped(out, "  ", lines.next().unwrap_or_default())?;
         for line in lines {
             writeln!(out, "{line}")?;
