@@ -97,7 +97,9 @@ pub fn boot_id() -> String {
     static READ: OnceLock<String> = OnceLock::new();
     let read = || {
         let path = Path::new("/proc/sys/kernel/random/boot_id");
-        let text = read_text(path).unwrap_or_default();
+        // With another id the record would be another boot's, so one failure is not believed.
+        let text = read_text(path).or_else(|_| read_text(path));
+        let text = text.unwrap_or_default();
         text.trim().to_owned()
     };
     READ.get_or_init(read).clone()

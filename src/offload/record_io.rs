@@ -109,7 +109,12 @@ impl StateFile {
             remove_unfinished(&self.dir, NAME);
         }
         let path = self.path();
-        let text = match read_text(&path) {
+        // What is turned off without the record is forgotten, so one failure is not believed.
+        let read = match read_text(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => read_text(&path),
+            read => read,
+        };
+        let text = match read {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return State::new(&self.boot_id),
             Err(e) => {
@@ -220,8 +225,8 @@ pub fn now() -> Now {
 pub fn netns() -> Netns {
     // https://github.com/torvalds/linux/blob/v6.12/include/uapi/asm-generic/socket.h
     const SO_NETNS_COOKIE: i32 = 71;
-    let inode = fs::metadata(proc_own("ns/net")).map_or(0, |m| m.ino());
-    let ask = || {
+    let inode = || fs::metadata(proc_own("ns/net")).map(|m| m.ino());
+    let cookie = || {
         let mut cookie = [0; 8];
         let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
         let asked = get_option(
@@ -232,9 +237,9 @@ pub fn netns() -> Netns {
         );
         asked.ok().map(|()| u64::from_ne_bytes(cookie))
     };
-    // Without the cookie the whole record would be another namespace's, so one failure is not believed.
+    // Without them the whole record would be another namespace's, so one failure is not believed.
     Netns {
-        inode,
-        cookie: ask().or_else(ask),
+        inode: inode().or_else(|_| inode()).unwrap_or(0),
+        cookie: cookie().or_else(cookie),
     }
 }
