@@ -34,7 +34,7 @@ pub enum Error {
     Permission(String),
     /// The policy is not valid, or could not be read.
     Policy(PolicyErrors),
-    /// A `--device` that is not a VXLAN device.
+    /// A `--device` that is not a VXLAN or Geneve device.
     Device(String),
     /// A question to the kernel failed.
     Kernel(Fault),
@@ -51,7 +51,7 @@ codes! {
         Permission = "permission",
         /// The policy is not valid.
         Policy = "policy",
-        /// No VXLAN device has this name.
+        /// No VXLAN or Geneve device has this name.
         Device = "device",
         /// A question to the kernel failed.
         Kernel = "kernel",

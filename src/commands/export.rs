@@ -24,7 +24,7 @@ pub(super) struct Exported<'a> {
     format: ExportFormat,
     /// The devices in the file.
     devices: Vec<&'a str>,
-    /// The devices are examples, because this machine has no VXLAN device.
+    /// The devices are examples, because this machine has no VXLAN or Geneve device.
     examples: bool,
     /// The content of the file.
     text: &'a str,

@@ -239,7 +239,7 @@ mod tests {
             ("hidden", vec![default, vxlan], vec![hidden]),
             ("both", vec![vxlan], vec![both]),
             (
-                "no condition of a VXLAN device",
+                "no condition of a tunnel device",
                 vec![other, vxlan],
                 vec![sets],
             ),

@@ -72,7 +72,7 @@ pub fn text(
         names.join(" ")
     );
     if examples {
-        made.push_str(" These are examples: no VXLAN device is here. Name yours.");
+        made.push_str(" These are examples: no VXLAN or Geneve device is here. Name yours.");
     }
     for name in left_out {
         made.push_str("\n# Left out, for its name means something else in such a file: ");

@@ -355,7 +355,7 @@ impl Discovery {
         Ok(answers.into_iter().map(link).collect())
     }
 
-    /// The existing VXLAN devices, for a user who named another one: `; its VXLAN devices are flannel.1, vx1`.
+    /// The existing devices, for a user who named another one: `; its VXLAN devices are flannel.1, vx1`.
     fn names(&mut self) -> String {
         const MAX: usize = 8;
         let Ok(links) = dump_tunnels(&mut self.route) else {

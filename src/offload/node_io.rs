@@ -252,7 +252,7 @@ impl Node {
     /// Looks without the intention to change anything.
     ///
     /// # Errors
-    /// A request to the kernel fails, or a named device is not a VXLAN device.
+    /// A request to the kernel fails, or a named device is not a VXLAN or Geneve device.
     pub fn look(&mut self, selection: Selection<'_>) -> Result<Facts, Error> {
         let state = self.record.load(None);
         self.facts(selection, &state, false)

@@ -58,7 +58,7 @@ fn the_table_is_made_and_removed_in_one_step_and_read_back() {
         "table inet vxcsum {",
         "comment \"made and kept by vxcsum: NAT",
         "type filter hook output priority raw; policy accept;",
-        "oifname != \"lo\" ip saddr 192.168.77.1 udp dport 8472 notrack comment \"by vxcsum: no NAT on VXLAN packets\"",
+        "oifname != \"lo\" ip saddr 192.168.77.1 udp dport 8472 notrack comment \"by vxcsum: no NAT on tunnel packets\"",
         "oifname != \"lo\" ip6 saddr fd00:77::1 udp dport 8472 notrack comment",
     ] {
         assert!(seen.contains(part), "no {part} in {seen}");

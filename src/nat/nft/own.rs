@@ -25,9 +25,8 @@ pub const TEXT: &str = "inet vxcsum";
 /// The only chain of the table.
 pub const CHAIN: &[u8] = b"output";
 /// Notes for people who read the rules. nft(8) shows both. Kernels before 5.10 store only the comment of a rule.
-const TABLE_COMMENT: &str =
-    "made and kept by vxcsum: NAT on the outer packets of VXLAN corrupts them. See vxcsum explain";
-const COMMENT: &str = "by vxcsum: no NAT on VXLAN packets";
+const TABLE_COMMENT: &str = "made and kept by vxcsum: NAT on the outer packets of a tunnel corrupts them. See vxcsum explain";
+const COMMENT: &str = "by vxcsum: no NAT on tunnel packets";
 
 /// The packets of the rules in the table.
 pub type Packets = BTreeSet<Untracked>;
