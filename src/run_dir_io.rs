@@ -41,14 +41,16 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 /// Replaces a file in one step: a reader sees the old content or the new content, even if a process is killed at any
 /// moment.
 pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    make_dir(dir)?;
     let new = dir.join(format!("{name}.new"));
-    // Replace, and never follow, what a killed run left behind.
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+    let create = || OpenOptions::new().write(true).create_new(true).open(&new);
+    let mut file = match create() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make_dir(dir).and_then(|()| create()),
+        // Replace, and never follow, what a killed run left behind.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&new).and_then(|()| create())
+        }
+        done => done,
+    }?;
     // Readable by everybody under any umask: `status` needs no privilege.
     let done = file
         .set_permissions(fs::Permissions::from_mode(0o644))

@@ -110,7 +110,8 @@ fn change(
             node.end_backoffs(&mut facts, &mut locked);
         }
         let complete = matches!(which, Selection::All);
-        let plan = node.settled(&mut facts, &mut locked, complete, &planner);
+        node.settle(&mut facts, &mut locked, complete, &planner);
+        let mut plan = planner(node, &facts);
         let mut applied = node.carry_out(&plan, &mut locked, complete);
         drop(locked);
         journal_io::conflicts(&plan, &applied.conflicts);
@@ -135,16 +136,18 @@ fn change(
             round += 1;
             continue;
         }
-        for device in &mut facts.devices {
-            let ifindex = device.link.ifindex;
-            if let Some((before, changes)) = done.remove(&ifindex)
-                && !applied.changes.keys().any(|key| key.0 == ifindex)
-            {
-                *device = before;
-                applied.changes.extend(changes);
+        if !done.is_empty() {
+            for device in &mut facts.devices {
+                let ifindex = device.link.ifindex;
+                if let Some((before, changes)) = done.remove(&ifindex)
+                    && !applied.changes.keys().any(|key| key.0 == ifindex)
+                {
+                    *device = before;
+                    applied.changes.extend(changes);
+                }
             }
+            plan = planner(node, &facts);
         }
-        let plan = planner(node, &facts);
         let mut report = Report::applied(&plan, node.kernel_report(), backend, applied.changes);
         show(common, node, which, &mut report)?;
         return Ok(report.exit_code(false));

@@ -155,13 +155,14 @@ impl FeatureTable {
 
     /// The names of the bits that are set.
     pub fn named(&self, bits: u128) -> Vec<&str> {
-        let set = |n: &usize| {
-            bits.checked_shr(u32::try_from(*n).unwrap_or(u32::MAX))
-                .is_some_and(|b| b & 1 == 1)
-        };
-        (0..self.names.len())
-            .filter(set)
-            .map(|n| self.names[n].as_str())
+        let mut left = bits;
+        let set = std::iter::from_fn(|| {
+            let without_lowest = left & left.checked_sub(1)?;
+            let lowest = left.trailing_zeros() as usize;
+            left = without_lowest;
+            Some(lowest)
+        });
+        set.filter_map(|n| self.names.get(n).map(String::as_str))
             .collect()
     }
 }

@@ -1,51 +1,42 @@
 //! Reads whether this network namespace forwards packets between its devices.
 //!
-//! Owns the paths of these files. `link::segmentation` decides what follows.
+//! Owns the order of the requests. `link::segmentation` decides what follows.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
     reason = "this file does I/O"
 )]
 
-use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::Path;
+use rustix::io::Errno;
 
-/// True if IPv4 or IPv6 packets that arrive at a device are forwarded. `None` if a file could not be read.
+use super::rtnl::{self, AF_INET, AF_INET6};
+use crate::netlink::socket_io::{Answers, Netlink};
+
+const READ: &str = "read whether devices forward";
+const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
+
+/// True if IPv4 or IPv6 packets that arrive at a device are forwarded. `None` if that could not be read.
 ///
 /// <https://docs.kernel.org/networking/ip-sysctl.html> (`conf/interface/forwarding`)
-pub(crate) fn forwards() -> Option<bool> {
-    for family in ["ipv4", "ipv6"] {
-        match family_forwards(family) {
-            Ok(true) => return Some(true),
-            Ok(false) => {}
+pub(crate) fn forwards(route: &mut Netlink) -> Option<bool> {
+    let write = |w: &mut _, seq, _, n: usize| rtnl::get_settings_of_all(w, seq, FAMILIES[n]);
+    let (count, read) = (FAMILIES.len(), rtnl::forwards);
+    let all = route.batch(READ, count, Answers::Each, write, read).ok()?;
+    // This setting decides on most forwarding nodes.
+    if all.contains(&Ok(Some(true))) {
+        return Some(true);
+    }
+    for (family, all) in FAMILIES.into_iter().zip(all) {
+        match all {
             // The kernel does not have this family.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) if family == AF_INET6 && e.code() == Errno::OPNOTSUPP => continue,
             Err(_) => return None,
+            Ok(_) => {}
+        }
+        let dump = |w: &mut _, seq| rtnl::dump_settings(w, seq, family);
+        if route.dump(READ, dump, rtnl::forwards).ok()?.contains(&true) {
+            return Some(true);
         }
     }
     Some(false)
-}
-
-fn family_forwards(family: &str) -> io::Result<bool> {
-    let dir = Path::new("/proc/sys/net").join(family).join("conf");
-    let on = |device: &OsStr| match fs::read_to_string(dir.join(device).join("forwarding")) {
-        Ok(value) => Ok(value.trim() != "0"),
-        // The device was deleted.
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    };
-    // This file decides on most forwarding nodes.
-    if on("all".as_ref())? {
-        return Ok(true);
-    }
-    for entry in fs::read_dir(&dir)? {
-        let name = entry?.file_name();
-        // `default` is only the initial value of new devices.
-        if name != "default" && on(&name)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -1,6 +1,7 @@
-//! rtnetlink: links, addresses and forwarding entries.
+//! rtnetlink: links, addresses, forwarding entries, and whether devices forward.
 //!
-//! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNEIGH` of forwarding entries, and their answers. Pure.
+//! Owns the bytes of `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNEIGH` of forwarding entries, `RTM_GETNETCONF`, and their
+//! answers. Pure.
 
 use core::net::IpAddr;
 
@@ -16,6 +17,8 @@ pub(crate) const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
+const RTM_NEWNETCONF: u16 = 80;
+const RTM_GETNETCONF: u16 = 82;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
@@ -61,6 +64,14 @@ pub(crate) const NDA_DST: u16 = 1;
 const NDA_PORT: u16 = 6;
 const NDA_IFINDEX: u16 = 8;
 const NDA_NH_ID: u16 = 13;
+
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netconf.h
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+/// The settings of `conf/all`.
+const NETCONFA_IFINDEX_ALL: u32 = (-1_i32).cast_unsigned();
+/// The settings of `conf/default`: the initial values of new devices.
+const NETCONFA_IFINDEX_DEFAULT: u32 = (-2_i32).cast_unsigned();
 
 pub(super) const AF_INET: u8 = 2;
 pub(crate) const AF_BRIDGE: u8 = 7;
@@ -129,6 +140,46 @@ pub fn dump_forwarding(w: &mut Writer, seq: u32, ifindex: u32) {
     ifinfomsg[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     let open = w.message(RTM_GETNEIGH, NLM_F_DUMP, seq, &ifinfomsg);
     w.end_message(&open);
+}
+
+/// The settings of `conf/all` of an address family.
+pub fn get_settings_of_all(w: &mut Writer, seq: u32, family: u8) {
+    let open = w.message(RTM_GETNETCONF, 0, seq, &[family]);
+    w.put(NETCONFA_IFINDEX, &NETCONFA_IFINDEX_ALL.to_ne_bytes());
+    w.end_message(&open);
+}
+
+/// A dump of the settings of each device in an address family, since 3.9.
+pub fn dump_settings(w: &mut Writer, seq: u32, family: u8) {
+    let open = w.message(RTM_GETNETCONF, NLM_F_DUMP, seq, &[family]);
+    w.end_message(&open);
+}
+
+/// Reads an answer to a request for settings: true if packets that arrive at the device are forwarded. `None` if the
+/// message is not an `RTM_NEWNETCONF`, or if it is about `conf/default`.
+///
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/devinet.c> (`inet_netconf_fill_devconf`)
+///
+/// # Errors
+/// Malformed bytes, or no such setting.
+pub fn forwards(message: &Message<'_>) -> Result<Option<bool>, Malformed> {
+    if message.kind != RTM_NEWNETCONF {
+        return Ok(None);
+    }
+    // `struct netconfmsg` is one byte, padded to four.
+    let bad = Malformed("settings of a device");
+    let attributes = message.payload.get(4..).ok_or(bad)?;
+    let (mut ifindex, mut forwards) = (None, None);
+    for attr in attrs(attributes) {
+        let attr = attr?;
+        match attr.kind {
+            NETCONFA_IFINDEX => ifindex = Some(attr.u32()?),
+            NETCONFA_FORWARDING => forwards = Some(attr.u32()? != 0),
+            _ => {}
+        }
+    }
+    let (ifindex, forwards) = ifindex.zip(forwards).ok_or(bad)?;
+    Ok(Some(forwards).filter(|_| ifindex != NETCONFA_IFINDEX_DEFAULT))
 }
 
 /// The properties of a link of any kind.
@@ -418,6 +469,39 @@ pub fn family(address: IpAddr) -> u8 {
 mod tests {
     use super::*;
     use crate::netlink::messages;
+
+    /// As `inet_netconf_fill_devconf` writes them.
+    #[test]
+    fn settings_say_whether_a_device_forwards() {
+        let (all, default) = (NETCONFA_IFINDEX_ALL, NETCONFA_IFINDEX_DEFAULT);
+        let bad = Err(Malformed("settings of a device"));
+        for (kind, ifindex, forwarding, want) in [
+            (RTM_NEWNETCONF, Some(all), Some(1_u32), Ok(Some(true))),
+            (RTM_NEWNETCONF, Some(7), Some(0), Ok(Some(false))),
+            // Any value but 0 is on.
+            (RTM_NEWNETCONF, Some(7), Some(2), Ok(Some(true))),
+            (RTM_NEWNETCONF, Some(default), Some(1), Ok(None)),
+            (RTM_NEWNETCONF, None, Some(1), bad),
+            (RTM_NEWNETCONF, Some(7), None, bad),
+            (RTM_NEWLINK, Some(7), Some(1), Ok(None)),
+        ] {
+            let mut w = Writer::default();
+            let open = w.message(kind, 0, 1, &[AF_INET]);
+            if let Some(ifindex) = ifindex {
+                w.put(NETCONFA_IFINDEX, &ifindex.to_ne_bytes());
+            }
+            if let Some(forwarding) = forwarding {
+                w.put(NETCONFA_FORWARDING, &forwarding.to_ne_bytes());
+            }
+            w.end_message(&open);
+            let message = messages(w.bytes()).next().unwrap().unwrap();
+            assert_eq!(
+                forwards(&message),
+                want,
+                "{kind} {ifindex:?} {forwarding:?}"
+            );
+        }
+    }
 
     /// The attributes as `geneve_fill_info` writes them: only the port is in network byte order, and the last is a flag.
     #[test]

@@ -23,6 +23,7 @@ use crate::ethtool::backend_io::Backend;
 use crate::ethtool::ioctl_io::Socket;
 use crate::ethtool::{FeatureTable, Features, PerFeature};
 use crate::fault::Fault;
+use crate::link::forwarding_io::forwards;
 use crate::link::segmentation::Segmentation;
 use crate::link::underlay_io::Reader;
 use crate::link::{
@@ -58,6 +59,8 @@ pub enum Selection<'a> {
 pub struct Discovery {
     route: Netlink,
     socket: Socket,
+    /// The names of the features, which are constant while the kernel runs. Empty before the first device.
+    table: FeatureTable,
 }
 
 impl Discovery {
@@ -68,7 +71,11 @@ impl Discovery {
             Netlink::open(NlFamily::Route).map_err(|e| Fault::kernel("open rtnetlink", e, None))?;
         let socket =
             Socket::open().map_err(|e| Fault::kernel("open a socket for SIOCETHTOOL", e, None))?;
-        Ok(Self { route, socket })
+        Ok(Self {
+            route,
+            socket,
+            table: FeatureTable::default(),
+        })
     }
 
     /// The VXLAN and Geneve devices, by ifindex, and the names of the kernel's features.
@@ -107,14 +114,15 @@ impl Discovery {
                 link.underlay = UnderlayLink::OtherNamespace;
             }
         }
-        // The first device that still exists answers for all. If none does, there are no features to read.
-        let names = links
-            .iter()
-            .map(|link| backend.feature_names(&link.name))
-            .find(|names| !names.as_ref().is_err_and(Fault::gone));
-        let table = FeatureTable {
-            names: names.transpose()?.unwrap_or_default(),
-        };
+        if self.table.names.is_empty() {
+            // The first device that still exists answers for all. If none does, there are no features to read.
+            let names = links
+                .iter()
+                .map(|link| backend.feature_names(&link.name))
+                .find(|names| !names.as_ref().is_err_and(Fault::gone));
+            self.table.names = names.transpose()?.unwrap_or_default();
+        }
+        let table = self.table.clone();
         let underlays = self.underlays(&links, backend, &table)?;
         let features = read_features(backend, &links, &table);
         let not_asked = Rc::new(Exposure::not_asked());
@@ -154,7 +162,10 @@ impl Discovery {
     /// # Errors
     /// A request fails.
     pub fn outer_flows(&mut self, devices: &[Device]) -> Result<Vec<(OuterFlow, bool)>, Fault> {
-        let addresses = self.addresses()?;
+        let mut addresses: HashMap<u32, Vec<OwnAddress>> = HashMap::new();
+        for own in self.addresses()? {
+            addresses.entry(own.ifindex).or_default().push(own);
+        }
         let mut entries = self.entries(devices);
         let mut flows: Vec<OuterFlow> = Vec::with_capacity(devices.len());
         let mut no_peers = Vec::with_capacity(devices.len());
@@ -162,9 +173,7 @@ impl Discovery {
         for (index, device) in devices.iter().enumerate() {
             let entries = entries.remove(&device.link.ifindex).unwrap_or_default();
             let underlay = device.underlay.as_deref();
-            let owned = |own: &&OwnAddress| {
-                underlay.is_some_and(|underlay| underlay.ifindex == own.ifindex)
-            };
+            let owned = underlay.and_then(|underlay| addresses.get(&underlay.ifindex));
             let other = |ifindex: &u32| underlay.is_none_or(|u| u.ifindex != *ifindex);
             let vrf = underlay.and_then(|underlay| underlay.vrf);
             let other_egress = entries.underlays.iter().copied().find(other).or(vrf);
@@ -185,7 +194,7 @@ impl Discovery {
                 underlay_ifindex: underlay.map(|underlay| underlay.ifindex),
                 underlay_driver: underlay.and_then(|underlay| underlay.driver.clone()),
                 underlay_finishes: underlay.is_some_and(|underlay| underlay.finishes_checksums),
-                underlay_addresses: addresses.iter().filter(owned).copied().collect(),
+                underlay_addresses: owned.cloned().unwrap_or_default(),
                 other_egress: other_egress.map(OtherEgress::Device),
                 local: device.link.local.filter(|_| !external),
                 routed: None,
@@ -195,10 +204,14 @@ impl Discovery {
             });
         }
         self.check_routes(&mut flows, &routed);
-        for flow in &mut flows {
-            flow.routed = self.sources(flow);
-        }
+        // Without an answer nothing is certain.
+        let _ = self.find_sources(&mut flows);
         Ok(flows.into_iter().zip(no_peers).collect())
+    }
+
+    /// True if this network namespace forwards packets between its devices. `None` if that could not be read.
+    pub fn forwards(&mut self) -> Option<bool> {
+        forwards(&mut self.route)
     }
 
     /// The forwarding entries of these devices. An empty map if they cannot be listed: then nothing is known.
@@ -238,11 +251,7 @@ impl Discovery {
         if routed.is_empty() {
             return;
         }
-        let routing_rules = self.route.dump(
-            "list the routing rules",
-            route::dump_rules,
-            route::routing_rule,
-        );
+        let routing_rules = self.routing_rules();
         let answers = self.route.batch(
             "look up a route",
             routed.len(),
@@ -283,51 +292,81 @@ impl Discovery {
     }
 
     /// Looks up the source and the next hops of the packets if the decision needs them: the device has no source, or
-    /// the underlay has several addresses. `None` if they are not certain.
-    fn sources(&mut self, flow: &OuterFlow) -> Option<Routed> {
-        let oif = flow.certain_egress()?.1?;
-        if flow.local.is_some() && flow.underlay_addresses.len() < 2 {
-            return None;
+    /// the underlay has several addresses. Leaves `None` if they are not certain.
+    fn find_sources(&mut self, flows: &mut [OuterFlow]) -> Result<(), Fault> {
+        let needs = |flow: &OuterFlow| {
+            let oif = flow.certain_egress()?.1?;
+            (flow.local.is_none() || flow.underlay_addresses.len() > 1).then_some(oif)
+        };
+        let asked: Vec<(usize, u32)> = (0..flows.len())
+            .filter_map(|index| Some((index, needs(&flows[index])?)))
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
         }
-        let routing_rules = self.route.dump(
+        let routing_rules = self.routing_rules()?;
+        let packets: Vec<(&OuterFlow, u32, IpAddr)> = asked
+            .iter()
+            .flat_map(|(index, oif)| {
+                let flow = &flows[*index];
+                flow.remotes.iter().map(move |to| (flow, *oif, *to))
+            })
+            .collect();
+        let mut ask = |whole| {
+            let write = |w: &mut Writer, seq, _, n: usize| {
+                let (flow, oif, to) = packets[n];
+                route::look_up(w, seq, to, flow.local, Some(oif), whole);
+            };
+            let (count, read) = (packets.len(), route::route);
+            self.route
+                .batch("look up a route", count, Answers::Each, write, read)
+        };
+        // This answer has the whole route. The other answer has one next hop of it, and the chosen source.
+        let mut answers = ask(true)?.into_iter().zip(ask(false)?);
+        let found: Vec<Option<Routed>> = asked
+            .iter()
+            .map(|(index, oif)| {
+                let flow = &flows[*index];
+                // Takes the answers of this flow even if one of them ends the search.
+                let own: Vec<_> = answers.by_ref().take(flow.remotes.len()).collect();
+                let mut routed = Routed::default();
+                for (remote, answers) in flow.remotes.iter().zip(own) {
+                    let (whole, chosen) = match answers {
+                        // An unreachable destination gets no packets.
+                        (Err(e), _) if UNREACHABLE.contains(&e.code()) => continue,
+                        (Ok(whole), Ok(chosen)) => (whole?, chosen?),
+                        _ => return None,
+                    };
+                    let diverted = |d: &route::RoutingRule| {
+                        d.v6 == remote.is_ipv6() && d.table != Some(whole.table)
+                    };
+                    if whole.ifindexes != [*oif] || chosen.via || routing_rules.iter().any(diverted)
+                    {
+                        return None;
+                    }
+                    routed.sources.extend(flow.local.or(chosen.source));
+                    routed.nexthops.push(chosen.gateway.unwrap_or(*remote));
+                    if remote.is_ipv6() {
+                        // The answer names it whatever source the request has.
+                        let by_itself = chosen.source.filter(|_| whole.source.is_none());
+                        routed.chosen_ipv6.push(by_itself);
+                    }
+                }
+                Some(routed)
+            })
+            .collect();
+        for ((index, _), routed) in asked.into_iter().zip(found) {
+            flows[index].routed = routed;
+        }
+        Ok(())
+    }
+
+    fn routing_rules(&mut self) -> Result<Vec<route::RoutingRule>, Fault> {
+        self.route.dump(
             "list the routing rules",
             route::dump_rules,
             route::routing_rule,
-        );
-        let routing_rules = routing_rules.ok()?;
-        let mut ask = |write: &dyn Fn(&mut Writer, u32, IpAddr)| {
-            let write = |w: &mut Writer, seq, _, n: usize| write(w, seq, flow.remotes[n]);
-            let count = flow.remotes.len();
-            self.route
-                .batch("look up a route", count, Answers::Each, write, route::route)
-        };
-        // This answer has the whole route. The other answer has one next hop of it, and the chosen source.
-        let whole =
-            ask(&|w, seq, to| route::look_up(w, seq, to, flow.local, Some(oif), true)).ok()?;
-        let chosen =
-            ask(&|w, seq, to| route::look_up(w, seq, to, flow.local, Some(oif), false)).ok()?;
-        let mut routed = Routed::default();
-        for ((remote, whole), chosen) in flow.remotes.iter().zip(whole).zip(chosen) {
-            let (whole, chosen) = match (whole, chosen) {
-                // An unreachable destination gets no packets.
-                (Err(e), _) if UNREACHABLE.contains(&e.code()) => continue,
-                (Ok(whole), Ok(chosen)) => (whole?, chosen?),
-                _ => return None,
-            };
-            let diverted =
-                |d: &route::RoutingRule| d.v6 == remote.is_ipv6() && d.table != Some(whole.table);
-            if whole.ifindexes != [oif] || chosen.via || routing_rules.iter().any(diverted) {
-                return None;
-            }
-            routed.sources.extend(flow.local.or(chosen.source));
-            routed.nexthops.push(chosen.gateway.unwrap_or(*remote));
-            if remote.is_ipv6() {
-                // The answer names it whatever source the request has.
-                let by_itself = chosen.source.filter(|_| whole.source.is_none());
-                routed.chosen_ipv6.push(by_itself);
-            }
-        }
-        Some(routed)
+        )
     }
 
     fn addresses(&mut self) -> Result<Vec<OwnAddress>, Fault> {

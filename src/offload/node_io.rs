@@ -32,7 +32,6 @@ use crate::ethtool::backend_io::{Backend, Choice};
 use crate::ethtool::{Feature, FeatureTable};
 use crate::kernel::verdict::judge;
 use crate::kernel::{self, KernelFacts, KernelVerdict, Measurements, Trigger};
-use crate::link::forwarding_io::forwards;
 use crate::link::segmentation::{Segmentation, segmentation};
 use crate::nat::exposure::{Doubt, Exposure, NoCure, OuterFlow};
 use crate::nat::nft::own::{self, OwnTable, Packets};
@@ -328,7 +327,7 @@ impl Node {
         if nat || segmentation {
             let flows = self.discovery.outer_flows(&devices)?;
             if segmentation {
-                let forwards = forwards();
+                let forwards = self.discovery.forwards();
                 for (device, (flow, _)) in devices.iter_mut().zip(&flows) {
                     device.segmentation = segmented(device, &table, forwards, flow);
                 }
@@ -393,24 +392,27 @@ impl Node {
         !self.kept_packets.is_empty()
     }
 
-    /// A plan, made after vxcsum's own table was brought into the state that the plan requires.
-    pub fn settled<'f>(
+    /// Brings vxcsum's own table into the state that the plan requires. The caller makes its plan after that.
+    pub fn settle(
         &mut self,
-        facts: &'f mut Facts,
+        facts: &mut Facts,
         locked: &mut Locked,
         complete: bool,
         planner: impl for<'p> Fn(&Self, &'p Facts) -> Plan<'p>,
-    ) -> Plan<'f> {
+    ) {
+        // Without the table no decision needs a rule.
+        if facts.own_table.is_none() {
+            return;
+        }
         let asks = |rule: &RulePlan| rule.step != RuleStep::Leave || rule.note.is_some();
         let plan = planner(self, facts);
         let devices = plan.devices.iter().filter(|d| asks(&d.untrack));
         let plans: HashMap<u32, RulePlan> = devices
             .map(|d| (d.device.link.ifindex, d.untrack.clone()))
             .collect();
-        if !plans.is_empty() || (complete && facts.own_table.is_some()) {
+        if complete || !plans.is_empty() {
             self.settle_rules(facts, &plans, locked, complete);
         }
-        planner(self, facts)
     }
 
     /// Brings vxcsum's own table into the state that the plans for these devices require, and adds the result to the
@@ -442,7 +444,7 @@ impl Node {
                 }
                 if let RuleStep::Add(packets) = plan.step {
                     let reason = ReasonCode::Exposed.as_str();
-                    state.record_rule(identity.clone(), packets, reason, now);
+                    state.record_rule(identity, packets, reason, now);
                 }
             }
             match plan.step {

@@ -291,10 +291,11 @@ fn row<'a>(
         (Action::Leave, why)
     };
     // Only features that vxcsum turned off are turned on again.
-    let dependents = dependents(table, feature);
     let also = match (&device.features, action) {
-        (Ok(features), Action::TurnOff) => features.active & dependents,
-        (Ok(features), Action::TurnOn) => features.wanted & !features.active & dependents,
+        (Ok(features), Action::TurnOff) => features.active & dependents(table, feature),
+        (Ok(features), Action::TurnOn) => {
+            features.wanted & !features.active & dependents(table, feature)
+        }
         _ => 0,
     };
     DevicePlan {

@@ -5,6 +5,7 @@
 mod rules;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use super::facts::{Conflict, History};
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::TunnelLink;
 use crate::sealed::{seal, unseal};
+use crate::text::IfName;
 
 /// The problem of a valid record of an earlier boot.
 pub const OTHER_BOOT: &str = "is of another boot";
@@ -74,25 +76,29 @@ pub struct Netns {
 }
 
 /// Identifies a device of one namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     netns: Netns,
     ifindex: u32,
-    name: String,
+    name: IfName,
     vni: Option<u32>,
-    mac: Option<String>,
+    mac: Option<[u8; 6]>,
 }
 
 impl Identity {
     pub fn new(netns: Netns, link: &TunnelLink) -> Self {
-        let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         Self {
             netns,
             ifindex: link.ifindex,
-            name: link.name.to_string(),
+            name: link.name,
             vni: link.vni,
-            mac: link.mac.map(mac),
+            mac: link.mac,
         }
+    }
+
+    /// As the file has it.
+    fn mac(&self) -> Option<String> {
+        Some(self.mac?.map(|byte| format!("{byte:02x}")).join(":"))
     }
 
     fn key(&self, feature: Feature) -> Key {
@@ -344,8 +350,8 @@ impl State {
         }
     }
 
-    /// Sets which of the given devices have no peers yet. `complete` means that these are all devices of the namespace.
-    /// True if a device is new.
+    /// Sets which of the given devices, by ifindex, have no peers yet. `complete` means that these are all devices of the
+    /// namespace. True if a device is new.
     pub fn set_waiting(
         &mut self,
         netns: Netns,
@@ -355,10 +361,8 @@ impl State {
     ) -> bool {
         let before = self.waiting.clone();
         let waits = |ifindex: u32| {
-            let found = looked_at
-                .iter()
-                .find(|(device, _)| device.ifindex == ifindex);
-            found.map(|(_, waits)| *waits)
+            let found = looked_at.binary_search_by_key(&ifindex, |(device, _)| device.ifindex);
+            found.ok().map(|at| looked_at[at].1)
         };
         self.waiting.retain(|old| {
             if old.is_in(netns) {
@@ -367,17 +371,17 @@ impl State {
                 old.netns != netns.inode && now.boot < old.since + FOLLOW_UP_SECS
             }
         });
-        for (device, _) in looked_at.iter().filter(|(_, waits)| *waits) {
-            let known = |old: &Waiting| old.is_in(netns) && old.ifindex == device.ifindex;
-            if !self.waiting.iter().any(known) {
-                self.waiting.push(Waiting {
-                    netns: netns.inode,
-                    netns_cookie: netns.cookie,
-                    ifindex: device.ifindex,
-                    since: now.boot,
-                });
-            }
-        }
+        let here = self.waiting.iter().filter(|old| old.is_in(netns));
+        let known: HashSet<u32> = here.map(|old| old.ifindex).collect();
+        let new = looked_at
+            .iter()
+            .filter(|(device, waits)| *waits && !known.contains(&device.ifindex));
+        self.waiting.extend(new.map(|(device, _)| Waiting {
+            netns: netns.inode,
+            netns_cookie: netns.cookie,
+            ifindex: device.ifindex,
+            since: now.boot,
+        }));
         self.waiting != before
     }
 
@@ -450,9 +454,9 @@ impl Entry {
             netns: identity.netns.inode,
             netns_cookie: identity.netns.cookie,
             ifindex: identity.ifindex,
-            name: identity.name,
+            name: identity.name.to_string(),
             vni: identity.vni,
-            mac: identity.mac,
+            mac: identity.mac(),
             feature: device.feature,
             reason: Cow::Borrowed(device.reason),
             also_off,
@@ -489,16 +493,16 @@ impl Entry {
     /// udev. Without a cookie the MAC address must be the same, because every new namespace can have a device with this
     /// name.
     fn is_of(&self, device: &Identity) -> bool {
-        let same_name = self.name == device.name;
-        let same_mac = self.mac.is_some() && self.mac == device.mac;
+        let same_name = || self.name == device.name.to_string();
+        let same_mac = || self.mac.is_some() && self.mac == device.mac();
         (self.netns, self.ifindex) == (device.netns.inode, device.ifindex)
             && match (self.netns_cookie, device.netns.cookie) {
                 (Some(old), Some(new)) => {
-                    old == new && self.vni == device.vni && (same_mac || same_name)
+                    old == new && self.vni == device.vni && (same_name() || same_mac())
                 }
-                (None, None) => self.vni == device.vni && same_mac,
+                (None, None) => self.vni == device.vni && same_mac(),
                 // Records of older versions have only the name.
-                (None, Some(_)) => self.mac.is_none() && same_name,
+                (None, Some(_)) => self.mac.is_none() && same_name(),
                 (Some(_), None) => false,
             }
     }
@@ -549,13 +553,17 @@ pub(super) mod tests {
         }
     }
 
+    fn name(name: &str) -> IfName {
+        IfName::new(name.as_bytes()).unwrap()
+    }
+
     pub fn device(netns: Netns, ifindex: u32) -> Identity {
         Identity {
             netns,
             ifindex,
-            name: "flannel.1".to_owned(),
+            name: name("flannel.1"),
             vni: Some(1),
-            mac: Some("02:00:00:00:00:01".to_owned()),
+            mac: Some([2, 0, 0, 0, 0, 1]),
         }
     }
 
@@ -597,7 +605,7 @@ pub(super) mod tests {
         let state = State::parse(text, "b").unwrap();
         assert_eq!(contested(&state, NETNS, 4, 10), Some(3));
         let renamed = Identity {
-            name: "x".to_owned(),
+            name: name("x"),
             ..device(NETNS, 4)
         };
         assert_eq!(
@@ -621,7 +629,7 @@ pub(super) mod tests {
         assert_eq!(owned(&state), [true, false]);
         state.record_off(
             vec![NewEntry {
-                identity: device.clone(),
+                identity: device,
                 feature: Feature::Fraglist,
                 reason: "exposed",
                 also_off: Rc::default(),
@@ -744,30 +752,30 @@ pub(super) mod tests {
             ..NETNS
         };
         let renamed = |d: Identity| Identity {
-            name: "vx0".to_owned(),
+            name: name("vx0"),
             ..d
         };
         let other_mac = |d: Identity| Identity {
-            mac: Some("02:00:00:00:00:02".to_owned()),
+            mac: Some([2, 0, 0, 0, 0, 2]),
             ..d
         };
         let other_vni = |d: Identity| Identity { vni: Some(2), ..d };
         let (known, old) = (device(NETNS, 4), device(no_cookie, 4));
         for (name, recorded, asked, same) in [
-            ("the same", &known, known.clone(), true),
-            ("renamed", &known, renamed(known.clone()), true),
-            ("another MAC", &known, other_mac(known.clone()), true),
-            ("both", &known, renamed(other_mac(known.clone())), false),
-            ("another VNI", &known, other_vni(known.clone()), false),
+            ("the same", &known, known, true),
+            ("renamed", &known, renamed(known), true),
+            ("another MAC", &known, other_mac(known), true),
+            ("both", &known, renamed(other_mac(known)), false),
+            ("another VNI", &known, other_vni(known), false),
             ("another ifindex", &known, device(NETNS, 5), false),
             ("another namespace", &known, device(other_cookie, 4), false),
-            ("a kernel without cookies", &old, old.clone(), true),
-            ("there renamed", &old, renamed(old.clone()), true),
-            ("there another MAC", &old, other_mac(old.clone()), false),
-            ("there another VNI", &old, other_vni(old.clone()), false),
+            ("a kernel without cookies", &old, old, true),
+            ("there renamed", &old, renamed(old), true),
+            ("there another MAC", &old, other_mac(old), false),
+            ("there another VNI", &old, other_vni(old), false),
         ] {
             let mut state = State::new("b");
-            begin(&mut state, recorded.clone(), 0);
+            begin(&mut state, *recorded, 0);
             assert_eq!(state.history(&asked, at(1))[CHECKSUM].owned, same, "{name}");
             state.remove(&asked, CHECKSUM);
             assert_eq!(state.is_empty(), same, "{name}");
@@ -821,7 +829,7 @@ pub(super) mod tests {
         let device = device(NETNS, 4);
         assert!(state.start_backoff(&device, CHECKSUM, at(late + 3)));
         state.set_not_exposed(&device, CHECKSUM, Some(at(late + 4)));
-        assert!(state.set_waiting(NETNS, &[(device.clone(), true)], true, at(late)));
+        assert!(state.set_waiting(NETNS, &[(device, true)], true, at(late)));
         let unchanged = state.clone();
         state.forget_future(at(late + 5));
         assert_eq!(state, unchanged);

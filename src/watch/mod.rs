@@ -156,9 +156,10 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
 fn give_back(node: &mut Node, json: bool) -> Result<(), Error> {
     let mut locked = node.lock()?;
     let mut facts = node.look_locked(Selection::All, &locked)?;
-    let plan = node.settled(&mut facts, &mut locked, true, |node, facts| {
+    node.settle(&mut facts, &mut locked, true, |node, facts| {
         decide_revert(facts, &node.verdict)
     });
+    let plan = decide_revert(&facts, &node.verdict);
     let applied = node.carry_out(&plan, &mut locked, true);
     drop(locked);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
@@ -513,7 +514,8 @@ fn pass(
     let mut locked = node.lock()?;
     let mut facts = node.look_locked(selection, &locked)?;
     let complete = matches!(selection, Selection::All);
-    let plan = node.settled(&mut facts, &mut locked, complete, Node::plan);
+    node.settle(&mut facts, &mut locked, complete, Node::plan);
+    let plan = node.plan(&facts);
     let applied = node.carry_out(&plan, &mut locked, complete);
     drop(locked);
     journal_io::conflicts(&plan, &applied.conflicts);

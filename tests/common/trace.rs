@@ -23,8 +23,8 @@ pub enum Request {
     Ioctl(u32),
     /// capget. vxcsum asks for its capabilities after it has decided to change something, and before the first change.
     Capabilities,
-    /// A message to netfilter, or the dump of addresses or of forwarding entries. vxcsum sends these after it has read
-    /// the devices.
+    /// A message to netfilter, the dump of addresses or of forwarding entries, or the question which devices forward.
+    /// vxcsum sends these after it has read the devices.
     Exposure,
     OtherIoctl,
     /// Any other request.
@@ -223,8 +223,12 @@ impl Sockets {
             ("sendto", [fd, buffer, ..]) if self.all.contains(fd) => {
                 const RTM_GETADDR: [u8; 2] = 22u16.to_ne_bytes();
                 const RTM_GETNEIGH: [u8; 2] = 30u16.to_ne_bytes();
+                const RTM_GETNETCONF: [u8; 2] = 82u16.to_ne_bytes();
                 let kind = read(pid, buffer + 4, 2);
-                if kind == RTM_GETADDR || kind == RTM_GETNEIGH {
+                if [RTM_GETADDR, RTM_GETNEIGH, RTM_GETNETCONF]
+                    .iter()
+                    .any(|of| kind == of)
+                {
                     vec![Request::Exposure]
                 } else {
                     vec![Request::Other]
