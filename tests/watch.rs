@@ -43,6 +43,22 @@ fn with_json_each_change_is_a_report_on_a_line() {
 }
 
 #[test]
+fn reports_say_whether_a_watch_keeps_the_devices() {
+    let (netns, other) = (Netns::with_three(), Netns::with_three());
+    let kept = |netns: &Netns| {
+        let words = ["status", "--json", "--root", netns.remembering_root()];
+        run(netns.command(VXCSUM).args(words)).json()["persistent"].clone()
+    };
+    assert_eq!(kept(&netns), false);
+    let (first, second) = (Watch::start(&netns, ""), Watch::start(&netns, ""));
+    assert_eq!((kept(&netns), kept(&other)), (true.into(), false.into()));
+    first.stop();
+    assert_eq!(kept(&netns), true, "one of two ended");
+    second.stop();
+    assert_eq!(kept(&netns), false);
+}
+
+#[test]
 fn devices_are_handled_when_they_come_change_or_drift() {
     for backend in BACKENDS {
         let netns = Netns::with_three();

@@ -167,7 +167,7 @@ fn show<'a>(
     if common.log && !common.json {
         return Ok(());
     }
-    complete(common, node, report);
+    complete(node, report);
     // Report failures on stderr too, for a caller that discards the report, such as cron.
     if !common.json && !common.log && !std::io::stdout().is_terminal() {
         let failed =

@@ -16,7 +16,7 @@ pub fn run(common: &Common, args: &Doctor) -> Result<ExitCode, Error> {
     let facts = node.look_at_all(selection(&args.devices))?;
     let plan = node.plan(&facts);
     let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
-    complete(common, &node, &mut report);
+    complete(&node, &mut report);
     let code = match report.summary.state {
         NodeState::AtRisk | NodeState::Broken => ExitCode::Pending,
         NodeState::Ok | NodeState::Failed => report.exit_code(false),

@@ -74,7 +74,7 @@ fn explain_device(common: &Common, device: &IfName) -> Result<ExitCode, Error> {
     let all = node.look(Selection::Named(std::slice::from_ref(device)))?;
     let plan = node.plan(&all);
     let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
-    complete(common, &node, &mut report);
+    complete(&node, &mut report);
     let code = report.exit_code(false);
     let Some(facts) = all.devices.first() else {
         return Err(Error::Device(format!("{device}: gone in the meantime")));

@@ -32,7 +32,6 @@ use crate::fault::describe_io;
 use crate::offload::discover_io::Selection;
 use crate::offload::node_io::{Node, Options};
 use crate::offload::report::Report;
-use crate::offload::units_io;
 use crate::output::{self, journal_io};
 use crate::policy::ProblemKind;
 use crate::text::IfName;
@@ -144,10 +143,10 @@ fn selection(names: &[IfName]) -> Selection<'_> {
 }
 
 /// Adds to a report what concerns the whole node.
-fn complete(common: &Common, node: &Node, report: &mut Report<'_>) {
+fn complete(node: &Node, report: &mut Report<'_>) {
     report.limited = node.limit().into_iter().collect();
     report.exclusive = node.another_is_in_charge();
-    report.persistent = Some(units_io::persistent(&common.root));
+    report.persistent = Some(node.persistent());
 }
 
 fn print_document(text: &str) -> Result<ExitCode, Error> {

@@ -29,7 +29,7 @@ fn look(common: &Common, args: &StatusArgs) -> Result<ExitCode, Error> {
     let facts = node.look(selection(&args.devices))?;
     let plan = node.plan(&facts);
     let mut report = Report::planned(&plan, node.kernel_report(), Some(node.backend()));
-    complete(common, &node, &mut report);
+    complete(&node, &mut report);
     match args.format {
         None => print(common, &report, |out, color| {
             output::status(out, &report, color)

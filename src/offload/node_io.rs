@@ -26,6 +26,7 @@ use super::plan::{Action, DevicePlan, Note, Plan, decide, own_features};
 use super::record::{Identity, Netns, NewEntry, State};
 use super::record_io::{self, Lock, StateFile};
 use super::report::{Changes, KernelReport, Outcome};
+use super::units_io;
 use super::untrack::{RuleNote, RulePlan, RuleStep};
 use crate::error::Error;
 use crate::ethtool::backend_io::{Backend, Choice};
@@ -204,6 +205,12 @@ impl Node {
     /// Another process is in charge.
     pub fn take_charge(&self) -> Result<Charge, Error> {
         charge_io::take(&self.options.root, self.netns)
+    }
+
+    /// True if a unit or a `watch` keeps the devices as they must be after this process.
+    pub fn persistent(&self) -> bool {
+        let root = &self.options.root;
+        units_io::enabled(root) || charge_io::announced(root, self.netns)
     }
 
     /// True if a `watch --exclusive` is in charge.
@@ -694,6 +701,11 @@ fn is_off(plan: &DevicePlan<'_>, table: &FeatureTable) -> bool {
     plan.device
         .state(table, plan.feature)
         .is_some_and(crate::ethtool::FeatureState::off)
+}
+
+/// Lets other processes know that this one keeps the devices as they must be, as long as the value lives.
+pub fn announce(options: &Options) -> Charge {
+    charge_io::announce(&options.root, record_io::netns())
 }
 
 /// The probe of this boot. Logs a warning about a file that is not used.

@@ -35,7 +35,7 @@ use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
 use crate::offload::discover_io::Selection;
 use crate::offload::judge::ReasonCode;
-use crate::offload::node_io::{Node, Options, require_net_admin};
+use crate::offload::node_io::{Node, Options, announce, require_net_admin};
 use crate::offload::plan::{Action, decide_revert};
 use crate::offload::record::BACKOFF_SECS;
 use crate::offload::report::{DeviceReport, Outcome, Report};
@@ -66,6 +66,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
     // Listen before the first look, so no event in between is lost.
     let mut events =
         LinkEvents::open().map_err(|e| Fault::kernel("listen for link events", e, None))?;
+    let _announced = announce(&options);
     let mut policy_events = PolicyEvents::open(&options);
     let mut node = Node::open(options)?;
     let charge = args.exclusive.then(|| node.take_charge()).transpose()?;
