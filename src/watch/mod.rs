@@ -43,8 +43,9 @@ use crate::output::journal_io;
 
 /// For more devices than this at once, one dump is faster than single requests.
 const MAX_SINGLE_LOOKS: usize = 64;
-/// After this many changes `watch` looks at all devices, so that deleted devices leave the record.
-const CHANGES_PER_FULL_LOOK: usize = 256;
+/// After this many changes `watch` looks at all devices, so that deleted devices leave the record: each change reads and
+/// writes all of it.
+const CHANGES_PER_FULL_LOOK: usize = 32;
 /// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The shortest time between two reads of NAT rules that change all the time.
@@ -507,14 +508,14 @@ fn pass(
     if yields {
         return Ok(Some(POLL_INTERVAL.as_secs()));
     }
-    // Most events change nothing. Then the lock and the record are not touched.
-    let facts = node.look(selection)?;
-    if !matches!(selection, Selection::All) && !node.plan(&facts).changes_anything() {
-        return Ok(None);
-    }
+    // A look under the lock need not be repeated before a change, and a new device must not wait.
     let mut locked = node.lock()?;
     let mut facts = node.look_locked(selection, &locked)?;
     let complete = matches!(selection, Selection::All);
+    // Most events change nothing. Then the record is not touched.
+    if !complete && !node.plan(&facts).changes_anything() {
+        return Ok(None);
+    }
     node.settle(&mut facts, &mut locked, complete, Node::plan);
     let plan = node.plan(&facts);
     let applied = node.carry_out(&plan, &mut locked, complete);
