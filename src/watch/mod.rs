@@ -85,6 +85,8 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
     loop {
+        // Takes the events of its own files too, so they do not wake it.
+        policy_events.on_event();
         let timeout = [
             watchdog.time_left(),
             progress.time_left(),
@@ -115,9 +117,6 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
                         return Ok(ExitCode::Ok);
                     }
                     Signal::None => {}
-                }
-                if ready.policy {
-                    policy_events.on_event();
                 }
                 if policy_events.take() {
                     reload(&mut node, &mut progress, false);
@@ -553,7 +552,6 @@ struct Ready {
     event: bool,
     rules: bool,
     peers: bool,
-    policy: bool,
     signal: bool,
 }
 
@@ -588,7 +586,6 @@ fn wait(
                 signal: next(true),
                 rules: next(rules.is_some()),
                 peers: next(peers.is_some()),
-                policy: next(policy.is_some()),
             })
         }
         Err(e) => Err(e),
