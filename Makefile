@@ -25,7 +25,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
-	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export)
+	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export container)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
 
@@ -111,6 +111,7 @@ test-vm: build deb
 	tests/vm/bullseye
 	tests/vm/prefix
 	tests/vm/export
+	tests/vm/container
 
 # The selftests of docs/upstream, in guests with the kernel as it is and with the candidate fixes. Takes a quarter of an
 # hour, and its result is for kernel developers, so `.ci/run` leaves it out.
