@@ -23,7 +23,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput benches/machine benches/plot $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export container)
 
@@ -81,9 +81,14 @@ deny:
 	then $(CARGO) deny --locked check licenses bans sources; \
 	else echo "deny: left out, there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
+# Writes its results, and a plot of them, beside BENCH_RESULTS.
+BENCH_RESULTS ?= build/speed
 bench: build
 	@tests/needs root gcc ip ethtool strace iptables nft jq
-	@status=0; benches/run $(BIN) || status=$$?; benches/react $(BIN) && benches/rules $(BIN) && exit $$status
+	@mkdir -p $(dir $(BENCH_RESULTS)); export VXCSUM_BENCH_RESULTS=$(BENCH_RESULTS).tsv status=0; \
+	benches/machine >$$VXCSUM_BENCH_RESULTS; \
+	for part in run react rules; do benches/$$part $(BIN) || status=$$?; done; \
+	benches/plot $$VXCSUM_BENCH_RESULTS >$(BENCH_RESULTS).svg; exit $$status
 
 # The costs of the cures, as ratios. Builds nothing.
 .PHONY: bench-throughput

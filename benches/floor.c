@@ -1,13 +1,18 @@
 /*
- * floor: the least netlink work that sets tx-checksum-ip-generic on every VXLAN device of the network namespace.
+ * floor: the requests that must be made to turn tx-checksum-ip-generic off on every VXLAN device of the network namespace
+ * and to know that it is off, with nothing between.
  *
- * One link dump that the kernel filters by kind, one look-up of the ethtool family, and FEATURES_SET requests in batches whose
- * acknowledgements are read in bulk. It reads no feature, decides nothing, verifies nothing and prints one line. The
- * difference to `vxcsum apply` is the price of its decisions.
+ * One link dump that the kernel filters by kind, one look-up of the ethtool family, the features of the devices, FEATURES_SET
+ * requests in batches, and the features again. It decides nothing, keeps no record and prints one line. The difference to
+ * `vxcsum apply` is the price of its decisions and of its record. Reading is as fast as the kernel allows: requests in batches
+ * for few devices, one dump for many.
  *
- * Usage: floor on|off
+ * Usage: floor off    reads, sets, reads back
+ *        floor set    sets it off without reading
+ *        floor on     sets it on without reading
  */
 #include <errno.h>
+#include <limits.h>
 #include <linux/ethtool_netlink.h>
 #include <linux/genetlink.h>
 #include <linux/if_link.h>
@@ -20,7 +25,8 @@
 #include <unistd.h>
 
 #define FEATURE "tx-checksum-ip-generic"
-#define BATCH 128
+#define BATCH 64
+#define DUMP_ABOVE 256
 #define MAX_DEVICES 65536
 
 /* Space for one batch of requests, and for the answers of one recv. */
@@ -109,16 +115,17 @@ static int receive(int fd)
 	return len;
 }
 
-/* Trusts the filter of the kernel. A real program must not, because kernels before 4.6 do not have it. */
+/*
+ * Trusts the filter of the kernel. A real program must not, because kernels before 4.6 do not have it. Without
+ * IFLA_EXT_MASK: with any mask the kernel first computes the size of every link.
+ */
 static int dump_vxlans(void)
 {
 	int fd = open_netlink(NETLINK_ROUTE), count = 0;
-	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
 	struct nlmsghdr *message = open_message(RTM_GETLINK, NLM_F_DUMP, 1);
 
 	memset(end, 0, sizeof(struct ifinfomsg));
 	end += NLMSG_ALIGN(sizeof(struct ifinfomsg));
-	put_attr(IFLA_EXT_MASK, &mask, sizeof mask);
 	struct nlattr *info = open_nest(IFLA_LINKINFO);
 	put_attr(IFLA_INFO_KIND, "vxlan", sizeof "vxlan");
 	close_nest(info);
@@ -161,15 +168,15 @@ static int ethtool_family(int fd)
 	return -1;
 }
 
-static void put_set(int family, uint32_t ifindex, int on)
+static void put_set(int family, uint32_t ifindex, int on, int flags)
 {
-	uint32_t flags = ETHTOOL_FLAG_OMIT_REPLY;
-	struct nlmsghdr *message = open_message(family, NLM_F_ACK, ifindex);
+	uint32_t header_flags = ETHTOOL_FLAG_OMIT_REPLY;
+	struct nlmsghdr *message = open_message(family, flags, ifindex);
 
 	put_genl(ETHTOOL_MSG_FEATURES_SET);
 	struct nlattr *header = open_nest(ETHTOOL_A_FEATURES_HEADER);
 	put_attr(ETHTOOL_A_HEADER_DEV_INDEX, &ifindex, sizeof ifindex);
-	put_attr(ETHTOOL_A_HEADER_FLAGS, &flags, sizeof flags);
+	put_attr(ETHTOOL_A_HEADER_FLAGS, &header_flags, sizeof header_flags);
 	close_nest(header);
 	struct nlattr *wanted = open_nest(ETHTOOL_A_FEATURES_WANTED);
 	struct nlattr *bits = open_nest(ETHTOOL_A_BITSET_BITS);
@@ -183,8 +190,23 @@ static void put_set(int family, uint32_t ifindex, int on)
 	close_message(message);
 }
 
-/* Reads as many acknowledgements as there were requests; returns how many of them were errors. */
-static int read_acks(int fd, int wanted)
+/* With ifindex 0 and NLM_F_DUMP: of every device. */
+static void put_get(int family, uint32_t ifindex, int flags)
+{
+	uint32_t header_flags = ETHTOOL_FLAG_COMPACT_BITSETS;
+	struct nlmsghdr *message = open_message(family, flags, ifindex);
+
+	put_genl(ETHTOOL_MSG_FEATURES_GET);
+	struct nlattr *header = open_nest(ETHTOOL_A_FEATURES_HEADER);
+	if (ifindex)
+		put_attr(ETHTOOL_A_HEADER_DEV_INDEX, &ifindex, sizeof ifindex);
+	put_attr(ETHTOOL_A_HEADER_FLAGS, &header_flags, sizeof header_flags);
+	close_nest(header);
+	close_message(message);
+}
+
+/* Reads this many messages, or until the end of a dump or the answer to the last request. Returns the refusals. */
+static int read_answers(int fd, int wanted, uint32_t last)
 {
 	int failed = 0;
 
@@ -192,22 +214,46 @@ static int read_acks(int fd, int wanted)
 		int len = receive(fd);
 
 		for (struct nlmsghdr *got = (void *)answer; NLMSG_OK(got, len); got = NLMSG_NEXT(got, len)) {
-			if (got->nlmsg_type != NLMSG_ERROR)
-				continue;
-			failed += ((struct nlmsgerr *)NLMSG_DATA(got))->error != 0;
+			if (got->nlmsg_type == NLMSG_DONE)
+				return failed;
+			if (got->nlmsg_type == NLMSG_ERROR)
+				failed += ((struct nlmsgerr *)NLMSG_DATA(got))->error != 0;
+			if (got->nlmsg_seq == last)
+				return failed;
 			wanted--;
 		}
 	}
 	return failed;
 }
 
+static int read_features(int fd, int family, int count)
+{
+	int failed = 0;
+
+	if (count > DUMP_ABOVE) {
+		put_get(family, 0, NLM_F_DUMP);
+		send_request(fd);
+		return read_answers(fd, INT_MAX, UINT32_MAX);
+	}
+	for (int done = 0; done < count;) {
+		int batch = count - done < BATCH ? count - done : BATCH;
+
+		for (int i = 0; i < batch; i++)
+			put_get(family, ifindexes[done + i], 0);
+		send_request(fd);
+		failed += read_answers(fd, batch, UINT32_MAX);
+		done += batch;
+	}
+	return failed;
+}
+
 int main(int argc, char **argv)
 {
-	if (argc != 2 || (strcmp(argv[1], "on") && strcmp(argv[1], "off"))) {
-		fprintf(stderr, "usage: floor on|off\n");
+	if (argc != 2 || (strcmp(argv[1], "on") && strcmp(argv[1], "off") && strcmp(argv[1], "set"))) {
+		fprintf(stderr, "usage: floor off|set|on\n");
 		return 64;
 	}
-	int on = !strcmp(argv[1], "on");
+	int on = !strcmp(argv[1], "on"), reads = !strcmp(argv[1], "off");
 
 	end = request;
 	int count = dump_vxlans();
@@ -218,15 +264,20 @@ int main(int argc, char **argv)
 	setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &yes, sizeof yes);
 	int family = ethtool_family(fd), failed = 0;
 
+	if (reads)
+		failed += read_features(fd, family, count);
 	for (int done = 0; done < count;) {
 		int batch = count - done < BATCH ? count - done : BATCH;
 
+		/* Only the last request of a send is acknowledged: refusals come anyway. */
 		for (int i = 0; i < batch; i++)
-			put_set(family, ifindexes[done + i], on);
+			put_set(family, ifindexes[done + i], on, i + 1 < batch ? 0 : NLM_F_ACK);
 		send_request(fd);
-		failed += read_acks(fd, batch);
+		failed += read_answers(fd, INT_MAX, ifindexes[done + batch - 1]);
 		done += batch;
 	}
+	if (reads)
+		failed += read_features(fd, family, count);
 	printf("%d devices %s, %d failed\n", count, argv[1], failed);
 	return failed != 0;
 }

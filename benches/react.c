@@ -5,9 +5,12 @@
  * reads the feature. It never polls, so the other program has the CPUs to itself. The time runs from the acknowledgement of
  * the creation to the read that finds the feature off.
  *
- * Prints p50, p99 and maximum in microseconds, and how many were still on after three seconds, separated by tabs.
+ * With `storm`, another process creates and deletes veths as fast as it can meanwhile.
  *
- * Usage: react COUNT
+ * Prints p50, p99, p99.9 and maximum in microseconds, how many were still on after three seconds, and how many pairs of veths
+ * the storm made, separated by tabs.
+ *
+ * Usage: react COUNT [storm]
  */
 #include <errno.h>
 #include <linux/ethtool.h>
@@ -16,12 +19,16 @@
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,6 +136,35 @@ static void delete(const char *name)
 	ask(&request, "delete a device");
 }
 
+static void create_veth(const char *name)
+{
+	struct request request = new_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
+	struct rtattr *info;
+
+	put(&request, IFLA_IFNAME, name, strlen(name) + 1);
+	info = put(&request, IFLA_LINKINFO, NULL, 0);
+	put(&request, IFLA_INFO_KIND, "veth", sizeof("veth"));
+	close_nest(&request, info);
+	ask(&request, "create a veth");
+}
+
+/* Runs until it is killed, and counts. */
+static pid_t start_storm(volatile unsigned long *pairs)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		die("fork");
+	if (child > 0)
+		return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	requests = open_rtnetlink(0);
+	for (;; (*pairs)++) {
+		create_veth("storm0");
+		delete("storm0");
+	}
+}
+
 static void ask_ethtool(const char *name, void *command)
 {
 	struct ifreq ifreq = { .ifr_data = command };
@@ -204,13 +240,20 @@ static int compare(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-	int count = argc == 2 ? atoi(argv[1]) : 0, off = 0, missed = 0;
+	int storms = argc == 3 && !strcmp(argv[2], "storm");
+	int count = argc == 2 || storms ? atoi(argv[1]) : 0, off = 0, missed = 0;
+	unsigned long *pairs = mmap(NULL, sizeof(*pairs), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t storm = 0;
 	double *times;
 
 	if (count <= 0) {
-		fprintf(stderr, "usage: react COUNT\n");
+		fprintf(stderr, "usage: react COUNT [storm]\n");
 		return 64;
 	}
+	if (pairs == MAP_FAILED)
+		die("memory");
+	if (storms)
+		storm = start_storm(pairs);
 	times = calloc(count, sizeof(*times));
 	requests = open_rtnetlink(0);
 	events = open_rtnetlink(RTMGRP_LINK);
@@ -234,11 +277,16 @@ int main(int argc, char **argv)
 		if (missed >= 5)
 			break;
 	}
+	if (storm) {
+		kill(storm, SIGKILL);
+		waitpid(storm, NULL, 0);
+	}
 	if (!off) {
 		fprintf(stderr, "react: not one of %d devices was changed\n", count);
 		return 1;
 	}
 	qsort(times, off, sizeof(*times), compare);
-	printf("%.0f\t%.0f\t%.0f\t%d\n", times[off / 2], times[off * 99 / 100], times[off - 1], missed);
+	printf("%.0f\t%.0f\t%.0f\t%.0f\t%d\t%lu\n", times[off / 2], times[off * 99L / 100], times[off * 999L / 1000],
+	       times[off - 1], missed, *pairs);
 	return 0;
 }
