@@ -14,8 +14,8 @@ use crate::ethtool::backend_io::Choice;
 use crate::kernel::bugs;
 use crate::text::IfName;
 
-/// Turns one offload off on the VXLAN and Geneve devices whose packets this kernel would send with a broken outer UDP
-/// checksum, and only there.
+/// Turns one offload off on a VXLAN or Geneve device if this kernel would send its packets with a broken outer UDP checksum.
+/// Leaves every other device as it is.
 #[derive(Debug, Parser)]
 #[command(name = "vxcsum", version = version(), max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -62,7 +62,7 @@ impl Cli {
             Some(Command::Apply(mut args)) => {
                 args.devices.append(&mut args.named);
                 if args.if_exists && args.devices.is_empty() {
-                    return Err("--if-exists is about a device: name one".to_owned());
+                    return Err("--if-exists needs a device: name one".to_owned());
                 }
                 join(&mut args.dry_run, &mut args.exit_code)?;
                 Ok(Command::Apply(args))
@@ -101,7 +101,7 @@ impl Cli {
             None => {
                 let help = Self::command().render_help();
                 Err(format!(
-                    "a command is needed, or --dry-run to see what apply would do\n\n{help}"
+                    "give a command, or --dry-run to see the changes of apply\n\n{help}"
                 ))
             }
         }
@@ -109,7 +109,7 @@ impl Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 fine; 1 some device failed, or nothing could be done; 2 changes are pending (only with --exit-code), or doctor: packets may be corrupted; 64 wrong \
+Exit codes: 0 fine; 1 a device failed, or vxcsum could not run; 2 changes are pending (only with --exit-code), or doctor: packets may be corrupted; 64 wrong \
 usage; 77 not permitted; 78 the policy is not valid.";
 
 /// Options of every command.
@@ -118,10 +118,10 @@ pub struct Common {
     /// Print JSON instead of text.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Log what is changed and what fails (to the journal, else to stderr with priorities) and print no report: for units.
+    /// Log changes and failures (to the journal, else to stderr with priorities) and print no report. For units and containers.
     #[arg(long, global = true, help_heading = "Global options")]
     pub log: bool,
-    /// Print no report; the exit code and errors are left.
+    /// Print only errors.
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
     /// When to colour the text.
@@ -141,7 +141,7 @@ pub struct Common {
     /// Which interface of the kernel to use.
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = BackendArg::Auto, value_name = "WHICH")]
     pub backend: BackendArg,
-    /// Read policy, os-release, version_signature and what other programs set up below this directory, and keep /run/vxcsum there.
+    /// Read policy, os-release, version_signature and the files of other programs below this directory, and keep /run/vxcsum there.
     #[arg(
         long,
         global = true,
@@ -201,14 +201,14 @@ pub enum Command {
         after_help = "Examples:\n  vxcsum explain flannel.1\n  vxcsum explain --kernel 4.18.0-147.5.1.el8_1.x86_64\n\nSee vxcsum(8)."
     )]
     Explain(Explain),
-    /// Measure whether this kernel corrupts packets: in a network namespace of its own, on devices of its own.
+    /// Measure whether this kernel corrupts packets, in a private network namespace.
     Probe(Probe),
     /// Diagnose this node: NAT rules, kernel, offload, the evidence, and what to do.
     #[command(
         after_help = "Examples:\n  vxcsum doctor\n  vxcsum doctor --watch 10     and count wrong checksums for 10 seconds\n\nSee vxcsum(8)."
     )]
     Doctor(Doctor),
-    /// Print the nearest equivalent for a program that is there already, with what it cannot do.
+    /// Print a configuration that does nearly the same with another program. Its comments state the limits.
     #[command(
         after_help = "Examples:\n  vxcsum export link flannel.1 > 10-vxcsum-export.link\n  vxcsum export ansible\n\nSee vxcsum(8)."
     )]
@@ -249,7 +249,7 @@ pub enum Page {
 
 #[derive(Args, Debug, Default)]
 pub struct Apply {
-    /// Show what would be done and do nothing.
+    /// Show the changes, and make none.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Only these devices; without any, all.
@@ -258,7 +258,7 @@ pub struct Apply {
     /// The same as DEVICE (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub named: Vec<IfName>,
-    /// A named device that is not there, or is no VXLAN or Geneve device, is no error: it may have gone since the event that named it.
+    /// It is no error if a named device is not there, or is no VXLAN or Geneve device: the report says so.
     #[arg(long)]
     pub if_exists: bool,
     /// Only the device of this kernel event, if it is still there. For the udev rule.
@@ -271,7 +271,7 @@ pub struct Apply {
 
 #[derive(Args, Debug)]
 pub struct Revert {
-    /// Show what would be given back and do nothing.
+    /// Show the changes, and make none.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Only these devices; without any, all.
@@ -280,8 +280,8 @@ pub struct Revert {
     /// The same as DEVICE (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub named: Vec<IfName>,
-    /// Given before the command, with --dry-run: exit 2 if something would be given back.
-    #[arg(skip)]
+    /// With --dry-run: exit 2 if something would be turned on again.
+    #[arg(long)]
     pub exit_code: bool,
 }
 
@@ -327,10 +327,10 @@ pub struct Watch {
     /// Keep metrics for Prometheus in this file: each half minute it is replaced in one step.
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
-    /// Be the only one: while this runs, vxcsum's units and other watches of this machine leave the devices alone.
+    /// Take charge: while this runs, the units and other watches of this machine change nothing.
     #[arg(long)]
     pub exclusive: bool,
-    /// On SIGTERM or SIGINT give back what vxcsum turned off; without it everything stays as it is.
+    /// On SIGTERM or SIGINT turn on again what vxcsum turned off. Without this option the devices stay as they are.
     #[arg(long)]
     pub revert_on_exit: bool,
 }
@@ -343,7 +343,7 @@ pub struct Explain {
     /// The same as DEVICE.
     #[arg(long = "device", value_name = "NAME", value_parser = if_name(), conflicts_with_all = ["device", "kernel"])]
     pub named: Option<IfName>,
-    /// Judge this `uname -r` of any machine instead; nothing of this one is looked at.
+    /// Judge a kernel of any machine by its `uname -r`, without a look at this machine.
     #[arg(long, value_name = "RELEASE")]
     pub kernel: Option<String>,
     /// That machine's `uname -v`: Debian's real version is only there.
@@ -376,7 +376,10 @@ pub struct Doctor {
     /// The same as DEVICE (may be given more than once).
     #[arg(long = "device", value_name = "NAME", value_parser = if_name())]
     pub named: Vec<IfName>,
-    /// Sample the error counters for so many seconds and show the increase.
+    /// The default: exit 2 if packets may be corrupted.
+    #[arg(long, hide = true)]
+    pub exit_code: bool,
+    /// Sample the error counters for SECONDS seconds and show the increase.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<u32>,
 }
@@ -426,7 +429,7 @@ pub enum PolicyCommand {
         /// The file; without one, the installed policy.
         file: Option<PathBuf>,
     },
-    /// Print the policy that is in force, and where each value comes from.
+    /// Print the policy in use, and the origin of each value.
     Show,
 }
 
@@ -440,7 +443,7 @@ fn if_name() -> impl clap::builder::TypedValueParser<Value = IfName> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(|name: OsString| {
         IfName::new(name.as_bytes()).ok_or(
-            "no device can have this name: it takes 1 to 15 bytes, without '/' and white space",
+            "no device can have this name: a name has 1 to 15 bytes, without '/' and white space",
         )
     })
 }

@@ -79,7 +79,7 @@ impl Error {
             Self::Permission(_) => ExitCode::Permission,
             Self::Kernel(fault) if fault.forbidden() => ExitCode::Permission,
             Self::Policy(errors) => match errors.kind() {
-                ProblemKind::Content => ExitCode::Policy,
+                ProblemKind::Content | ProblemKind::Missing => ExitCode::Policy,
                 ProblemKind::Denied => ExitCode::Permission,
                 ProblemKind::Root => ExitCode::Usage,
                 ProblemKind::System => ExitCode::Failed,

@@ -78,7 +78,7 @@ fn what_cannot_be_read_has_the_exit_code_of_its_cause() {
 #[test]
 fn wrong_usage_is_64_in_words_and_in_json() {
     for (words, text) in [
-        ("", "a command is needed, or --dry-run"),
+        ("", "give a command, or --dry-run"),
         ("frobnicate", "unrecognized subcommand 'frobnicate'"),
         ("--frobnicate", "unexpected argument '--frobnicate'"),
         ("status --dry-run", "unexpected argument '--dry-run'"),
@@ -161,7 +161,7 @@ fn help_and_version_are_0() {
     let help = vxcsum("--help");
     for code in [
         "0 fine",
-        "1 some device failed",
+        "1 a device failed",
         "2 changes are pending",
         "64 wrong usage",
         "77 not permitted",

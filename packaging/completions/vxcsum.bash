@@ -60,7 +60,7 @@ _vxcsum() {
     case $command in
         '') words="apply revert watch status explain probe doctor export policy help --dry-run --exit-code $global" ;;
         apply) words="--dry-run --device --if-exists --exit-code $global" ;;
-        revert) words="--dry-run --device $global" ;;
+        revert) words="--dry-run --device --exit-code $global" ;;
         watch) words="--exclusive --metrics --revert-on-exit $global" ;;
         probe) words="$global" ;;
         export)

@@ -17,7 +17,7 @@ complete -c vxcsum -n __fish_use_subcommand -a status -d 'Show every VXLAN and G
 complete -c vxcsum -n __fish_use_subcommand -a explain -d 'Explain a decision and how to change it'
 complete -c vxcsum -n __fish_use_subcommand -a probe -d 'Measure whether this kernel corrupts packets'
 complete -c vxcsum -n __fish_use_subcommand -a doctor -d 'Diagnose this node, and say what to do'
-complete -c vxcsum -n __fish_use_subcommand -a export -d 'Print the nearest equivalent for another program'
+complete -c vxcsum -n __fish_use_subcommand -a export -d 'Print a configuration for another program'
 complete -c vxcsum -n __fish_use_subcommand -a policy -d 'Check or show the policy'
 complete -c vxcsum -n __fish_use_subcommand -a help -d 'Show help'
 complete -c vxcsum -n __fish_use_subcommand -s n -l dry-run -d 'The same as apply --dry-run'
@@ -37,11 +37,11 @@ complete -c vxcsum -s h -l help -d 'Show help'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply revert' -s n -l dry-run -d 'Show what would be done and do nothing'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status explain doctor export' -l device -x -a '(__vxcsum_devices)' -d 'Only this device'
 complete -c vxcsum -n '__fish_seen_subcommand_from apply' -l if-exists -d 'A device that is not there is no error'
-complete -c vxcsum -n '__fish_seen_subcommand_from apply status' -l exit-code -d 'Exit 2 if something would be changed'
+complete -c vxcsum -n '__fish_seen_subcommand_from apply revert status' -l exit-code -d 'Exit 2 if something would be changed'
 
 complete -c vxcsum -n '__fish_seen_subcommand_from status' -l format -x -a 'prometheus npd' -d 'Print for a monitoring program'
 complete -c vxcsum -n '__fish_seen_subcommand_from status' -l output -r -F -d 'Replace this file with it'
-complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l exclusive -d 'Be the only one'
+complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l exclusive -d 'Take charge of this machine'
 complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l metrics -r -F -d 'Keep metrics for Prometheus in this file'
 complete -c vxcsum -n '__fish_seen_subcommand_from watch' -l revert-on-exit -d 'Give back on SIGTERM'
 
@@ -58,6 +58,6 @@ complete -c vxcsum -n '__fish_seen_subcommand_from export; and not __fish_seen_s
 complete -c vxcsum -n '__fish_seen_subcommand_from export; and __fish_seen_subcommand_from link udev networkmanager talos butane machineconfig ansible felix nftables-notrack' -a '(__vxcsum_devices)' -d 'VXLAN device'
 
 complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a check -d 'Say whether a policy is valid'
-complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a show -d 'Print the policy in force'
+complete -c vxcsum -n '__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from check show' -a show -d 'Print the policy in use'
 complete -c vxcsum -n '__fish_seen_subcommand_from check' -F
 complete -c vxcsum -n '__fish_seen_subcommand_from help' -a 'apply revert watch status explain probe doctor export policy'

@@ -10,6 +10,10 @@ if [ "$1" -eq 0 ]; then
     systemctl --no-reload disable vxcsum.service vxcsum.timer vxcsum-watch.service vxcsum-probe.service >/dev/null 2>&1 || :
     # The record may be lost, and the nf_tables table is still there.
     if [ -e /run/vxcsum/state.json ] || [ -d /run/systemd/system ]; then
-        /usr/sbin/vxcsum revert >/dev/null || echo "vxcsum: the devices named above did not get their offload back" >&2
+        if /usr/sbin/vxcsum revert >/dev/null; then
+            echo "vxcsum: the offloads that vxcsum turned off are on again"
+        else
+            echo "vxcsum: the offload of the devices named above is still off" >&2
+        fi
     fi
 fi

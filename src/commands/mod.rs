@@ -95,9 +95,10 @@ fn fail(e: &Error, json: bool, log: bool, color: ColorArg) -> ExitCode {
         let text = errors.render(colored(&io::stderr(), color));
         let what = match errors.kind() {
             ProblemKind::Content => "the policy is not valid",
-            ProblemKind::Denied | ProblemKind::Root | ProblemKind::System => {
-                "the policy cannot be read"
-            }
+            ProblemKind::Missing
+            | ProblemKind::Denied
+            | ProblemKind::Root
+            | ProblemKind::System => "the policy cannot be read",
         };
         let _ = writeln!(io::stderr(), "vxcsum: {what}, and nothing was done\n{text}");
     } else {

@@ -399,7 +399,7 @@ impl<'a> Diagnosis<'a> {
         } else if self.health == Health::Safe {
             "apply the policy. It asks for more than the packets of this node need now"
         } else if self.report.persistent == Some(false) {
-            "turn the offload off where it is needed. This helps at once, until the device is created again or the node reboots. The last command keeps it off"
+            "turn the offload off where it is needed. This helps at once, until the device is created again or the node reboots. The last command keeps it off, and needs the package or `make install`"
         } else {
             "turn the offload off where it is needed. This helps at once"
         };

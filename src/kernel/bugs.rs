@@ -388,7 +388,7 @@ pub static TABLE: &[Row] = &[
           text: "this Ubuntu flavour has ABI numbers of its own, and its upstream version stays the same whatever is backported",
           url: None },
     Row { id: "ubuntu-flavour-5.4", bug: NatZeroCsum, family: UbuntuFlavour, base: only(5, 4, 0), build: Any, says: Unknown, mark: Inferred,
-          text: "this Ubuntu flavour has ABI numbers of its own, and /proc/version_signature, which gives its upstream version, is not at hand",
+          text: "this Ubuntu flavour has ABI numbers of its own, and /proc/version_signature, which gives its upstream version, is not known here",
           url: None },
     Row { id: "ubuntu-flavour", bug: NatZeroCsum, family: UbuntuFlavour, base: before_fix(ALL.0), build: Any, says: Unknown, mark: Inferred,
           text: "this Ubuntu flavour has ABI numbers of its own, and which of them was the first with the fix is not known",
@@ -405,7 +405,7 @@ pub static TABLE: &[Row] = &[
           text: "the changelog of Debian's linux 5.6.14-1 lists the fix, so Debian 11 and newer have it",
           url: STABLE },
     Row { id: "debian-unversioned", bug: NatZeroCsum, family: DebianUnversioned, base: before_fix(branch(4, 14)), build: Any, says: Unknown, mark: Inferred,
-          text: "Debian's uname -r names an ABI that stays the same over the fix, and uname -v, which has the version, is not at hand",
+          text: "Debian's uname -r names an ABI that stays the same over the fix, and uname -v, which has the version, is not known here",
           url: None },
 
     // SUSE
@@ -495,7 +495,7 @@ pub static TABLE: &[Row] = &[
           text: "Linux 5.7-rc5 has the fix, so 5.7 and everything newer has it",
           url: FIX },
     Row { id: "5.7-rc4-past", bug: NatZeroCsum, family: Upstream, base: (Version::rc_past(5, 7, 4), Version::rc(5, 7, 5)), build: Any, says: Unknown, mark: Inferred,
-          text: "the fix came between 5.7-rc4 and 5.7-rc5, and on which side of it this tree stands cannot be read from its name",
+          text: "the fix came between 5.7-rc4 and 5.7-rc5, and the name of this tree does not say whether it has it",
           url: FIX },
     Row { id: "5.7-rc", bug: NatZeroCsum, family: Upstream, base: (branch(5, 7), Version::rc_past(5, 7, 4)), build: Any, says: Affected, mark: ChangelogRead,
           text: "the fix came with 5.7-rc5",

@@ -140,7 +140,7 @@ impl StateFile {
             "ignored".to_owned()
         };
         warn!(
-            "{} {problem}; {action}: what was turned off before is not known",
+            "{} {problem}; {action}. It is not known what vxcsum turned off before",
             path.display()
         );
         State::new(&self.boot_id)

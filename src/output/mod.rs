@@ -151,7 +151,8 @@ pub(crate) fn footers(out: &mut impl Write, report: &Report<'_>) -> io::Result<(
         wrapped(
             out,
             "",
-            "the offload stays off until the device is created again or the node reboots. To keep it off:",
+            "the offload stays off until the device is created again or the node reboots. With the package or `make install`, this \
+             keeps it off:",
         )?;
         writeln!(out, "  systemctl enable --now vxcsum.service vxcsum.timer")?;
     }
@@ -207,16 +208,7 @@ pub fn status(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Res
 /// Those of the writer.
 pub fn apply(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result<()> {
     // After `revert`, the answer would be to run `apply`, which undoes it.
-    let reverts = |device: &DeviceReport<'_>| {
-        matches!(
-            device.reason.code,
-            ReasonCode::TurnedOffByVxcsum
-                | ReasonCode::AlreadyOn
-                | ReasonCode::UntrackedByVxcsum
-                | ReasonCode::NotTurnedOffByVxcsum
-        )
-    };
-    let reverted = report.devices.iter().any(reverts);
+    let reverted = report.devices.iter().any(reverted);
     let suffix = if report.dry_run {
         ". This was a dry run: nothing was changed"
     } else {
@@ -516,6 +508,17 @@ fn turned_on_again(times: usize) -> String {
     )
 }
 
+/// The entry comes from `revert`.
+fn reverted(device: &DeviceReport<'_>) -> bool {
+    matches!(
+        device.reason.code,
+        ReasonCode::TurnedOffByVxcsum
+            | ReasonCode::AlreadyOn
+            | ReasonCode::UntrackedByVxcsum
+            | ReasonCode::NotTurnedOffByVxcsum
+    )
+}
+
 fn totals(report: &Report<'_>) -> String {
     let same = |a: Section, b: Section| {
         let change = |s| matches!(s, Section::Changed(..) | Section::Rule(_));
@@ -530,10 +533,12 @@ fn totals(report: &Report<'_>) -> String {
     };
     let any_change = Section::Changed(Feature::Checksum, "");
     let mut parts = Vec::new();
-    let changed = if report.dry_run {
-        "to change"
-    } else {
-        "changed"
+    let undone = report.devices.iter().any(reverted);
+    let changed = match (undone, report.dry_run) {
+        (false, true) => "to change",
+        (false, false) => "changed",
+        (true, true) => "to undo",
+        (true, false) => "undone",
     };
     for (wanted, word) in [
         (any_change, changed),

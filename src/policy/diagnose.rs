@@ -13,8 +13,10 @@ use crate::text::escape;
 /// The cause of a problem. It determines the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// The content of the file, or a named file that is missing.
+    /// The content of the file.
     Content,
+    /// A named file is missing.
+    Missing,
     /// The user may not read the file.
     Denied,
     /// The root directory could not be opened.

@@ -332,7 +332,7 @@ impl Problem {
     fn io(verb: &str, errno: Errno) -> Self {
         let (kind, help) = match errno {
             Errno::ACCESS => (ProblemKind::Denied, "run as a user who may read it"),
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => (ProblemKind::Content, ""),
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => (ProblemKind::Missing, ""),
             _ => (ProblemKind::System, ""),
         };
         Self {

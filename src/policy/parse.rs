@@ -174,6 +174,10 @@ impl Parser<'_> {
                         "write text in quotes, as in when = \"never\"",
                     )
                 }
+                word if word.starts_with("invalid basic string, expected `\"`") => (
+                    printable(word),
+                    "text ends with the quote with which it begins, as in when = \"never\"",
+                ),
                 word if word.starts_with("key with no value") && colon(text, at.start) => (
                     printable(word),
                     "this looks like YAML: a policy is TOML, as in when = \"never\"",

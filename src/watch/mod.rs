@@ -84,6 +84,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
     let mut metrics = args.metrics.map(Metrics::new);
     let mut watchdog = Watchdog::new();
     notify(&[NotifyState::Ready, NotifyState::Status(&progress.status())]);
+    info!("{}", progress.status());
     loop {
         // Takes the events of its own files too, so they do not wake it.
         policy_events.on_event();
@@ -296,7 +297,7 @@ impl Rules {
                 Err(e) => {
                     self.unsupported = true;
                     let fault = Fault::kernel("listen for changes of nf_tables", e, None);
-                    warn!("{fault}; they are seen only when something else makes it look");
+                    warn!("{fault}; vxcsum sees such changes only at its next look");
                 }
             }
         }
