@@ -34,6 +34,7 @@ use crate::link::events_io::{Event, LinkEvents};
 use crate::link::peer_events_io::PeerEvents;
 use crate::nat::events_io::NftEvents;
 use crate::offload::discover_io::Selection;
+use crate::offload::facts::Device;
 use crate::offload::judge::ReasonCode;
 use crate::offload::node_io::{Node, Options, announce, require_net_admin};
 use crate::offload::plan::{Action, decide_revert};
@@ -48,6 +49,8 @@ const MAX_SINGLE_LOOKS: usize = 64;
 const CHANGES_PER_FULL_LOOK: usize = 32;
 /// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Looks after one that failed on a device: after 1, 2, 4, ... seconds.
+const MAX_RETRIES: u32 = 7;
 /// The shortest time between two reads of NAT rules that change all the time.
 const MIN_RULES_INTERVAL: Duration = Duration::from_secs(10);
 /// An agent commits several times for one change of the rules. `watch` waits this long for the change to be complete.
@@ -428,6 +431,8 @@ struct Progress {
     changed_at_full_look: usize,
     /// Devices whose last change failed or was refused.
     failed: BTreeSet<u32>,
+    /// Looks in a row that failed on a device.
+    retries: u32,
     /// When to look at all devices again without an event.
     next_look: Option<Instant>,
 }
@@ -466,6 +471,14 @@ impl Progress {
             self.next_look
                 .map_or(next_look, |earlier| earlier.min(next_look)),
         );
+    }
+
+    /// Seconds until the next look after one that failed on a device. `None` after two minutes: each has been logged,
+    /// and the cause is no shortage that passes.
+    fn retry_in(&mut self) -> Option<u64> {
+        let seconds = 1 << self.retries.min(MAX_RETRIES);
+        self.retries += 1;
+        (self.retries <= MAX_RETRIES).then_some(seconds)
     }
 
     fn time_left(&self) -> Option<Duration> {
@@ -513,7 +526,9 @@ fn pass(
     let mut facts = node.look_locked(selection, &locked)?;
     let complete = matches!(selection, Selection::All);
     // Most events change nothing. Then the record is not touched.
-    if !complete && !node.plan(&facts).changes_anything() {
+    let unread = |device: &Device| device.features.as_ref().is_err_and(|fault| !fault.gone());
+    let idle = !facts.devices.iter().any(unread) && !node.plan(&facts).changes_anything();
+    if !complete && idle {
         return Ok(None);
     }
     node.settle(&mut facts, &mut locked, complete, Node::plan);
@@ -541,7 +556,15 @@ fn pass(
         .iter()
         .any(contested)
         .then_some(BACKOFF_SECS + 1);
-    Ok([backoff, plan.next_give_back()].into_iter().flatten().min())
+    let failed = |device: &DeviceReport<'_>| device.outcome == Outcome::Failed;
+    let again = if report.devices.iter().any(failed) {
+        progress.retry_in()
+    } else {
+        progress.retries = 0;
+        None
+    };
+    let due = [backoff, plan.next_give_back(), again];
+    Ok(due.into_iter().flatten().min())
 }
 
 /// What poll found.
