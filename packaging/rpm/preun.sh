@@ -13,7 +13,7 @@ if [ "$1" -eq 0 ]; then
         if /usr/sbin/vxcsum revert >/dev/null; then
             echo "vxcsum: the offloads that vxcsum turned off are on again"
         else
-            echo "vxcsum: the offload of the devices named above is still off" >&2
+            echo "vxcsum: not every offload is on again: see above" >&2
         fi
     fi
 fi

@@ -70,7 +70,7 @@ pub fn revert(common: &Common, args: &Revert) -> Result<ExitCode, Error> {
         return Ok(code);
     };
     error!(
-        "{lost}, so vxcsum may have turned the offload off on devices that it left alone now: `ethtool -K DEVICE {} on` turns it on",
+        "{lost}. Devices that revert left alone may still be off because of vxcsum: `ethtool -K DEVICE {} on` turns the offload on",
         Feature::Checksum.as_str()
     );
     Ok(ExitCode::Failed)

@@ -92,6 +92,8 @@ impl NextStep {
 /// For each rule that rewrites packets, says who owns it and how to keep the packets out of it. Never removes a rule,
 /// because other packets need it.
 fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextStep>) {
+    const RULE: &str = ". The rule in ";
+    const MORE: &str = ". Repeat it for each other port";
     let leftovers = kube_proxy::leftovers(rules);
     let mut done: Vec<(&CitedRule, Option<u16>)> = Vec::new();
     for device in devices {
@@ -109,10 +111,12 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
             let step = steps
                 .iter_mut()
                 .find(|step| step.rule.as_deref() == Some(&found.rule.text));
-            if let Some(step) = step
-                && step.commands.len() + commands.len() <= MAX_NAMED
-            {
-                step.commands.extend(commands);
+            if let Some(step) = step {
+                if step.commands.len() + commands.len() <= MAX_NAMED {
+                    step.commands.extend(commands);
+                } else if !step.text.contains(MORE) {
+                    step.text = step.text.replacen(RULE, &format!("{MORE}{RULE}"), 1);
+                }
             }
             continue;
         }
@@ -126,7 +130,7 @@ fn exempt(rules: &NatRules, devices: &[&DeviceReport<'_>], steps: &mut Vec<NextS
         };
         steps.push(NextStep {
             rule: Some(found.rule.text.clone()),
-            text: format!("{how}{whose}. The rule in {}:", found.rule.table),
+            text: format!("{how}{whose}{RULE}{}:", found.rule.table),
             commands,
         });
     }

@@ -307,8 +307,19 @@ fn all_ok(report: &Report<'_>) -> String {
         n => format!("{n} {kinds} devices"),
     };
     let pending: Vec<_> = planned(report).collect();
-    if pending.is_empty() {
+    let ours: Vec<_> = by_device(&report.devices)
+        .filter(|(first, others)| {
+            std::iter::once(*first)
+                .chain(*others)
+                .any(|entry| entry.ours)
+        })
+        .map(|(first, _)| first)
+        .collect();
+    if pending.is_empty() && ours.is_empty() {
         format!("{count}: {what}")
+    } else if pending.is_empty() {
+        let names = named(&ours, MAX_NAMED);
+        format!("{count}: {what}. vxcsum turned an offload off on {names}")
     } else {
         let names = named(&pending, MAX_NAMED);
         format!("{count}: {what}. The policy asks for a change of {names}: vxcsum apply")

@@ -151,6 +151,9 @@ pub struct DeviceReport<'a> {
     /// The features that the kernel turns on, or turned on, together with the feature. Only if it is turned on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also_on: Vec<&'a str>,
+    /// vxcsum turned the feature off since boot, and it is off.
+    #[serde(skip)]
+    pub ours: bool,
     /// How often another program turned the feature on again: once since the last look, and before it within a minute.
     /// Absent if none did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -336,6 +339,8 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         rule: plan.rule.as_deref(),
         also_off,
         also_on,
+        ours: change.feature.is_some_and(FeatureState::off)
+            && (history.owned || change.outcome == Outcome::Changed),
         turned_on_again: Some(history.undone)
             .filter(|times| *times > 0 && plan.action == Action::TurnOff),
         pause_seconds: history
