@@ -148,8 +148,14 @@ static void create_veth(const char *name)
 	ask(&request, "create a veth");
 }
 
-/* Runs until it is killed, and counts. */
-static pid_t start_storm(volatile unsigned long *pairs)
+/* Shared with the storm. */
+struct storm {
+	volatile unsigned long pairs;
+	volatile int stop;
+};
+
+/* Leaves no veth behind when it is stopped. */
+static pid_t start_storm(struct storm *storm)
 {
 	pid_t child = fork();
 
@@ -159,10 +165,11 @@ static pid_t start_storm(volatile unsigned long *pairs)
 		return child;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	requests = open_rtnetlink(0);
-	for (;; (*pairs)++) {
+	for (; !storm->stop; storm->pairs++) {
 		create_veth("storm0");
 		delete("storm0");
 	}
+	_exit(0);
 }
 
 static void ask_ethtool(const char *name, void *command)
@@ -242,18 +249,18 @@ int main(int argc, char **argv)
 {
 	int storms = argc == 3 && !strcmp(argv[2], "storm");
 	int count = argc == 2 || storms ? atoi(argv[1]) : 0, off = 0, missed = 0;
-	unsigned long *pairs = mmap(NULL, sizeof(*pairs), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	pid_t storm = 0;
+	struct storm *storm = mmap(NULL, sizeof(*storm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t stormer = 0;
 	double *times;
 
 	if (count <= 0) {
 		fprintf(stderr, "usage: react COUNT [storm]\n");
 		return 64;
 	}
-	if (pairs == MAP_FAILED)
+	if (storm == MAP_FAILED)
 		die("memory");
 	if (storms)
-		storm = start_storm(pairs);
+		stormer = start_storm(storm);
 	times = calloc(count, sizeof(*times));
 	requests = open_rtnetlink(0);
 	events = open_rtnetlink(RTMGRP_LINK);
@@ -277,9 +284,12 @@ int main(int argc, char **argv)
 		if (missed >= 5)
 			break;
 	}
-	if (storm) {
-		kill(storm, SIGKILL);
-		waitpid(storm, NULL, 0);
+	if (stormer) {
+		int status;
+
+		storm->stop = 1;
+		if (waitpid(stormer, &status, 0) < 0 || status)
+			die("the storm");
 	}
 	if (!off) {
 		fprintf(stderr, "react: not one of %d devices was changed\n", count);
@@ -287,6 +297,6 @@ int main(int argc, char **argv)
 	}
 	qsort(times, off, sizeof(*times), compare);
 	printf("%.0f\t%.0f\t%.0f\t%.0f\t%d\t%lu\n", times[off / 2], times[off * 99L / 100], times[off * 999L / 1000],
-	       times[off - 1], missed, *pairs);
+	       times[off - 1], missed, storm->pairs);
 	return 0;
 }
