@@ -14,6 +14,7 @@
 # nat-delay.sh rules                                takes node a's NAT rules away and loads $RULES
 # nat-delay.sh device noudpcsum|udpcsum             makes node a's flannel.1 anew, without peers
 # nat-delay.sh peers                                node b becomes a peer of it
+# nat-delay.sh route noudpcsum|udpcsum              node a's packets get another outer checksum, with an external flannel.1
 # nat-delay.sh measure                              prints: connect=SECONDS csum_errors=N
 #                                                   (median of $CONNECTS connects; b's new Udp InCsumErrors over all of them)
 #                                                   connect=none: one was not answered, which ends the measurement
@@ -21,7 +22,8 @@
 #
 # The nodes are network namespaces named $NS-a, $NS-b and $NS-pod. With NODE_A=here, node a is the namespace that the script runs in, which
 # is for a guest, where services of the guest are to see flannel.1. UNDERLAY=virtio takes this guest's eth0 and eth1 (guest -n) for the
-# nodes instead of a veth pair. KIND is what flannel.1 is: vxlan or geneve. STACK is what is between flannel.1 and the NIC (layers.sh). RULES is a file of tests/cases/exposure, or
+# nodes instead of a veth pair. KIND is what flannel.1 is: vxlan or geneve, or vxlan-external or geneve-external, where a route chooses the
+# destination, the VNI and the outer checksum of each packet. STACK is what is between flannel.1 and the NIC (layers.sh). RULES is a file of tests/cases/exposure, or
 # `none`, instead of the rules above; IPTABLES the command that loads it. Connects go to the service, or to the pod where the rules have
 # none. A connect is tried 1 + $SYN_RETRIES times.
 # Needs root, iproute2, iptables, ethtool, socat, and nft for RULES.
@@ -92,7 +94,7 @@ node() {
     "$1" ip link set lo up
     "$1" ip addr add "$3/24" dev "$2"
     device "$@"
-    [ "$KIND" = geneve ] || "$1" bridge fdb add "$6" dst "$4" dev flannel.1
+    [ "$KIND" != vxlan ] || "$1" bridge fdb add "$6" dst "$4" dev flannel.1
 }
 
 # As above, without address and peer.
@@ -101,15 +103,24 @@ device() {
     case $KIND in
         vxlan) kind="vxlan id 1 dstport 8472 local $address dev $device nolearning" ;;
         geneve) kind="geneve id 1 remote $peer" ;;
-        *) echo "nat-delay: KIND=$KIND: vxlan or geneve" >&2; return 64 ;;
+        vxlan-external) kind="vxlan external dstport 8472" mode= ;;
+        geneve-external) kind="geneve external" mode= ;;
+        *) echo "nat-delay: KIND=$KIND: vxlan, geneve, or one of them with -external" >&2; return 64 ;;
     esac
     "$in" ip -batch - <<BATCH
 link add flannel.1 address $mac type $kind $mode
 addr add $pods/32 dev flannel.1
 link set flannel.1 up
-route add $peer_pods/24 via $peer_pods dev flannel.1 onlink
+$(route "$peer" "$peer_pods" "$9")
 neigh add $peer_pods lladdr $peer_mac dev flannel.1
 BATCH
+}
+
+# route PEER PEER_PODS MODE: the route to a peer's pods, for ip -batch.
+route() {
+    local encap=
+    [[ $KIND != *-external ]] || { encap="encap ip id 1 dst $1 key"; [ "$3" != udpcsum ] || encap+=' csum'; }
+    echo "route replace $2/24 $encap via $2 dev flannel.1 onlink"
 }
 
 load_rules() {
@@ -206,7 +217,7 @@ down() {
     clear_rules || true
 }
 
-usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | device noudpcsum|udpcsum | peers | measure | down" >&2; exit 64; }
+usage() { echo "usage: nat-delay.sh run|up noudpcsum|udpcsum [COMMAND...] | rules | device noudpcsum|udpcsum | peers | route noudpcsum|udpcsum | measure | down" >&2; exit 64; }
 
 # Removes the namespaces at any end of the script. Only after b was created: existing namespaces belong to others.
 claim() {
@@ -242,6 +253,7 @@ case ${1:-} in
         in_a ip link del flannel.1
         device in_a "$A_UNDER" "${A[@]}" "$2"
         ;;
+    route) route "${A[1]}" "${A[5]}" "$2" | in_a ip -batch - ;;
     peers) in_a bridge fdb add "${A[3]}" dst "${A[1]}" dev flannel.1 ;;
     measure) measure ;;
     down) down ;;
