@@ -56,10 +56,13 @@ union Data {
 }
 
 impl Ifreq {
-    fn new(name: &[u8], data: Data) -> Self {
+    fn new(name: &[u8]) -> Self {
         let mut padded = [0; IFNAMSIZ];
         padded[..name.len()].copy_from_slice(name);
-        Self { name: padded, data }
+        Self {
+            name: padded,
+            data: Data { ifmap: [0; 3] },
+        }
     }
 }
 
@@ -114,7 +117,7 @@ impl Socket {
     /// # Errors
     /// The errno of the ioctl.
     pub fn name(&self, ifindex: u32) -> Result<IfName, Errno> {
-        let mut ifreq = Ifreq::new(b"", Data { ifmap: [0; 3] });
+        let mut ifreq = Ifreq::new(b"");
         ifreq.data.ifindex = ifindex.cast_signed();
         self.call(Request::Name, &mut ifreq)?;
         IfName::new(until_nul(&ifreq.name)).ok_or(Errno::NODEV)
@@ -184,11 +187,9 @@ impl Socket {
     }
 
     fn ethtool(&self, name: &IfName, buffer: &mut [u8]) -> Result<i32, Errno> {
-        let pointer = buffer.as_mut_ptr().cast();
-        self.call(
-            Request::Ethtool,
-            &mut Ifreq::new(name.as_bytes(), Data { pointer }),
-        )
+        let mut ifreq = Ifreq::new(name.as_bytes());
+        ifreq.data.pointer = buffer.as_mut_ptr().cast();
+        self.call(Request::Ethtool, &mut ifreq)
     }
 
     fn call(&self, request: Request, ifreq: &mut Ifreq) -> Result<i32, Errno> {
