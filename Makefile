@@ -23,7 +23,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
-SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/needs tests/untouched benches/run benches/react benches/rules benches/services benches/throughput benches/machine benches/plot $(wildcard packaging/check-*) \
+SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/fuzz/capture tests/fuzz/run tests/needs tests/sanitizer tests/untouched benches/run benches/react benches/rules benches/services benches/throughput benches/machine benches/plot $(wildcard packaging/check-*) \
 	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export container)
 
@@ -55,9 +55,23 @@ test-limits:
 		tests/untouched $(CARGO) test --locked --test churn --test damage --test faults -- --nocapture --test-threads 1
 
 # Compares the analysis of NAT rules with packets, with many more random rule sets than `make test`.
+RULE_SETS ?= 1500
 test-nat:
 	@tests/needs root cargo gcc ip ethtool iptables ipset nft
-	VXCSUM_RANDOM_RULES=150 $(CARGO) test --locked --test exposure -- --nocapture random
+	VXCSUM_RANDOM_RULES=$(RULE_SETS) $(CARGO) test --locked --test exposure -- --nocapture random
+
+# Fuzzes the decoders, each for FUZZ_SECONDS, two at the same time.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz:
+	@tests/needs cargo g++ perl
+	tests/fuzz/run -j 2 -s $(FUZZ_SECONDS)
+
+# Memory errors of the program, by valgrind.
+.PHONY: test-sanitizer
+test-sanitizer:
+	@tests/needs root cargo gcc ip iptables nft valgrind
+	tests/untouched tests/sanitizer
 
 check: fmt clippy shellcheck deny test
 

@@ -17,6 +17,7 @@
 //! cli
 //! docs, export, watch
 //! commands
+//! fuzzing (only in builds for tests)
 //! ```
 //!
 //! A module imports only modules of levels above. A file does no I/O unless it is named `*_io.rs` or main.rs, or is in
@@ -40,6 +41,8 @@ pub mod error;
 pub mod ethtool;
 pub mod export;
 pub mod fault;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub(crate) mod glob;
 pub mod kernel;
 pub mod link;

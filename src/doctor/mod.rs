@@ -6,12 +6,14 @@
 
 mod evidence;
 mod exemption;
-mod managers;
+pub(crate) mod managers;
 pub(crate) mod read_io;
 pub(crate) mod render;
 
 pub use crate::offload::health::{Defence, Health};
 pub use evidence::{Count, Counters, Flows};
+#[cfg(any(test, fuzzing))]
+pub(crate) use exemption::commands as exemption_commands;
 pub use managers::{Candidate, Manager, managers};
 
 use serde::Serialize;

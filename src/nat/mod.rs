@@ -11,7 +11,7 @@ pub mod machine;
 pub mod nft;
 pub mod own_io;
 mod packet;
-mod partial;
+pub(crate) mod partial;
 pub mod partial_io;
 mod quote;
 pub mod read_io;

@@ -92,7 +92,7 @@ pub(super) fn no_copies(root: &Path) -> bool {
 }
 
 /// Decides with the text of /proc/modules, and of `modules.builtin` or the kernel's configuration.
-fn shows_no_copies(loaded: &str, built_in: &str) -> bool {
+pub(crate) fn shows_no_copies(loaded: &str, built_in: &str) -> bool {
     let is_loaded = |name: &str| loaded.lines().any(|l| l.split(' ').next() == Some(name));
     let is_built_in = |name: &str| {
         let option = format!("CONFIG_{}=y", name.to_uppercase());

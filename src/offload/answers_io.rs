@@ -61,7 +61,7 @@ enum StoredAnswer {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AnswerFile {
+pub(crate) struct AnswerFile {
     key: AnswerKey,
     /// By the facts about the device.
     answers: BTreeMap<String, StoredAnswer>,
