@@ -45,8 +45,8 @@ use crate::output::journal_io;
 /// For more devices than this at once, one dump is faster than single requests.
 const MAX_SINGLE_LOOKS: usize = 64;
 /// After this many changes `watch` looks at all devices, so that deleted devices leave the record, which each change reads and
-/// writes whole. Less than one new device in a hundred waits for that: in a storm of other devices it takes long.
-const CHANGES_PER_FULL_LOOK: usize = 128;
+/// writes whole. A longer record delays every new device, a look at all devices only the next one.
+const CHANGES_PER_FULL_LOOK: usize = 32;
 /// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Looks after one that failed on a device: after 1, 2, 4, ... seconds.
