@@ -39,7 +39,7 @@ fn units_and_other_watches_stand_back() {
     assert_eq!(exclusive("status --json"), true);
     let text = vxcsum(&netns, root, "status").expect(0);
     assert!(
-        text.text().contains("is in charge of this node"),
+        text.text().contains("watch --exclusive runs on this node"),
         "{}",
         text.text()
     );

@@ -92,6 +92,7 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
         // Takes the events of its own files too, so they do not wake it.
         policy_events.on_event();
         let timeout = [
+            signals.pending().then_some(Duration::ZERO),
             watchdog.time_left(),
             progress.time_left(),
             rules.time_left(),

@@ -48,6 +48,12 @@ impl Signals {
         Ok(signals)
     }
 
+    /// A signal is not taken yet: its wake-up may be lost, so the loop must not wait.
+    pub(super) fn pending(&self) -> bool {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.stop.load(SeqCst) || self.reload.load(SeqCst)
+    }
+
     /// The socket has bytes if it is `readable`. Without memory the kernel takes none: then the signal has only ended
     /// the wait.
     pub(super) fn take(&self, readable: bool) -> Signal {
