@@ -103,6 +103,7 @@ install-files:
 	install -d $(DESTDIR)$(DOCDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/packet-path.svg
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs/evidence docs/evidence/*
 
 # Removes the files of `install` with the same DESTDIR and PREFIX. The policy of the machine stays. Run `vxcsum revert`
 # first to turn the offload on again.
