@@ -547,9 +547,11 @@ fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> 
             .then_some(v6)
     };
     let packets = Untracked {
-        v6: family(false)
-            .or(family(true))
-            .filter(|_| !device.remotes.is_empty()),
+        // A fixed source has a family, also if the destinations are not known.
+        v6: device.local.map(|a| a.is_ipv6()).or_else(|| {
+            let remotes = family(false).or(family(true));
+            remotes.filter(|_| !device.remotes.is_empty())
+        }),
         local: device.local,
         port,
     };

@@ -262,6 +262,17 @@ fn exposed_lab(cure: &str) -> Lab {
     lab
 }
 
+/// Its destinations are not known.
+#[test]
+fn a_device_that_learns_its_peers_is_cured_too() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    lab.a.ip("link set flannel.1 type vxlan learning");
+    let made = ["add-rule", "already-untracked", "changed", "true"];
+    assert_eq!(summary(&json(&lab, "apply")), made);
+    assert_eq!(table(&lab), [RULE]);
+    assert_eq!(lab.packets(), "fine");
+}
+
 #[test]
 fn the_policy_changes_the_cure_in_both_directions() {
     let lab = exposed_lab("");
