@@ -24,7 +24,7 @@ TARGET     ?= $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN         = $(TARGET_DIR)/$(TARGET)/release/vxcsum
 SCRIPTS     = .ci/run packaging/third-party packaging/sbom packaging/release deploy/image/build tests/deploy tests/image tests/json-schemas tests/kubectl tests/monitoring tests/container tests/oci-bundle tests/dead-code tests/demo tests/export tests/fuzz/capture tests/fuzz/run tests/needs tests/sanitizer tests/untouched benches/run benches/react benches/rules benches/services benches/throughput benches/machine benches/plot $(wildcard packaging/check-*) \
-	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units orders geneve gso original-report lifecycle bullseye lib.sh \
+	$(addprefix tests/vm/,prepare kernel root guest smoke matrix matrix-job units privileges orders geneve gso original-report lifecycle bullseye lib.sh \
 	nat-delay.sh gso-csum.sh layers.sh selftest-lib.sh upstream prefix export container)
 
 .PHONY: all build demo test test-nat check fmt clippy deny shellcheck bench install clean
@@ -124,6 +124,7 @@ test-vm: build deb
 	tests/vm/smoke
 	tests/vm/matrix
 	tests/vm/units
+	tests/vm/privileges
 	tests/vm/geneve
 	tests/vm/original-report
 	tests/vm/lifecycle
