@@ -16,5 +16,5 @@ if [ -d /run/systemd/system ]; then
     done
     # Print the state of the node, and how to look and undo.
     /usr/sbin/vxcsum status 2>&1 | { read -r line && echo "vxcsum: $line"; } || :
-    echo "vxcsum: for details: vxcsum status; to undo: vxcsum revert; to let no unit change a device: systemctl mask vxcsum.service vxcsum.timer"
+    echo "vxcsum: for details: vxcsum status; to undo: vxcsum revert; to let no unit change a device: systemctl mask vxcsum.service vxcsum@.service vxcsum.timer"
 fi
