@@ -265,7 +265,7 @@ fn the_report_matches_ip() {
         for (name, text) in [
             (
                 "byaddr4",
-                "underlay: eth0 (driver veth; owner of the local address)",
+                "underlay: eth0 (driver veth; has the local address)",
             ),
             ("flannel.1", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
             ("group0", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
