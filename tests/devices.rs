@@ -267,8 +267,14 @@ fn the_report_matches_ip() {
                 "byaddr4",
                 "underlay: eth0 (driver veth; has the local address)",
             ),
-            ("flannel.1", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
-            ("group0", "underlay: eth0 (driver veth; IFLA_VXLAN_LINK)"),
+            (
+                "flannel.1",
+                "underlay: eth0 (driver veth; set on the tunnel device)",
+            ),
+            (
+                "group0",
+                "underlay: eth0 (driver veth; set on the tunnel device)",
+            ),
             ("nowhere", "underlay: not set: routing decides"),
             (
                 "v6zero",

@@ -109,7 +109,7 @@ fn inputs(out: &mut impl Write, device: &DeviceReport<'_>, facts: &Device) -> io
             let how = match (from, facts.link.local) {
                 (UnderlayLink::NotSet, Some(_)) => "has the local address",
                 (UnderlayLink::NotSet, None) => "from the route to the destination",
-                _ => "from the tunnel device",
+                _ => "set on the tunnel device",
             };
             format!("{} (driver {driver}; {how})", underlay.name)
         }
