@@ -26,7 +26,7 @@ const DEVICES_PER_RULES: usize = 100;
 /// A revert gives everything back, so that `watch` and `apply` start again.
 const REVERT_PAUSE: Duration = Duration::from_millis(500);
 /// kB. The allocator keeps what the longest list of devices needed.
-const GROWTH: u64 = 512;
+const GROWTH: u64 = 2048;
 
 /// The smallest buffer that the kernel gives: 2304 bytes, which holds one event.
 fn tiny(which: &str) -> String {
