@@ -162,24 +162,16 @@ static long sets_same_hostname(void)
 	return gethostname(name, sizeof name) < 0 ? -1 : sethostname(name, strlen(name));
 }
 
-static long mode_of_own_file(const char *dir, mode_t mode)
-{
-	char path[256];
-	snprintf(path, sizeof path, "%s/attempt-mode", dir);
-	int fd = open(path, O_WRONLY | O_CREAT, 0600);
-	long result = fd < 0 ? -1 : fchmod(fd, mode);
-	int error = errno;
-	unlink(path);
-	errno = error;
-	return result;
-}
+/* A change of an own file. */
+static long set_mode(int fd) { return fchmod(fd, 04755); }
+static long set_owner(int fd) { return fchown(fd, 65534, 65534); }
 
-static long owner_of_own_file(const char *dir)
+static long changes_own_file(const char *dir, long (*change)(int fd))
 {
 	char path[256];
-	snprintf(path, sizeof path, "%s/attempt-owner", dir);
+	snprintf(path, sizeof path, "%s/attempt-file", dir);
 	int fd = open(path, O_WRONLY | O_CREAT, 0600);
-	long result = fd < 0 ? -1 : fchown(fd, 65534, 65534);
+	long result = fd < 0 ? -1 : change(fd);
 	int error = errno;
 	unlink(path);
 	errno = error;
@@ -373,8 +365,8 @@ int main(int argc, char **argv)
 	TRY("read /proc/kallsyms with addresses", reads("/proc/kcore"));
 	TRY("read the kernel log", syscall(SYS_syslog, 3, (char[64]){0}, 64));
 
-	TRY("set the owner of an own file", owner_of_own_file("/run/vxcsum"));
-	TRY("set the setuid bit of an own file", mode_of_own_file("/run/vxcsum", 04755));
+	TRY("set the owner of an own file", changes_own_file("/run/vxcsum", set_owner));
+	TRY("set the setuid bit of an own file", changes_own_file("/run/vxcsum", set_mode));
 	TRY("setuid", setresuid(65534, 65534, 65534));
 	TRY("setgid", setresgid(65534, 65534, 65534));
 	TRY("set a capability", prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 21, 0, 0));
