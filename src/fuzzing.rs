@@ -550,7 +550,7 @@ fn used(mut state: State) {
             let _ = state.rule_history(&device, now);
             let _ = state.packets(netns, now);
             let _ = state.follow_up(now);
-            state.set_waiting(netns, &[(device, true)], true, now);
+            state.set_waiting(netns, &[(device, true)], |_| true, now);
             state.end_backoff(&device, feature, now);
             state.start_backoff(&device, feature, now);
             state.set_not_exposed(&device, feature, Some(now));
@@ -565,7 +565,7 @@ fn used(mut state: State) {
                 }],
                 now,
             );
-            state.prune(netns, std::slice::from_ref(&device));
+            state.prune(netns, std::slice::from_ref(&device), |_| true);
         }
     }
 }

@@ -128,6 +128,43 @@ fn a_device_that_is_created_again_and_again_ends_with_the_feature_off() {
     }
 }
 
+/// A long record delays every new device.
+#[test]
+fn devices_that_go_leave_the_record_at_once() {
+    for backend in BACKENDS {
+        let (netns, other) = (Netns::with_three(), Netns::new());
+        let watch = Watch::start(&netns, &format!("--backend {backend}"));
+        let record = Path::new(netns.remembering_root()).join("run/vxcsum/state.json");
+        let recorded = || -> Vec<String> {
+            let text = fs::read_to_string(&record).expect("read the record");
+            let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let devices = state["devices"].as_array().expect("an array");
+            devices.iter().map(|d| d["name"].to_string()).collect()
+        };
+        let has = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+            watch.until(&format!("the record is not {names:?}"), || {
+                recorded() == names
+            });
+        };
+        has(&["a0", "b0", "c0"]);
+        netns.ip("link del b0");
+        has(&["a0", "c0"]);
+        netns.ip(&format!("link set a0 netns {}", other.name()));
+        has(&["c0"]);
+        netns.ip(&format!("link add flannel.1 type vxlan id 10 {VXLAN}"));
+        has(&["c0", "flannel.1"]);
+        netns.ip("link set flannel.1 name renamed0");
+        watch.settle();
+        has(&["c0", "flannel.1"]);
+        watch.stop();
+        let revert = ["revert", "--root", netns.remembering_root()];
+        run(netns.command(VXCSUM).args(revert)).expect(0);
+        assert!(netns.is_on("renamed0") && netns.is_on("c0"), "{backend}");
+        assert!(!other.is_on("a0"), "it went as it was, {backend}");
+    }
+}
+
 #[test]
 fn the_policy_is_read_anew_on_sighup_unless_it_is_bad() {
     let netns = Netns::with_three();

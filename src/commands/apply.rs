@@ -109,10 +109,9 @@ fn change(
         if by_hand {
             node.end_backoffs(&mut facts, &mut locked);
         }
-        let complete = matches!(which, Selection::All);
-        node.settle(&mut facts, &mut locked, complete, &planner);
+        node.settle(&mut facts, &mut locked, which, &planner);
         let mut plan = planner(node, &facts);
-        let mut applied = node.carry_out(&plan, &mut locked, complete);
+        let mut applied = node.carry_out(&plan, &mut locked, which);
         drop(locked);
         journal_io::conflicts(&plan, &applied.conflicts);
         if common.log {

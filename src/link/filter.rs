@@ -4,24 +4,27 @@
 
 use std::collections::BTreeSet;
 
-use super::rtnl::{AF_BRIDGE, IFLA_INFO_KIND, IFLA_LINKINFO, RTM_NEWLINK, RTM_NEWNEIGH};
+use super::rtnl::{
+    AF_BRIDGE, IFLA_INFO_KIND, IFLA_LINKINFO, RTM_DELLINK, RTM_NEWLINK, RTM_NEWNEIGH,
+};
 use crate::netlink::filter::{
     Instruction, LD_B_ABS, LD_H_ABS, LD_H_IND, LD_IMM, LD_W_ABS, LD_W_IND, LDX_IMM, NLMSG_HDRLEN,
     NLMSG_TYPE, RET, TAX, jump_if_eq, jump_unless_eq, stmt,
 };
 
-/// Accepts `RTM_NEWLINK` messages about VXLAN and Geneve devices and drops everything else.
+/// Accepts `RTM_NEWLINK` and `RTM_DELLINK` messages about VXLAN and Geneve devices and drops everything else.
 ///
 /// Reads `nlmsg_type`, lets the kernel find `IFLA_LINKINFO` and inside it `IFLA_INFO_KIND`, and compares the kind. Either
 /// beginning may have either end: no kind is called `vxlave` or `genen`, and the reader looks at the kind again.
 /// <https://github.com/torvalds/linux/blob/v6.12/net/core/filter.c#L129> (`bpf_skb_get_nlattr`)
-pub fn tunnel_events() -> [Instruction; 18] {
+pub fn tunnel_events() -> [Instruction; 19] {
     const SKF_AD_OFF: u32 = 0xffff_f000;
     const SKF_AD_NLATTR: u32 = SKF_AD_OFF + 12;
     const SKF_AD_NLATTR_NEST: u32 = SKF_AD_OFF + 16;
     [
         stmt(LD_H_ABS, NLMSG_TYPE),
-        jump_unless_eq(u32::from(RTM_NEWLINK.to_be()), 15),
+        jump_if_eq(u32::from(RTM_NEWLINK.to_be()), 1),
+        jump_unless_eq(u32::from(RTM_DELLINK.to_be()), 15),
         stmt(LDX_IMM, u32::from(IFLA_LINKINFO)),
         stmt(LD_IMM, NLMSG_HDRLEN + 16),
         stmt(LD_W_ABS, SKF_AD_NLATTR),

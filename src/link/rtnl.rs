@@ -12,6 +12,7 @@ use crate::text::IfName;
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/rtnetlink.h#L24>
 pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 pub(crate) const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
@@ -201,12 +202,12 @@ pub struct Link {
     pub tunnel: Option<TunnelLink>,
 }
 
-/// Reads an answer to a link request. `None` if the message is not an `RTM_NEWLINK`.
+/// Reads an answer to a link request, or a link event. `None` if the message is another one.
 ///
 /// # Errors
 /// Malformed bytes, or a link without an ifindex, a legal name or, for a VXLAN or Geneve device, its data.
 pub fn link(message: &Message<'_>) -> Result<Option<Link>, Malformed> {
-    if message.kind != RTM_NEWLINK {
+    if ![RTM_NEWLINK, RTM_DELLINK].contains(&message.kind) {
         return Ok(None);
     }
     let (ifindex, attributes) = split_header(message.payload, IFINFOMSG_LEN, "link message")?;

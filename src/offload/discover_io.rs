@@ -55,6 +55,17 @@ pub enum Selection<'a> {
     ByIfindex(&'a [u32]),
 }
 
+impl Selection<'_> {
+    /// True if a device with this ifindex that the look did not find does not exist.
+    pub fn covers(self, ifindex: u32) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::ByIfindex(ifindexes) => ifindexes.contains(&ifindex),
+            Selection::Named(_) | Selection::NamedIfPresent(_) => false,
+        }
+    }
+}
+
 /// The sockets of discovery.
 pub struct Discovery {
     route: Netlink,

@@ -404,7 +404,7 @@ impl Node {
         &mut self,
         facts: &mut Facts,
         locked: &mut Locked,
-        complete: bool,
+        which: Selection<'_>,
         planner: impl for<'p> Fn(&Self, &'p Facts) -> Plan<'p>,
     ) {
         // Without the table no decision needs a rule.
@@ -417,8 +417,9 @@ impl Node {
         let plans: HashMap<u32, RulePlan> = devices
             .map(|d| (d.device.link.ifindex, d.untrack.clone()))
             .collect();
-        if complete || !plans.is_empty() {
-            self.settle_rules(facts, &plans, locked, complete);
+        let whole = matches!(which, Selection::All);
+        if whole || !plans.is_empty() || self.has_deleted(facts, locked, which) {
+            self.settle_rules(facts, &plans, locked, which);
         }
     }
 
@@ -430,7 +431,7 @@ impl Node {
         facts: &mut Facts,
         plans: &HashMap<u32, RulePlan>,
         locked: &mut Locked,
-        complete: bool,
+        which: Selection<'_>,
     ) {
         let now = record_io::now();
         let had_rules = locked.state.has_rules(self.netns);
@@ -460,9 +461,9 @@ impl Node {
                 RuleStep::Leave => {}
             }
         }
-        if complete && had_rules {
-            let there: Vec<_> = facts.devices.iter().map(|d| self.identity(d)).collect();
-            dirty |= after.prune(self.netns, &there);
+        if had_rules {
+            let there = self.identities(facts);
+            dirty |= after.prune(self.netns, &there, |ifindex| which.covers(ifindex));
         }
         let wanted = after.packets(self.netns, now);
         let differs = match &facts.own_table {
@@ -557,15 +558,31 @@ impl Node {
         }
     }
 
+    /// True if the record has a device that this look covered and did not find.
+    pub fn has_deleted(&self, facts: &Facts, locked: &Locked, which: Selection<'_>) -> bool {
+        let covers = |ifindex| which.covers(ifindex);
+        let there = self.identities(facts);
+        locked.state.has_deleted(self.netns, &there, covers)
+    }
+
+    fn identities(&self, facts: &Facts) -> Vec<Identity> {
+        facts.devices.iter().map(|d| self.identity(d)).collect()
+    }
+
     fn identity(&self, device: &Device) -> Identity {
         Identity::new(self.netns, &device.link)
     }
 
     /// Carries out a plan and keeps the record correct. The record is written before a feature is turned off, so if the
     /// process is killed in between, the record has too many entries, which `revert` detects, and never too few.
-    pub fn carry_out(&mut self, plan: &Plan<'_>, locked: &mut Locked, complete: bool) -> Applied {
+    pub fn carry_out(
+        &mut self,
+        plan: &Plan<'_>,
+        locked: &mut Locked,
+        which: Selection<'_>,
+    ) -> Applied {
         let mut conflicts = HashSet::new();
-        if self.write_down(plan, locked, complete, &mut conflicts) {
+        if self.write_down(plan, locked, which, &mut conflicts) {
             self.record.save(&locked.state, &locked.lock);
         }
         let changes = apply(plan, &mut self.backend);
@@ -580,7 +597,7 @@ impl Node {
         &self,
         plan: &Plan<'_>,
         locked: &mut Locked,
-        complete: bool,
+        which: Selection<'_>,
         conflicts: &mut HashSet<u32>,
     ) -> bool {
         let now = record_io::now();
@@ -622,22 +639,17 @@ impl Node {
             locked.state.record_off(new, now);
             dirty = true;
         }
-        let waiting: Vec<(Identity, bool)> = plan
+        let looked_at: Vec<(Identity, bool)> = plan
             .first_rows()
             .map(|device| (self.identity(device.device), device.waits))
             .collect();
+        let covers = |ifindex| which.covers(ifindex);
         dirty |= locked
             .state
-            .set_waiting(self.netns, &waiting, complete, now);
+            .set_waiting(self.netns, &looked_at, covers, now);
         self.record.set_follow_up(locked.state.follow_up(now));
-        if complete && !locked.state.is_empty() {
-            let there: Vec<Identity> = plan
-                .first_rows()
-                .map(|device| self.identity(device.device))
-                .collect();
-            dirty |= locked.state.prune(self.netns, &there);
-        }
-        dirty
+        let there: Vec<Identity> = looked_at.iter().map(|(device, _)| *device).collect();
+        dirty | locked.state.prune(self.netns, &there, covers)
     }
 
     /// Updates the record after the changes. True if it changed.

@@ -350,13 +350,13 @@ impl State {
         }
     }
 
-    /// Sets which of the given devices, by ifindex, have no peers yet. `complete` means that these are all devices of the
-    /// namespace. True if a device is new.
+    /// Sets which of the given devices, by ifindex, have no peers yet. A device of which `covers` is true and that is not
+    /// among them does not exist. True if a device is new.
     pub fn set_waiting(
         &mut self,
         netns: Netns,
         looked_at: &[(Identity, bool)],
-        complete: bool,
+        covers: impl Fn(u32) -> bool,
         now: Now,
     ) -> bool {
         let before = self.waiting.clone();
@@ -366,7 +366,7 @@ impl State {
         };
         self.waiting.retain(|old| {
             if old.is_in(netns) {
-                waits(old.ifindex).unwrap_or(!complete)
+                waits(old.ifindex).unwrap_or(!covers(old.ifindex))
             } else {
                 old.netns != netns.inode && now.boot < old.since + FOLLOW_UP_SECS
             }
@@ -391,23 +391,29 @@ impl State {
         self.waiting.iter().any(recent)
     }
 
-    /// True if no feature is turned off and no rule is kept.
-    pub fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.rules.is_empty()
+    /// True if an entry is of a deleted device, or of an earlier namespace with the same inode. `devices` are by ifindex.
+    pub fn has_deleted(
+        &self,
+        netns: Netns,
+        devices: &[Identity],
+        covers: impl Fn(u32) -> bool,
+    ) -> bool {
+        let rules = self.rules.iter().map(|rule| &rule.entry);
+        let mut entries = self.devices.iter().chain(rules);
+        entries.any(|entry| entry.is_deleted(netns, devices, &covers))
     }
 
-    /// Drops entries of deleted devices of this namespace, entries of an earlier namespace with the same inode, and the
-    /// oldest entries of other namespaces above the limit. True if an entry was dropped. `devices` are all devices of
-    /// the namespace, by ifindex.
-    pub fn prune(&mut self, netns: Netns, devices: &[Identity]) -> bool {
+    /// Drops entries of deleted devices, entries of an earlier namespace with the same inode, and the oldest entries of
+    /// other namespaces above the limit. True if an entry was dropped. `devices` are by ifindex; a device of which `covers`
+    /// is true and that is not among them does not exist.
+    pub fn prune(
+        &mut self,
+        netns: Netns,
+        devices: &[Identity],
+        covers: impl Fn(u32) -> bool,
+    ) -> bool {
         let before = self.devices.len() + self.rules.len();
-        let stays = |entry: &Entry| {
-            let exists = |at: usize| entry.is_of(&devices[at]);
-            entry.netns != netns.inode
-                || devices
-                    .binary_search_by_key(&entry.ifindex, |device| device.ifindex)
-                    .is_ok_and(exists)
-        };
+        let stays = |entry: &Entry| !entry.is_deleted(netns, devices, &covers);
         let elsewhere = |entry: &Entry| entry.netns != netns.inode;
         keep(&mut self.devices, |entry| entry, stays, elsewhere);
         keep(&mut self.rules, |rule| &rule.entry, stays, elsewhere);
@@ -470,6 +476,15 @@ impl Entry {
 
     fn is_in(&self, netns: Netns) -> bool {
         (self.netns, self.netns_cookie) == (netns.inode, netns.cookie)
+    }
+
+    fn is_deleted(&self, netns: Netns, devices: &[Identity], covers: impl Fn(u32) -> bool) -> bool {
+        let exists = |at: usize| self.is_of(&devices[at]);
+        self.netns == netns.inode
+            && covers(self.ifindex)
+            && !devices
+                .binary_search_by_key(&self.ifindex, |device| device.ifindex)
+                .is_ok_and(exists)
     }
 
     fn forget_flips(&mut self) {
@@ -551,6 +566,10 @@ pub(super) mod tests {
             boot,
             unix: 1_700_000_000 + boot,
         }
+    }
+
+    pub fn is_empty(state: &State) -> bool {
+        state.devices.is_empty() && state.rules.is_empty()
     }
 
     fn name(name: &str) -> IfName {
@@ -649,7 +668,7 @@ pub(super) mod tests {
         assert_eq!(State::parse(&text, "b").as_ref(), Ok(&state));
         state.remove(&device, CHECKSUM);
         assert_eq!(owned(&state), [false, true]);
-        assert!(state.prune(NETNS, &[]) && state.is_empty());
+        assert!(state.prune(NETNS, &[], |_| true) && is_empty(&state));
     }
 
     #[test]
@@ -685,7 +704,7 @@ pub(super) mod tests {
         let mut state = State::new("0f");
         off(&mut state, 4, 10);
         off(&mut state, 4, 11);
-        assert!(state.set_waiting(NETNS, &[(device(NETNS, 5), true)], false, at(12)));
+        assert!(state.set_waiting(NETNS, &[(device(NETNS, 5), true)], |_| false, at(12)));
         let text = state.to_text().unwrap();
         let mut tried = 0;
         for (how, text) in damaged(&text) {
@@ -778,7 +797,7 @@ pub(super) mod tests {
             begin(&mut state, *recorded, 0);
             assert_eq!(state.history(&asked, at(1))[CHECKSUM].owned, same, "{name}");
             state.remove(&asked, CHECKSUM);
-            assert_eq!(state.is_empty(), same, "{name}");
+            assert_eq!(is_empty(&state), same, "{name}");
         }
     }
 
@@ -829,7 +848,7 @@ pub(super) mod tests {
         let device = device(NETNS, 4);
         assert!(state.start_backoff(&device, CHECKSUM, at(late + 3)));
         state.set_not_exposed(&device, CHECKSUM, Some(at(late + 4)));
-        assert!(state.set_waiting(NETNS, &[(device, true)], true, at(late)));
+        assert!(state.set_waiting(NETNS, &[(device, true)], |_| true, at(late)));
         let unchanged = state.clone();
         state.forget_future(at(late + 5));
         assert_eq!(state, unchanged);
@@ -877,20 +896,27 @@ pub(super) mod tests {
         let mut state = State::new("b");
         let one = |ifindex, waits| [(device(NETNS, ifindex), waits)];
         assert!(!state.follow_up(at(0)));
-        assert!(state.set_waiting(NETNS, &one(4, true), false, at(0)));
+        assert!(state.set_waiting(NETNS, &one(4, true), |_| false, at(0)));
         assert!(
-            !state.set_waiting(NETNS, &one(4, true), true, at(20)),
+            !state.set_waiting(NETNS, &one(4, true), |_| true, at(20)),
             "no news"
         );
         assert!(state.follow_up(at(599)) && !state.follow_up(at(600)));
-        assert!(state.set_waiting(NETNS, &one(5, true), false, at(300)));
+        assert!(state.set_waiting(NETNS, &one(5, true), |_| false, at(300)));
         assert!(state.follow_up(at(899)));
         assert!(
-            state.set_waiting(NETNS, &one(5, false), false, at(301)),
+            state.set_waiting(NETNS, &one(5, false), |_| false, at(301)),
             "a peer came"
         );
         assert!(!state.follow_up(at(600)) && state.follow_up(at(599)));
-        assert!(state.set_waiting(NETNS, &[], true, at(302)), "it is gone");
+        assert!(
+            !state.set_waiting(NETNS, &[], |ifindex| ifindex == 9, at(302)),
+            "another device is gone"
+        );
+        assert!(
+            state.set_waiting(NETNS, &[], |ifindex| ifindex == 4, at(302)),
+            "it is gone"
+        );
         assert!(!state.follow_up(at(303)));
     }
 
@@ -906,8 +932,19 @@ pub(super) mod tests {
         };
         begin(&mut state, device(other_netns, 9), 0);
         let there = [device(NETNS, 5)];
-        assert!(state.prune(NETNS, &there));
-        assert!(!state.prune(NETNS, &there), "it is no news");
+        for (name, ifindexes, expected) in [
+            ("a look at no ifindex", &[][..], false),
+            ("a look at the other", &[5], false),
+            ("a look at it", &[4], true),
+            ("a look at both", &[4, 5], true),
+        ] {
+            let covers = |ifindex| ifindexes.contains(&ifindex);
+            let mut state = state.clone();
+            assert_eq!(state.has_deleted(NETNS, &there, covers), expected, "{name}");
+            assert_eq!(state.prune(NETNS, &there, covers), expected, "{name}");
+        }
+        assert!(state.prune(NETNS, &there, |_| true));
+        assert!(!state.prune(NETNS, &there, |_| true), "it is no news");
         let owned = |state: &State, netns, ifindex| {
             state.history(&device(netns, ifindex), at(1))[CHECKSUM].owned
         };
@@ -918,7 +955,7 @@ pub(super) mod tests {
             cookie: Some(8),
             ..other_netns
         };
-        assert!(state.prune(next, &[device(next, 9)]));
+        assert!(state.prune(next, &[device(next, 9)], |_| true));
         assert!(!owned(&state, other_netns, 9) && owned(&state, NETNS, 5));
     }
 

@@ -44,9 +44,6 @@ use crate::output::journal_io;
 
 /// For more devices than this at once, one dump is faster than single requests.
 const MAX_SINGLE_LOOKS: usize = 64;
-/// After this many changes `watch` looks at all devices, so that deleted devices leave the record, which each change reads and
-/// writes whole. A longer record delays every new device, a look at all devices only the next one.
-const CHANGES_PER_FULL_LOOK: usize = 32;
 /// Long enough for a lock or a busy dump to clear, rare enough to cost nothing.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Looks after one that failed on a device: after 1, 2, 4, ... seconds.
@@ -162,11 +159,11 @@ pub fn run(options: Options, args: Watch, json: bool) -> Result<ExitCode, Error>
 fn give_back(node: &mut Node, json: bool) -> Result<(), Error> {
     let mut locked = node.lock()?;
     let mut facts = node.look_locked(Selection::All, &locked)?;
-    node.settle(&mut facts, &mut locked, true, |node, facts| {
+    node.settle(&mut facts, &mut locked, Selection::All, |node, facts| {
         decide_revert(facts, &node.verdict)
     });
     let plan = decide_revert(&facts, &node.verdict);
-    let applied = node.carry_out(&plan, &mut locked, true);
+    let applied = node.carry_out(&plan, &mut locked, Selection::All);
     drop(locked);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);
     say(&report, json);
@@ -428,8 +425,6 @@ struct Progress {
     changed: usize,
     /// How often the feature was turned on again.
     given_back: usize,
-    /// The value of `changed` at the last look at all devices.
-    changed_at_full_look: usize,
     /// Devices whose last change failed or was refused.
     failed: BTreeSet<u32>,
     /// Looks in a row that failed on a device.
@@ -443,7 +438,6 @@ impl Progress {
         self.failed.clear();
         self.next_look = None;
         self.look(node, Selection::All);
-        self.changed_at_full_look = self.changed;
     }
 
     fn look_at(&mut self, node: &mut Node, ifindexes: &[u32]) {
@@ -451,9 +445,6 @@ impl Progress {
             self.failed.remove(ifindex);
         }
         self.look(node, Selection::ByIfindex(ifindexes));
-        if self.changed >= self.changed_at_full_look + CHANGES_PER_FULL_LOOK {
-            self.look_at_all(node);
-        }
     }
 
     /// Logs a failure and schedules another attempt: `watch` must not end because one look failed.
@@ -525,16 +516,18 @@ fn pass(
     // A look under the lock need not be repeated before a change, and a new device must not wait.
     let mut locked = node.lock()?;
     let mut facts = node.look_locked(selection, &locked)?;
-    let complete = matches!(selection, Selection::All);
-    // Most events change nothing. Then the record is not touched.
+    // Most events change nothing. Then the record is not touched. A deleted device leaves it at once: a long record delays
+    // every new device.
     let unread = |device: &Device| device.features.as_ref().is_err_and(|fault| !fault.gone());
-    let idle = !facts.devices.iter().any(unread) && !node.plan(&facts).changes_anything();
-    if !complete && idle {
+    let idle = !facts.devices.iter().any(unread)
+        && !node.plan(&facts).changes_anything()
+        && !node.has_deleted(&facts, &locked, selection);
+    if idle && !matches!(selection, Selection::All) {
         return Ok(None);
     }
-    node.settle(&mut facts, &mut locked, complete, Node::plan);
+    node.settle(&mut facts, &mut locked, selection, Node::plan);
     let plan = node.plan(&facts);
-    let applied = node.carry_out(&plan, &mut locked, complete);
+    let applied = node.carry_out(&plan, &mut locked, selection);
     drop(locked);
     journal_io::conflicts(&plan, &applied.conflicts);
     let report = Report::applied(&plan, node.kernel_report(), node.backend(), applied.changes);

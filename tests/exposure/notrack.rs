@@ -458,6 +458,20 @@ fn watch_puts_the_table_back_at_once() {
     assert!(!ruleset(&lab).contains("vxcsum"));
 }
 
+/// Sooner than the next look at all devices, which is up to a minute away.
+#[test]
+fn watch_removes_the_rule_of_a_deleted_device_at_once() {
+    let lab = exposed_lab("cure = \"notrack\"");
+    let watch = Watch::start(&lab.a, "");
+    assert_eq!(table(&lab), [RULE]);
+    let begun = std::time::Instant::now();
+    lab.a.ip("link del flannel.1");
+    watch.until("the rule is still there", || table(&lab).is_empty());
+    println!("removed after {:?}", begun.elapsed());
+    watch.stop();
+    assert!(!ruleset(&lab).contains("vxcsum"));
+}
+
 /// One batch: every reader sees the old rules or the new rules, however often they are replaced.
 #[test]
 fn no_look_sees_the_table_without_its_rules() {

@@ -127,7 +127,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::offload::facts::Conflict;
-    use crate::offload::record::tests::{NETNS, at, device};
+    use crate::offload::record::tests::{NETNS, at, device, is_empty};
 
     fn packets(port: u16) -> Untracked {
         Untracked {
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(state.packets(NETNS, at(1)), both);
         state.remove_rule(&device(NETNS, 4));
         assert_eq!(state.packets(NETNS, at(1)), both);
-        assert!(state.prune(NETNS, &[device(NETNS, 6)]));
+        assert!(state.prune(NETNS, &[device(NETNS, 6)], |_| true));
         assert_eq!(state.packets(NETNS, at(1)), [packets(4789)].into());
         let elsewhere = Netns {
             inode: 1,
@@ -165,7 +165,7 @@ mod tests {
         assert!(state.packets(elsewhere, at(1)).is_empty() && !state.has_rules(elsewhere));
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(State::parse(&text, "b").as_ref(), Ok(&state));
-        assert!(state.prune(NETNS, &[]) && state.is_empty());
+        assert!(state.prune(NETNS, &[], |_| true) && is_empty(&state));
     }
 
     #[test]
