@@ -4,6 +4,7 @@
 //! data; `error::Error` means that the command could do nothing.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use rustix::io::Errno;
 use serde::Serialize;
@@ -48,10 +49,15 @@ impl KernelError {
     }
 }
 
+/// A request that failed, on the heap: a result of each of thousands of devices has room for one, and hardly any has one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Fault(Box<Failure>);
+
 /// A request that failed: what was tried, what the kernel said, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Fault {
+pub struct Failure {
     /// A verb and its object, such as `set tx-checksum-ip-generic off`.
     pub operation: String,
     /// The name of the errno, such as `EPERM`. Null if the failure does not come from the kernel.
@@ -65,11 +71,25 @@ pub struct Fault {
     code: Option<Errno>,
 }
 
+impl Deref for Fault {
+    type Target = Failure;
+
+    fn deref(&self) -> &Failure {
+        &self.0
+    }
+}
+
+impl DerefMut for Fault {
+    fn deref_mut(&mut self) -> &mut Failure {
+        &mut self.0
+    }
+}
+
 impl Fault {
     /// A failed system call or a refusal in a netlink answer.
     pub fn kernel(operation: impl Into<String>, code: Errno, extack: Option<&str>) -> Self {
         let description = describe(code);
-        Self {
+        Self(Box::new(Failure {
             operation: operation.into(),
             errno: Some(errno_name(code)),
             text: extack.map_or_else(
@@ -78,7 +98,7 @@ impl Fault {
             ),
             advice: advice(code).map(str::to_owned),
             code: Some(code),
-        }
+        }))
     }
 
     /// A refusal in a netlink answer.
@@ -92,13 +112,13 @@ impl Fault {
     }
 
     pub fn other(operation: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Failure {
             operation: operation.into(),
             errno: None,
             text: text.into(),
             advice: None,
             code: None,
-        }
+        }))
     }
 
     #[must_use]
@@ -221,6 +241,16 @@ fn errno_name(code: Errno) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl schemars::JsonSchema for Fault {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Fault".into()
+        }
+
+        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            Failure::json_schema(generator)
+        }
+    }
 
     #[test]
     fn errnos_have_names() {

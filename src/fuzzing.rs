@@ -557,12 +557,12 @@ fn used(mut state: State) {
             state.confirm(&device, feature);
             state.give_up_rule(&device, None, now);
             state.record_off(
-                vec![crate::offload::record::NewEntry {
+                crate::offload::record::NewEntry {
                     identity: device,
                     feature,
                     reason: "exposed",
                     also_off: std::rc::Rc::default(),
-                }],
+                },
                 now,
             );
             state.prune(netns, std::slice::from_ref(&device), |_| true);

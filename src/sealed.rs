@@ -5,14 +5,26 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 const START: &str = "{\"sum\":\"";
 const END: &str = "\",";
 const DIGITS: usize = 16;
 
-/// Adds the sum to a JSON object that has at least one key.
-pub fn seal(json: &str) -> String {
-    let rest = json.strip_prefix('{').unwrap_or(json);
-    format!("{START}{:016x}{END}{rest}", sum(rest))
+/// An object as JSON, with the sum. The object has at least one key.
+///
+/// # Errors
+/// Those of the object's types.
+pub fn seal(object: &impl Serialize) -> serde_json::Result<String> {
+    let sum_of = |rest: &[u8]| format!("{START}{:0DIGITS$x}{END}", sum(rest));
+    // In one buffer, because the record of ten thousand devices is megabytes. The comma replaces the brace of the object.
+    let mut text = sum_of(b"").into_bytes();
+    let end = text.len();
+    text.pop();
+    serde_json::to_writer(&mut text, object)?;
+    let start = sum_of(&text[end..]);
+    text[..end].copy_from_slice(start.as_bytes());
+    String::from_utf8(text).map_err(serde::ser::Error::custom)
 }
 
 /// The object without its sum. Text without a sum is returned as it is: the types of these files know no key `sum`, so a
@@ -27,7 +39,7 @@ pub fn unseal(text: &str) -> Result<Cow<'_, str>, String> {
         .and_then(|(digits, rest)| Some((digits, rest.strip_prefix(END)?)));
     match sealed {
         None => Ok(Cow::Borrowed(text)),
-        Some((digits, rest)) if digits == format!("{:016x}", sum(rest)) => {
+        Some((digits, rest)) if digits == format!("{:0DIGITS$x}", sum(rest.as_bytes())) => {
             Ok(Cow::Owned(format!("{{{rest}")))
         }
         Some(_) => Err("is damaged: its sum is wrong".to_owned()),
@@ -36,8 +48,8 @@ pub fn unseal(text: &str) -> Result<Cow<'_, str>, String> {
 
 /// Each step is a bijection of the sum before, so a single changed word always changes the result. The records of ten
 /// thousand devices are megabytes, hence words and not bytes.
-fn sum(text: &str) -> u64 {
-    let mut words = text.as_bytes().chunks_exact(8);
+fn sum(text: &[u8]) -> u64 {
+    let mut words = text.chunks_exact(8);
     let step =
         |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let word = |bytes: &[u8]| {
@@ -81,7 +93,8 @@ pub mod tests {
     #[test]
     fn a_sealed_object_comes_back_and_a_damaged_one_does_not() {
         for json in ["{\"a\":1}", "{\"a\":12345678}", "{\"b\":\"\u{e9}\"}"] {
-            let sealed = seal(json);
+            let object: serde_json::Value = serde_json::from_str(json).unwrap();
+            let sealed = seal(&object).unwrap();
             assert_eq!(unseal(&sealed).as_deref(), Ok(json));
             assert!(serde_json::from_str::<serde_json::Value>(&sealed).is_ok());
             assert_eq!(unseal(json).as_deref(), Ok(json), "without a sum");

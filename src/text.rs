@@ -3,6 +3,7 @@
 //! Owns [`IfName`] and [`escape`]. Pure.
 
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use serde::de::Error as _;
@@ -49,6 +50,11 @@ impl IfName {
         }
     }
 
+    /// The text of [`fmt::Display`].
+    pub fn escaped(&self) -> Cow<'_, str> {
+        escaped(self.as_bytes())
+    }
+
     /// The unescaped bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -58,13 +64,13 @@ impl IfName {
 /// Safe for a terminal and a log: everything that is not printable text becomes `\xNN`, a backslash becomes `\\`.
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&escape(self.as_bytes()))
+        f.write_str(&self.escaped())
     }
 }
 
 impl fmt::Debug for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", escape(self.as_bytes()))
+        write!(f, "\"{}\"", self.escaped())
     }
 }
 
@@ -73,7 +79,7 @@ impl Serialize for IfName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(self.as_bytes()) {
             Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.serialize_str(&escape(self.as_bytes())),
+            Err(_) => serializer.serialize_str(&self.escaped()),
         }
     }
 }
@@ -98,16 +104,19 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
 /// Makes any bytes safe to print on one line. Bytes that are not UTF-8, control characters, and characters that reorder
 /// or hide text become `\xNN` (one escape for each byte). A backslash becomes `\\`.
 pub fn escape(bytes: &[u8]) -> String {
+    escaped(bytes).into_owned()
+}
+
+fn escaped(bytes: &[u8]) -> Cow<'_, str> {
     let hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
     let harmless = |b: &u8| matches!(b, b' '..=b'~') && *b != b'\\';
-    let mut out = String::with_capacity(bytes.len());
     if bytes.iter().all(harmless) {
-        out.extend(bytes.iter().map(|b| char::from(*b)));
-        return out;
+        return String::from_utf8_lossy(bytes);
     }
+    let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -124,7 +133,7 @@ pub fn escape(bytes: &[u8]) -> String {
             let _ = write!(out, "\\x{b:02x}");
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 #[cfg(test)]

@@ -107,7 +107,9 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         }
     };
     wrapped(out, "  ", kube_proxy)?;
-    let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| a.exposure_text == b.exposure_text;
+    let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| {
+        a.exposure_text.to_string() == b.exposure_text.to_string()
+    };
     for group in groups(diagnosis, alike) {
         let device = group[0];
         let style = exposure_style(device.exposure.code());
@@ -119,8 +121,9 @@ fn nat_rules(out: &mut impl Write, diagnosis: &Diagnosis<'_>, color: bool) -> io
         );
         wrapped_around(out, "  ", &text, device.exposure_rule)?;
     }
-    let alike =
-        |a: &DeviceReport<'_>, b: &DeviceReport<'_>| a.segmentation_text == b.segmentation_text;
+    let alike = |a: &DeviceReport<'_>, b: &DeviceReport<'_>| {
+        a.segmentation_text.to_string() == b.segmentation_text.to_string()
+    };
     for group in groups(diagnosis, alike) {
         let device = group[0];
         let style = exposure_style(device.segmentation);

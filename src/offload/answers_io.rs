@@ -125,9 +125,10 @@ impl KeptAnswers {
             answers: BTreeMap::new(),
         });
         stored.answers.extend(answers);
-        let json = serde_json::to_string(&stored).unwrap_or_default();
-        if (1..LIMIT).contains(&json.len()) {
-            let _ = replace(&self.dir, NAME, seal(&json).as_bytes());
+        if let Ok(text) = seal(&stored)
+            && text.len() < LIMIT
+        {
+            let _ = replace(&self.dir, NAME, text.as_bytes());
         }
     }
 }

@@ -21,20 +21,26 @@ pub fn apply(plan: &Plan<'_>, backend: &mut Backend) -> Changes {
     let mut changes = Changes::new();
     for action in [Action::TurnOff, Action::TurnOn] {
         for feature in Feature::ALL {
-            changes.extend(set(plan, backend, action, feature));
+            set(plan, backend, action, feature, &mut changes);
         }
     }
     changes
 }
 
-fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action, feature: Feature) -> Changes {
+fn set(
+    plan: &Plan<'_>,
+    backend: &mut Backend,
+    action: Action,
+    feature: Feature,
+    changes: &mut Changes,
+) {
     let chosen: Vec<&DevicePlan<'_>> = plan
         .devices
         .iter()
         .filter(|device| device.action == action && device.feature == feature)
         .collect();
     let Some(index) = plan.table.index(feature).filter(|_| !chosen.is_empty()) else {
-        return Changes::new();
+        return;
     };
     let on = action == Action::TurnOn;
     let count = u32::try_from(plan.table.names.len()).unwrap_or(u32::MAX);
@@ -45,12 +51,8 @@ fn set(plan: &Plan<'_>, backend: &mut Backend, action: Action, feature: Feature)
     let sets = backend.set(&refs, feature, (index, count), on);
     // Reads back all of them: a set can fail after the kernel made the change.
     let now = read_features(backend, chosen.iter().map(|d| &d.device.link), plan.table);
-    let changed = |device: &DevicePlan<'_>, (set, now)| change(device, on, set, now, index);
-    chosen
-        .iter()
-        .zip(sets.into_iter().zip(now))
-        .map(|(d, results)| (d.key(), changed(d, results)))
-        .collect()
+    let results = chosen.iter().zip(sets.into_iter().zip(now));
+    changes.extend(results.map(|(d, (set, now))| (d.key(), change(d, on, set, now, index))));
 }
 
 fn change(

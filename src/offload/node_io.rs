@@ -602,42 +602,38 @@ impl Node {
     ) -> bool {
         let now = record_io::now();
         let mut dirty = false;
-        let mut new = Vec::new();
         let mut names: (u128, Rc<Vec<String>>) = (0, Rc::default());
         for device in &plan.devices {
-            let identity = self.identity(device.device);
+            let (identity, feature) = (self.identity(device.device), device.feature);
+            let state = &mut locked.state;
+            match device.note {
+                Some(Note::NotExposed) => state.set_not_exposed(&identity, feature, Some(now)),
+                Some(Note::MayBeExposed) => state.set_not_exposed(&identity, feature, None),
+                Some(Note::NotOwned) => state.remove(&identity, feature),
+                None => {}
+            }
+            dirty |= device.note.is_some();
             if device.action == Action::TurnOff {
                 if names.0 != device.also {
                     let also = plan.table.named(device.also).into_iter().map(str::to_owned);
                     names = (device.also, Rc::new(also.collect()));
                 }
-                new.push(NewEntry {
+                let new = NewEntry {
                     identity,
-                    feature: device.feature,
+                    feature,
                     reason: device.reason.code.as_str(),
                     also_off: Rc::clone(&names.1),
-                });
+                };
+                state.record_off(new, now);
+                dirty = true;
             } else if device.reason.code == ReasonCode::Contested {
-                if locked.state.start_backoff(&identity, device.feature, now) {
+                if state.start_backoff(&identity, feature, now) {
                     conflicts.insert(device.device.link.ifindex);
                     dirty = true;
                 }
-            } else if device.device.history[device.feature].owned && is_off(device, plan.table) {
-                dirty |= locked.state.end_backoff(&identity, device.feature, now);
+            } else if device.device.history[feature].owned && is_off(device, plan.table) {
+                dirty |= state.end_backoff(&identity, feature, now);
             }
-            let Some(note) = device.note else { continue };
-            let (identity, feature) = (self.identity(device.device), device.feature);
-            let state = &mut locked.state;
-            match note {
-                Note::NotExposed => state.set_not_exposed(&identity, feature, Some(now)),
-                Note::MayBeExposed => state.set_not_exposed(&identity, feature, None),
-                Note::NotOwned => state.remove(&identity, feature),
-            }
-            dirty = true;
-        }
-        if !new.is_empty() {
-            locked.state.record_off(new, now);
-            dirty = true;
         }
         let looked_at: Vec<(Identity, bool)> = plan
             .first_rows()

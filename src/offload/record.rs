@@ -236,7 +236,7 @@ impl State {
     /// # Errors
     /// The types allow none.
     pub fn to_text(&self) -> serde_json::Result<String> {
-        serde_json::to_string(self).map(|json| seal(&json))
+        seal(self)
     }
 
     /// The history of a device.
@@ -268,17 +268,15 @@ impl State {
         Some(&mut self.devices[at]).filter(|entry| entry.is_of(device))
     }
 
-    /// Adds entries for features that are about to be turned off. If an earlier change was confirmed, another program
+    /// Adds the entry for a feature that is about to be turned off. If an earlier change was confirmed, another program
     /// has turned the feature on again since.
-    pub fn record_off(&mut self, devices: Vec<NewEntry>, now: Now) {
-        for device in devices {
-            let key = device.identity.key(device.feature);
-            let old = self.entry(&device.identity, device.feature);
-            let entry = Entry::new(device, old, now);
-            match self.find(key) {
-                Ok(at) => self.devices[at] = entry,
-                Err(at) => self.devices.insert(at, entry),
-            }
+    pub fn record_off(&mut self, device: NewEntry, now: Now) {
+        let at = self.find(device.identity.key(device.feature));
+        let old = self.entry(&device.identity, device.feature);
+        let entry = Entry::new(device, old, now);
+        match at {
+            Ok(at) => self.devices[at] = entry,
+            Err(at) => self.devices.insert(at, entry),
         }
     }
 
@@ -508,7 +506,7 @@ impl Entry {
     /// udev. Without a cookie the MAC address must be the same, because every new namespace can have a device with this
     /// name.
     fn is_of(&self, device: &Identity) -> bool {
-        let same_name = || self.name == device.name.to_string();
+        let same_name = || self.name == device.name.escaped();
         let same_mac = || self.mac.is_some() && self.mac == device.mac();
         (self.netns, self.ifindex) == (device.netns.inode, device.ifindex)
             && match (self.netns_cookie, device.netns.cookie) {
@@ -593,7 +591,7 @@ pub(super) mod tests {
             reason: "kernel-affected",
             also_off: Rc::new(vec!["tx-tcp-segmentation".to_owned()]),
         };
-        state.record_off(vec![entry], at(boot));
+        state.record_off(entry, at(boot));
     }
 
     fn off(state: &mut State, ifindex: u32, boot: u64) {
@@ -647,12 +645,12 @@ pub(super) mod tests {
         }
         assert_eq!(owned(&state), [true, false]);
         state.record_off(
-            vec![NewEntry {
+            NewEntry {
                 identity: device,
                 feature: Feature::Fraglist,
                 reason: "exposed",
                 also_off: Rc::default(),
-            }],
+            },
             at(3),
         );
         assert_eq!(owned(&state), [true, true]);

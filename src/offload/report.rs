@@ -2,9 +2,10 @@
 //!
 //! Owns the form of the JSON output (its codes are stable), the outcomes and the exit code. Pure.
 
+use core::fmt::Display;
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::facts::Exposure;
 use super::health::{Limit, Summary};
@@ -14,6 +15,7 @@ use crate::error::ExitCode;
 use crate::ethtool::{BackendName, Feature, FeatureState};
 use crate::fault::Fault;
 use crate::kernel::{KernelFacts, KernelVerdict, OsRelease, Trigger};
+use crate::link::segmentation::Segmentation;
 use crate::link::{OuterChecksum, TunnelKind, Underlay};
 use crate::nat::exposure::ExposureCode;
 use crate::text::IfName;
@@ -119,7 +121,9 @@ pub struct DeviceReport<'a> {
     #[cfg_attr(test, schemars(with = "ExposureCode"))]
     pub exposure: &'a Exposure,
     /// The reason of the exposure.
-    pub exposure_text: String,
+    #[serde(serialize_with = "text")]
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub exposure_text: &'a Exposure,
     /// The NAT rule of the exposure, as iptables-save(8) or nft(8) prints it. Null if the exposure is not about a rule.
     pub exposure_rule: Option<&'a str>,
     /// The table of that rule, such as `ip nat (nf_tables)`. Null unless the rule rewrites the packets.
@@ -127,7 +131,9 @@ pub struct DeviceReport<'a> {
     /// Whether the packets can be segmented twice.
     pub segmentation: ExposureCode,
     /// The reason.
-    pub segmentation_text: String,
+    #[serde(serialize_with = "text")]
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub segmentation_text: &'a Segmentation,
     /// The danger from each trigger.
     #[serde(skip)]
     pub dangers: &'a PerTrigger<Option<Danger>>,
@@ -194,6 +200,12 @@ pub struct Report<'a> {
     pub kernel: KernelReport,
     /// Sorted by ifindex.
     pub devices: Vec<DeviceReport<'a>>,
+}
+
+/// The text for users.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// The first entry of each device, and the entries after it about further features.
@@ -318,7 +330,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
         feature: change.feature,
         verdict: &plan.verdict,
         exposure: &plan.device.exposure,
-        exposure_text: plan.device.exposure.to_string(),
+        exposure_text: &plan.device.exposure,
         exposure_rule: plan.device.exposure.rule(),
         exposure_table: plan.device.exposure.table(),
         segmentation: match segmentation.twice() {
@@ -326,7 +338,7 @@ fn report<'a>(plan: &'a DevicePlan<'a>, whole: &'a Plan<'a>, change: Change) -> 
             Some(false) => ExposureCode::NotExposed,
             None => ExposureCode::Unknown,
         },
-        segmentation_text: segmentation.to_string(),
+        segmentation_text: segmentation,
         dangers: &plan.dangers,
         cured,
         waits: plan.waits,

@@ -119,7 +119,7 @@ fn record(device: &DeviceReport<'_>, level: Level, id: &str, text: &str) {
         VXCSUM_FEATURE = device.feature_name.as_str(),
         VXCSUM_ACTION = device.action.as_str(), VXCSUM_OUTCOME = device.outcome.as_str(),
         VXCSUM_REASON = device.reason.code.as_str(), VXCSUM_BUG = bugs(&device.verdict.bugs, device.feature_name),
-        VXCSUM_EXPOSURE = device.exposure_text.as_str(), VXCSUM_RULE = device.exposure_rule.unwrap_or_default(),
+        VXCSUM_EXPOSURE = device.exposure_text.to_string(), VXCSUM_RULE = device.exposure_rule.unwrap_or_default(),
         VXCSUM_ALSO_OFF = device.also_off.join(" ");
         "{name}: {text}"
     );

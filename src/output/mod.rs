@@ -30,7 +30,7 @@ use crate::offload::judge::{Danger, ReasonCode};
 use crate::offload::plan::Action;
 use crate::offload::report::{DeviceReport, KernelReport, Outcome, Report, SCHEMA_VERSION};
 use crate::policy::PolicyError;
-use crate::term::table::{Cell, TextTable};
+use crate::term::table::{Cell, write_rows};
 use crate::term::{GREEN, RED, YELLOW, paint, width, wrapped, wrapped_around};
 
 /// The most devices that a paragraph names. It counts the rest, and the table names all.
@@ -298,13 +298,13 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
         return Ok(());
     }
     writeln!(out)?;
-    let mut table = TextTable::new([
+    let header = [
         "DEVICE", "VNI", "PORT", "UNDERLAY", "OUTER", "OFFLOAD", "VERDICT", "ACTION", "REASON",
-    ]);
-    for device in &report.devices {
-        let number = |n: Option<u32>| n.map_or(Cow::Borrowed("-"), |n| Cow::Owned(n.to_string()));
-        table.row([
-            Cell::plain(device.name.to_string()),
+    ];
+    let number = |n: Option<u32>| n.map_or(Cow::Borrowed("-"), |n| Cow::Owned(n.to_string()));
+    let rows = report.devices.iter().map(|device| {
+        [
+            Cell::plain(device.name.escaped()),
             Cell::plain(match device.kind {
                 TunnelKind::Vxlan => number(device.vni),
                 TunnelKind::Geneve => Cow::Owned(format!("geneve {}", number(device.vni))),
@@ -314,23 +314,24 @@ fn devices(out: &mut impl Write, report: &Report<'_>, color: bool) -> io::Result
                 device
                     .underlay
                     .as_ref()
-                    .map_or(Cow::Borrowed("-"), |u| Cow::Owned(u.name.to_string())),
+                    .map_or(Cow::Borrowed("-"), |u| u.name.escaped()),
             ),
             Cell::plain(device.outer_checksum.as_str()),
             Cell::plain(offload(device)),
             verdict(device),
             Cell::styled(action(device), action_style(device)),
             Cell::plain(device.reason.code.as_str()),
-        ]);
-    }
+        ]
+    });
+    let rows = std::iter::once(header.map(Cell::plain)).chain(rows);
     // The columns for the decision stay. `explain` and JSON show the others too.
-    table.write(out, width(), &[1, 2, 3], color)
+    write_rows(out, rows, width(), &[1, 2, 3], color)
 }
 
 /// The word `latent` is for a bug that no packet of this node can meet, and `cured` for a bug that packets cannot meet
 /// only because of vxcsum's rule. JSON has no such values, because it shows the exposure and the rule in keys of their
 /// own.
-fn verdict(device: &DeviceReport<'_>) -> Cell {
+fn verdict(device: &DeviceReport<'_>) -> Cell<'static> {
     let status = device.verdict.status;
     // If the policy demands more than safety from NAT, an unexposed device is not latent.
     let must_be_off = device.action == Action::TurnOff

@@ -2,20 +2,21 @@
 //!
 //! Owns widths and padding. Plain text with two spaces between columns and no lines, so `awk` can cut it.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::io::{self, Write};
 
 use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
-pub struct Cell {
-    text: Cow<'static, str>,
+#[derive(Clone)]
+pub struct Cell<'a> {
+    text: Cow<'a, str>,
     style: Option<Style>,
     width: usize,
 }
 
-impl Cell {
-    pub fn plain(text: impl Into<Cow<'static, str>>) -> Self {
+impl<'a> Cell<'a> {
+    pub fn plain(text: impl Into<Cow<'a, str>>) -> Self {
         let text = text.into();
         let width = if text.is_ascii() {
             text.len()
@@ -29,7 +30,7 @@ impl Cell {
         }
     }
 
-    pub fn styled(text: impl Into<Cow<'static, str>>, style: Style) -> Self {
+    pub fn styled(text: impl Into<Cow<'a, str>>, style: Style) -> Self {
         Self {
             style: Some(style),
             ..Self::plain(text)
@@ -45,24 +46,22 @@ impl Cell {
 }
 
 /// Rows below a header, with a fixed number of columns.
-pub struct TextTable<const N: usize> {
-    rows: Vec<[Cell; N]>,
+pub struct TextTable<'a, const N: usize> {
+    rows: Vec<[Cell<'a>; N]>,
 }
 
-impl<const N: usize> TextTable<N> {
+impl<'a, const N: usize> TextTable<'a, N> {
     pub fn new(header: [&'static str; N]) -> Self {
         Self {
             rows: vec![header.map(Cell::plain)],
         }
     }
 
-    pub fn row(&mut self, cells: [Cell; N]) {
+    pub fn row(&mut self, cells: [Cell<'a>; N]) {
         self.rows.push(cells);
     }
 
-    /// Makes every column as wide as its widest cell. If the table is then wider than `limit`, it drops the columns in
-    /// `spared`, in this order, until the table fits. If that is not enough, it moves the last column to a line of its
-    /// own below each row. It never cuts a name.
+    /// As [`write_rows`].
     pub fn write(
         &self,
         out: &mut impl Write,
@@ -70,43 +69,60 @@ impl<const N: usize> TextTable<N> {
         spared: &[usize],
         color: bool,
     ) -> io::Result<()> {
-        let widths: [usize; N] =
-            std::array::from_fn(|n| self.rows.iter().map(|row| row[n].width).max().unwrap_or(0));
-        let mut shown: Vec<usize> = (0..N).collect();
-        let whole = |shown: &[usize]| {
-            shown.iter().map(|n| widths[*n]).sum::<usize>() + 2 * (shown.len() - 1)
-        };
-        for column in spared {
-            if whole(&shown) > limit {
-                shown.retain(|n| n != column);
-            }
-        }
-        let below = if whole(&shown) > limit {
-            shown.pop()
-        } else {
-            None
-        };
-        let spaces = vec![b' '; whole(&shown) + 2];
-        for row in &self.rows {
-            for (n, column) in shown.iter().enumerate() {
-                let cell = &row[*column];
-                cell.write(out, color)?;
-                let padding = if n + 1 == shown.len() {
-                    0
-                } else {
-                    widths[*column] - cell.width + 2
-                };
-                out.write_all(&spaces[..padding])?;
-            }
-            out.write_all(b"\n")?;
-            if let Some(cell) = below.map(|column| &row[column]) {
-                out.write_all(b"    ")?;
-                cell.write(out, color)?;
-                out.write_all(b"\n")?;
-            }
-        }
-        Ok(())
+        write_rows(out, self.rows.iter(), limit, spared, color)
     }
+}
+
+/// Makes every column as wide as its widest cell. If the table is then wider than `limit`, it drops the columns in
+/// `spared`, in this order, until the table fits. If that is not enough, it moves the last column to a line of its own
+/// below each row. It never cuts a name. Makes the rows twice, so that a long table needs no memory.
+pub fn write_rows<'a, const N: usize, R: Borrow<[Cell<'a>; N]>>(
+    out: &mut impl Write,
+    rows: impl Iterator<Item = R> + Clone,
+    limit: usize,
+    spared: &[usize],
+    color: bool,
+) -> io::Result<()> {
+    let mut widths = [0; N];
+    for row in rows.clone() {
+        for (width, cell) in widths.iter_mut().zip(row.borrow()) {
+            *width = cell.width.max(*width);
+        }
+    }
+    let mut shown: Vec<usize> = (0..N).collect();
+    let whole =
+        |shown: &[usize]| shown.iter().map(|n| widths[*n]).sum::<usize>() + 2 * (shown.len() - 1);
+    for column in spared {
+        if whole(&shown) > limit {
+            shown.retain(|n| n != column);
+        }
+    }
+    let below = if whole(&shown) > limit {
+        shown.pop()
+    } else {
+        None
+    };
+    let spaces = vec![b' '; whole(&shown) + 2];
+    for row in rows {
+        let row = row.borrow();
+        for (n, column) in shown.iter().enumerate() {
+            let cell = &row[*column];
+            cell.write(out, color)?;
+            let padding = if n + 1 == shown.len() {
+                0
+            } else {
+                widths[*column] - cell.width + 2
+            };
+            out.write_all(&spaces[..padding])?;
+        }
+        out.write_all(b"\n")?;
+        if let Some(cell) = below.map(|column| &row[column]) {
+            out.write_all(b"    ")?;
+            cell.write(out, color)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
