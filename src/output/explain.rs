@@ -364,8 +364,10 @@ fn remedies(
             remedies.push("if you know whether this kernel has the bug: add a [[kernel]] entry with release, bug and status to the policy".to_owned());
         }
         let for_nat = device.feature_name == Feature::Checksum;
+        // If vxcsum has tried such a rule, the reason says why it is not in place.
         if let Some(Ok(_)) = device.exposure.exposed().map(|found| &found.notrack)
             && for_nat
+            && device.notrack.is_none()
         {
             remedies.push(
                 "to keep the offload on and NAT off the packets: set cure = \"notrack\", in a rule for this device or for all \

@@ -580,6 +580,9 @@ fn a_rule_that_the_kernel_does_not_take_is_no_cure() {
             // vxcsum does not try again at every look.
             let off = ["leave", "already-off", "unchanged", "false"];
             assert_eq!(summary(&json(&lab, "apply")), off);
+            let explained = vxcsum(&lab, "explain flannel.1").expect(0);
+            let text = explained.text();
+            assert!(!text.contains("set cure ="), "no use: {text}");
         }
         vxcsum(&lab, "revert").expect(0);
         assert!(
