@@ -81,6 +81,52 @@ fn has_follow_up(netns: &Netns) -> bool {
     root.join("run/vxcsum/no-peers").exists()
 }
 
+/// On a node without the bug, nothing advises a cure.
+#[test]
+fn what_is_not_needed_any_more_is_called_that() {
+    let netns = node(POLICY);
+    add(&netns, "a0", 1);
+    netns.add_peer("a0");
+    add_rules(&netns);
+    check(
+        &vxcsum(&netns, "apply"),
+        "a0",
+        "turn-off",
+        "exposed",
+        "changed",
+    );
+    let fixed = POLICY.replace("affected", "fixed");
+    fs::write(policy_path(&netns), fixed).expect("write the policy");
+    let answer = "OK  1 VXLAN device: no packet can be corrupted. The change of a0 is not needed any more. Undo it: vxcsum apply\n";
+    for verb in ["status", "doctor"] {
+        let mut command = netns.command(VXCSUM);
+        let ended = run(command.args([verb, "--root", netns.remembering_root()])).expect(0);
+        let text = ended.text();
+        assert!(text.starts_with(answer), "{text}");
+        if verb == "doctor" {
+            assert!(
+                text.contains("1. undo what is not needed any more"),
+                "{text}"
+            );
+            assert!(!text.contains("\n  2. "), "{text}");
+        }
+    }
+    let mut command = netns.command(VXCSUM);
+    let ended = run(command.args(["revert", "--root", netns.remembering_root()])).expect(0);
+    assert!(
+        ended.text().contains("if it still must be off"),
+        "{}",
+        ended.text()
+    );
+    check(
+        &vxcsum(&netns, "apply"),
+        "a0",
+        "leave",
+        "not-exposed",
+        "unchanged",
+    );
+}
+
 #[test]
 fn a_new_policy_gives_features_back_at_once() {
     for backend in BACKENDS {

@@ -267,7 +267,10 @@ impl<'a> Diagnosis<'a> {
  commands: command.into_iter().collect(),
             });
         }
-        if self.kube_proxy == KubeProxy::KeepsMark && no_leftovers {
+        if self.kube_proxy == KubeProxy::KeepsMark
+            && no_leftovers
+            && self.report.devices.iter().any(nat_threatens)
+        {
             steps.push(NextStep::new(
                 "update kube-proxy to 1.16.13, 1.17.9, 1.18.6 or newer. These versions clear the mark before they masquerade. Its version is in the name of its image, or `kube-proxy --version` on the node prints it",
             ));
@@ -399,9 +402,11 @@ impl<'a> Diagnosis<'a> {
         if !self.report.limited.is_empty() || !self.report.devices.iter().any(changes) {
             return;
         }
-        let mut pending = self.report.devices.iter().filter(|device| changes(device));
-        let text = if pending.all(|device| device.action == Action::AddRule) {
+        let pending = || self.report.devices.iter().filter(|device| changes(device));
+        let text = if pending().all(|device| device.action == Action::AddRule) {
             "make the rule notrack of the policy (cure = \"notrack\"). This helps at once, and the offload stays on"
+        } else if pending().all(|device| device.action.gives_back()) {
+            "undo what is not needed any more: with the offload off, the device is slower"
         } else if self.health == Health::Safe {
             "apply the policy. It asks for more than the packets of this node need now"
         } else if self.report.persistent == Some(false) {

@@ -322,7 +322,13 @@ fn all_ok(report: &Report<'_>) -> String {
         format!("{count}: {what}. vxcsum turned an offload off on {names}")
     } else {
         let names = named(&pending, MAX_NAMED);
-        format!("{count}: {what}. The policy asks for a change of {names}: vxcsum apply")
+        if pending.iter().all(|device| device.action.gives_back()) {
+            format!(
+                "{count}: {what}. The change of {names} is not needed any more. Undo it: vxcsum apply"
+            )
+        } else {
+            format!("{count}: {what}. The policy asks for a change of {names}: vxcsum apply")
+        }
     }
 }
 

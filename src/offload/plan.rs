@@ -32,6 +32,13 @@ codes! {
     }
 }
 
+impl Action {
+    /// True if it undoes what vxcsum did before.
+    pub(crate) fn gives_back(self) -> bool {
+        matches!(self, Self::TurnOn | Self::RemoveRule)
+    }
+}
+
 /// The decision about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePlan<'a> {
@@ -450,7 +457,7 @@ fn revert_row<'a>(
         ),
         (true, Ok(features), Some(index)) if features.state(index).off() => {
             let code = ReasonCode::TurnedOffByVxcsum;
-            let text = "vxcsum turned it off. The next apply turns it off again, unless the policy says otherwise";
+            let text = "vxcsum turned it off. The next apply, also that of the timer, turns it off again if it still must be off";
             let text = text.into();
             let also = features.wanted & !features.active & dependents;
             (Action::TurnOn, Reason { code, text }, also)
@@ -468,7 +475,7 @@ fn revert_row<'a>(
     let (action, reason) = match reason.code {
         ReasonCode::NotTurnedOffByVxcsum if rule.changed || rule.packets.is_some() => {
             let code = ReasonCode::UntrackedByVxcsum;
-            let text = "vxcsum made a rule notrack for its packets. The next apply makes it again, unless the policy says otherwise";
+            let text = "vxcsum made a rule notrack for its packets. The next apply, also that of the timer, makes it again if they still need it";
             let text = text.into();
             (Action::RemoveRule, Reason { code, text })
         }
