@@ -406,7 +406,7 @@ impl<'a> Diagnosis<'a> {
         let text = if pending().all(|device| device.action == Action::AddRule) {
             "make the rule notrack of the policy (cure = \"notrack\"). This helps at once, and the offload stays on"
         } else if pending().all(|device| device.action.gives_back()) {
-            "undo what is not needed any more: with the offload off, the device is slower"
+            "undo what is not needed any more. With its offload off a device is slower"
         } else if self.health == Health::Safe {
             "apply the policy. It asks for more than the packets of this node need now"
         } else if self.report.persistent == Some(false) {
