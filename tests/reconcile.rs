@@ -50,6 +50,15 @@ fn delete_rules(netns: &Netns) {
     run(netns.command("nft").args(["delete", "table", "ip", "t"])).expect(0);
 }
 
+/// A node whose device a0 is exposed to NAT.
+fn exposed() -> Netns {
+    let netns = node(POLICY);
+    add(&netns, "a0", 1);
+    netns.add_peer("a0");
+    add_rules(&netns);
+    netns
+}
+
 /// Runs vxcsum with the record of the run before.
 #[track_caller]
 fn vxcsum(netns: &Netns, words: &str) -> Value {
@@ -84,10 +93,7 @@ fn has_follow_up(netns: &Netns) -> bool {
 /// On a node without the bug, nothing advises a cure.
 #[test]
 fn what_is_not_needed_any_more_is_called_that() {
-    let netns = node(POLICY);
-    add(&netns, "a0", 1);
-    netns.add_peer("a0");
-    add_rules(&netns);
+    let netns = exposed();
     check(
         &vxcsum(&netns, "apply"),
         "a0",
@@ -178,10 +184,7 @@ fn a_new_policy_gives_features_back_at_once() {
 
 #[test]
 fn an_unexposed_device_is_given_back_after_a_quiet_time() {
-    let netns = node(POLICY);
-    add(&netns, "a0", 1);
-    netns.add_peer("a0");
-    add_rules(&netns);
+    let netns = exposed();
     check(
         &vxcsum(&netns, "apply"),
         "a0",
@@ -256,10 +259,7 @@ fn an_unexposed_device_is_given_back_after_a_quiet_time() {
 
 #[test]
 fn giving_back_is_no_flip() {
-    let netns = node(POLICY);
-    add(&netns, "a0", 1);
-    netns.add_peer("a0");
-    add_rules(&netns);
+    let netns = exposed();
     for _ in 0..5 {
         fs::write(policy_path(&netns), POLICY).expect("write the policy");
         check(
@@ -283,10 +283,7 @@ fn giving_back_is_no_flip() {
 /// A user turns the feature on while it need not be off. From then on vxcsum leaves it alone.
 #[test]
 fn later_changes_by_others_are_not_touched() {
-    let netns = node(POLICY);
-    add(&netns, "a0", 1);
-    netns.add_peer("a0");
-    add_rules(&netns);
+    let netns = exposed();
     vxcsum(&netns, "apply");
     delete_rules(&netns);
     netns.set("a0", true);
@@ -395,10 +392,7 @@ fn watch_sees_the_first_peer_at_once_and_sleeps_before_and_after() {
 
 #[test]
 fn watch_gives_back_when_the_time_is_over() {
-    let netns = node(POLICY);
-    add(&netns, "a0", 1);
-    netns.add_peer("a0");
-    add_rules(&netns);
+    let netns = exposed();
     let watch = Watch::start(&netns, "");
     assert!(!netns.is_on("a0"));
     delete_rules(&netns);

@@ -74,7 +74,7 @@ pub fn probe(out: &mut impl Write, run: &ProbeRun, stored: Stored, color: bool) 
     writeln!(out, "\n{after}")
 }
 
-fn forwarded(bursts: &[Burst]) -> TextTable<'static, 4> {
+fn forwarded(bursts: &[Burst]) -> TextTable<4> {
     let mut table = TextTable::new(["FORWARDED INTO", "OFF", "OVER IPV4", "OVER IPV6"]);
     for kind in bursts.iter().filter(|burst| burst.family == Family::Ipv4) {
         let cell = |family: Family| {
@@ -106,7 +106,7 @@ fn seen((arrived, wrong): (u64, u64)) -> Cell<'static> {
     }
 }
 
-fn matrix(run: &ProbeRun) -> TextTable<'static, 5> {
+fn matrix(run: &ProbeRun) -> TextTable<5> {
     let mut table = TextTable::new(["OUTER", "OFFLOAD", "NO NAT", "NEW ADDRESS", "NEW PORT"]);
     for outer in [OuterChecksum::Zero, OuterChecksum::Present] {
         for on in [true, false] {

@@ -46,18 +46,18 @@ impl<'a> Cell<'a> {
 }
 
 /// Rows below a header, with a fixed number of columns.
-pub struct TextTable<'a, const N: usize> {
-    rows: Vec<[Cell<'a>; N]>,
+pub struct TextTable<const N: usize> {
+    rows: Vec<[Cell<'static>; N]>,
 }
 
-impl<'a, const N: usize> TextTable<'a, N> {
+impl<const N: usize> TextTable<N> {
     pub fn new(header: [&'static str; N]) -> Self {
         Self {
             rows: vec![header.map(Cell::plain)],
         }
     }
 
-    pub fn row(&mut self, cells: [Cell<'a>; N]) {
+    pub fn row(&mut self, cells: [Cell<'static>; N]) {
         self.rows.push(cells);
     }
 
