@@ -60,12 +60,13 @@ test-nat:
 	@tests/needs root cargo gcc ip ethtool iptables ipset nft
 	VXCSUM_RANDOM_RULES=$(RULE_SETS) $(CARGO) test --locked --test exposure -- --nocapture random
 
-# Fuzzes the decoders, each for FUZZ_SECONDS, two at the same time.
+# Fuzzes the decoders, each for FUZZ_SECONDS, one on each processor. FUZZ_SEED=0 is another seed each time.
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 .PHONY: fuzz
 fuzz:
 	@tests/needs cargo g++ perl
-	tests/fuzz/run -j 2 -s $(FUZZ_SECONDS)
+	tests/fuzz/run -j $$(nproc) -s $(FUZZ_SECONDS) -r $(FUZZ_SEED)
 
 # Memory errors of the program, by valgrind.
 .PHONY: test-sanitizer

@@ -232,7 +232,8 @@ fn decide(rules: &NatRules) {
     }
 }
 
-/// Without the rules of the chains that only other chains call, an answer is the answer for all rules.
+/// Without the rules of the chains that only other chains call, an answer is the answer for all rules. Reads them as
+/// [`crate::nat::partial_io::RulesInUse`] does.
 fn in_part(rules: &NatRules, device: &OuterFlow, whole: &Exposure) {
     let mut part = rules.clone();
     for chain in part.tables.iter_mut().flat_map(|t| &mut t.chains) {
@@ -241,10 +242,16 @@ fn in_part(rules: &NatRules, device: &OuterFlow, whole: &Exposure) {
             chain.leave_unread();
         }
     }
-    while let Err(open) = partial::answer(&part, device)
-        && !open.needs.is_empty()
-    {
-        for need in open.needs {
+    let answer = loop {
+        let mut needs = partial::first(&part);
+        if needs.is_empty() {
+            match partial::answer(&part, device) {
+                Ok(answer) => break answer,
+                Err(open) if open.needs.is_empty() => return,
+                Err(open) => needs = open.needs,
+            }
+        }
+        for need in needs {
             let Need::Chain(table, chain) = need else {
                 return;
             };
@@ -252,10 +259,8 @@ fn in_part(rules: &NatRules, device: &OuterFlow, whole: &Exposure) {
             let of = &rules.tables[table].chains[chain];
             part.tables[table].chains[chain] = of.clone();
         }
-    }
-    if let Ok(answer) = partial::answer(&part, device)
-        && !matches!(whole, Exposure::Unknown(Doubt::BudgetExceeded))
-    {
+    };
+    if !matches!(whole, Exposure::Unknown(Doubt::BudgetExceeded)) {
         assert_eq!(answer.code(), whole.code(), "{answer:?}, in full {whole:?}");
     }
 }
