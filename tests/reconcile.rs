@@ -90,9 +90,8 @@ fn has_follow_up(netns: &Netns) -> bool {
     root.join("run/vxcsum/no-peers").exists()
 }
 
-/// On a node without the bug, nothing advises a cure.
-#[test]
-fn what_is_not_needed_any_more_is_called_that() {
+/// A node after vxcsum has turned the offload of a0 off.
+fn turned_off() -> Netns {
     let netns = exposed();
     check(
         &vxcsum(&netns, "apply"),
@@ -101,6 +100,13 @@ fn what_is_not_needed_any_more_is_called_that() {
         "exposed",
         "changed",
     );
+    netns
+}
+
+/// On a node without the bug, nothing advises a cure.
+#[test]
+fn what_is_not_needed_any_more_is_called_that() {
+    let netns = turned_off();
     let fixed = POLICY.replace("affected", "fixed");
     fs::write(policy_path(&netns), fixed).expect("write the policy");
     let answer = "OK  1 VXLAN device: no packet can be corrupted. The change of a0 is not needed any more. Undo it: vxcsum apply\n";
@@ -184,14 +190,7 @@ fn a_new_policy_gives_features_back_at_once() {
 
 #[test]
 fn an_unexposed_device_is_given_back_after_a_quiet_time() {
-    let netns = exposed();
-    check(
-        &vxcsum(&netns, "apply"),
-        "a0",
-        "turn-off",
-        "exposed",
-        "changed",
-    );
+    let netns = turned_off();
     // A firewall reloads.
     delete_rules(&netns);
     let quiet = |report: &Value| {

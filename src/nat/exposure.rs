@@ -8,6 +8,8 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/ip_tunnel_core.c#L50> (`iptunnel_xmit`: the mark stays within one
 //! namespace, connection tracking does not)
 
+mod notrack;
+mod rewrite;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -17,26 +19,20 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use notrack::untracked;
+pub use notrack::{NoCure, Untracked};
+pub use rewrite::NatChange;
+use rewrite::changes;
+
 use super::bits::Mark;
-use super::machine::{BudgetExceeded, Finding, Machine, RuleRef, Translation};
+use super::machine::{BudgetExceeded, Finding, Machine, RuleRef};
 use super::packet::{Destinations, Packet};
-use super::rules::{
-    Expr, Hook, NAT_PROTO_SPECIFIED, NAT_RANDOM, NAT_RANDOM_FULLY, NatKind, NatRules, Need, Table,
-};
+use super::rules::{Hook, NatRules, Need, Table};
 use super::settable::{Assume, settable};
 use super::state::{PathState, add};
 use crate::fault::Fault;
 use crate::link::OwnAddress;
 use crate::text::{IfName, escape};
-
-/// `RT_SCOPE_UNIVERSE`.
-const RT_SCOPE_UNIVERSE: u8 = 0;
-/// `IFA_F_SECONDARY`.
-const IFA_F_SECONDARY: u32 = 0x01;
-/// `IFA_F_OPTIMISTIC`, `IFA_F_DADFAILED`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`.
-const IFA_F_NOT_PREFERRED: u32 = 0x04 | 0x08 | 0x20 | 0x40;
-/// `IFA_F_PERMANENT`.
-const IFA_F_PERMANENT: u32 = 0x80;
 
 /// The properties of a VXLAN device that determine which rules its outer packets match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,76 +138,6 @@ pub struct Exposed {
     pub notrack: Result<Untracked, NoCure>,
 }
 
-/// The outer packets of a device, as a notrack rule must describe them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Untracked {
-    /// True for IPv6. `None` if both families occur.
-    pub v6: Option<bool>,
-    /// The source address, if the device has a fixed one.
-    pub local: Option<IpAddr>,
-    pub port: u16,
-}
-
-impl Untracked {
-    /// The rule in the syntax of nft(8). Packets to this machine itself stay tracked.
-    pub fn rule(&self) -> String {
-        let packets = match (self.local, self.v6) {
-            (Some(a), _) if a.is_ipv6() => format!("ip6 saddr {a} "),
-            (Some(a), _) => format!("ip saddr {a} "),
-            (None, Some(true)) => "meta nfproto ipv6 ".to_owned(),
-            (None, Some(false)) => "meta nfproto ipv4 ".to_owned(),
-            (None, None) => String::new(),
-        };
-        format!("oifname != \"lo\" {packets}udp dport {} notrack", self.port)
-    }
-
-    /// The commands that add rules for these packets. Running them again is safe.
-    pub fn commands(all: &[Self]) -> Vec<String> {
-        let mut commands = vec![
-            "nft add table inet vxlan-notrack".to_owned(),
-            "nft 'add chain inet vxlan-notrack output { type filter hook output priority -300; }'"
-                .to_owned(),
-            "nft flush chain inet vxlan-notrack output".to_owned(),
-        ];
-        let add = |of: &Self| format!("nft 'add rule inet vxlan-notrack output {}'", of.rule());
-        commands.extend(all.iter().map(add));
-        commands
-    }
-}
-
-/// Why it is not enough to leave the outer packets untracked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NoCure {
-    /// The device has no fixed destination port, so a rule cannot recognise its packets.
-    NoPort,
-    /// The caller did not ask.
-    NotAsked,
-    /// Rules copy packets (TEE, `dup`). In tests with such rules, untracked packets were lost that arrive with the
-    /// offload off.
-    Copied,
-    /// Untracked packets can still be rewritten. Holds the analysis as text.
-    StillExposed(String),
-    /// No rule here rewrites untracked packets, but it is not known whether others do. Holds the analysis as text.
-    NotKnown(Untracked, String),
-    /// A rule, or the policy of a chain, would drop untracked packets but not tracked packets.
-    Dropped(String),
-}
-
-impl fmt::Display for NoCure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoPort => f.write_str("the device has no fixed destination port"),
-            Self::NotAsked => f.write_str("vxcsum did not look at it"),
-            Self::Copied => {
-                f.write_str("rules here copy packets, and tests with such rules lost packets")
-            }
-            Self::StillExposed(why) => write!(f, "it is not enough: {why}"),
-            Self::NotKnown(_, why) => write!(f, "it is not known whether it is enough: {why}"),
-            Self::Dropped(by) => write!(f, "{by} can drop untracked packets"),
-        }
-    }
-}
-
 /// A reference to a rule, with its texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CitedRule {
@@ -235,70 +161,6 @@ impl CitedRule {
             table: table_text(table),
             text: super::quote::rule(table, chain, at.rule, rules),
         }
-    }
-}
-
-/// The change that a rule makes to an outer packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NatChange {
-    Destination,
-    /// The address, mapped to another network (NETMAP).
-    Network,
-    /// The source port: `--random-fully`.
-    RandomPortFully,
-    /// The source port: `--random`.
-    RandomPort,
-    /// The source port, to a port in the rule.
-    GivenPort,
-    /// The source address, from the first to the second.
-    Source(IpAddr, IpAddr),
-    /// The source address, perhaps.
-    MaybeSource(SourceDoubt),
-}
-
-/// Why a rule may change the source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SourceDoubt {
-    /// The device has no fixed local address.
-    NoLocal,
-    /// The address in the rule is not known.
-    Hidden,
-    /// Routing chooses the outgoing device.
-    Routed,
-    /// The address of the underlay is not known.
-    AddressNotKnown,
-    /// The underlay has several addresses.
-    Several,
-    /// The address of the underlay is deprecated or tentative.
-    NotPreferred,
-}
-
-impl fmt::Display for NatChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Self::Destination => "The rule changes the destination",
-            Self::Network => "The rule changes the address",
-            Self::RandomPortFully => "The rule changes the source port (fully random)",
-            Self::RandomPort => "The rule changes the source port (random)",
-            Self::GivenPort => "The rule changes the source port (to given ports)",
-            Self::Source(from, to) => {
-                return write!(f, "The rule changes the source address from {from} to {to}");
-            }
-            Self::MaybeSource(doubt) => {
-                f.write_str("The rule can change the source address")?;
-                match doubt {
-                    SourceDoubt::NoLocal => ": the device has no fixed local address",
-                    SourceDoubt::Hidden => "",
-                    SourceDoubt::Routed => ": routing chooses the outgoing device",
-                    SourceDoubt::AddressNotKnown => ": the address of the underlay is not known",
-                    SourceDoubt::Several => ": the underlay has several addresses",
-                    SourceDoubt::NotPreferred => {
-                        ": the address of the underlay is deprecated or tentative"
-                    }
-                }
-            }
-        };
-        f.write_str(text)
     }
 }
 
@@ -504,63 +366,6 @@ fn run(
     }
 }
 
-/// Whether it is enough to leave the outer packets untracked. Needs all rules.
-fn untracked(rules: &NatRules, device: &OuterFlow) -> Result<Untracked, NoCure> {
-    if rules.is_partial() {
-        return Err(NoCure::NotAsked);
-    }
-    let port = device.dst_port.ok_or(NoCure::NoPort)?;
-    let chains = rules.tables.iter().flat_map(|t| &t.chains);
-    let mut exprs = chains.flat_map(|c| &c.rules).flat_map(|r| &r.exprs);
-    if exprs.any(|e| matches!(e, Expr::Copy(_))) {
-        return Err(NoCure::Copied);
-    }
-    let watched = |untracked| {
-        let mut collected = Collected {
-            untracked,
-            drops: Some(Drops::new()),
-            ..Collected::default()
-        };
-        let exposure = run(rules, device, Assume::Anything, &mut collected);
-        (exposure, collected.drops.unwrap_or_default())
-    };
-    let (exposure, drops) = watched(true);
-    if let Exposure::Exposed(_) = exposure {
-        return Err(NoCure::StillExposed(exposure.to_string()));
-    }
-    if let Some(&(table, chain, rule)) = drops.difference(&watched(false).1).next() {
-        let of = &rules.tables[table];
-        let by = match rule {
-            Some(rule) => CitedRule::new(rules, RuleRef { table, chain, rule }).text,
-            None => format!(
-                "the policy of chain {}",
-                escape(&of.chains[chain as usize].name)
-            ),
-        };
-        return Err(NoCure::Dropped(format!("`{by}` in {}", table_text(of))));
-    }
-    let family = |v6: bool| {
-        device
-            .remotes
-            .iter()
-            .all(|a| a.is_ipv6() == v6)
-            .then_some(v6)
-    };
-    let packets = Untracked {
-        // A fixed source has a family, also if the destinations are not known.
-        v6: device.local.map(|a| a.is_ipv6()).or_else(|| {
-            let remotes = family(false).or(family(true));
-            remotes.filter(|_| !device.remotes.is_empty())
-        }),
-        local: device.local,
-        port,
-    };
-    match exposure {
-        Exposure::Unknown(doubt) => Err(NoCure::NotKnown(packets, doubt.to_string())),
-        Exposure::NotExposed(_) | Exposure::Exposed(_) => Ok(packets),
-    }
-}
-
 type Drops = BTreeSet<(usize, u32, Option<usize>)>;
 
 /// What packets met on their paths.
@@ -739,115 +544,6 @@ fn collect(
             .extend(findings.map(|(at, f)| (v6, at, f)));
     }
     Ok(())
-}
-
-/// The change that a NAT statement makes to an outer packet. `None` if it makes no change.
-fn changes(t: &Translation, device: &OuterFlow, v6: bool) -> Option<NatChange> {
-    let nat = &t.nat;
-    let maybe = |doubt| Some(NatChange::MaybeSource(doubt));
-    match nat.kind {
-        NatKind::Dnat | NatKind::Redirect => return Some(NatChange::Destination),
-        NatKind::Netmap => return Some(NatChange::Network),
-        NatKind::Masquerade | NatKind::Snat => {}
-    }
-    if nat.flags & NAT_RANDOM_FULLY != 0 {
-        return Some(NatChange::RandomPortFully);
-    }
-    if nat.flags & NAT_RANDOM != 0 {
-        return Some(NatChange::RandomPort);
-    }
-    if nat.flags & NAT_PROTO_SPECIFIED != 0 || nat.ports.is_some() {
-        return Some(NatChange::GivenPort);
-    }
-    let Some(local) = device.source(v6) else {
-        return maybe(SourceDoubt::NoLocal);
-    };
-    if nat.kind == NatKind::Snat {
-        return match nat.addresses {
-            Some((low, high)) if low == local && high == local => None,
-            Some((low, _)) => Some(NatChange::Source(local, low)),
-            None if t.hidden => maybe(SourceDoubt::Hidden),
-            None => None,
-        };
-    }
-    if device.certain_egress().is_none() {
-        return maybe(SourceDoubt::Routed);
-    }
-    if v6 {
-        masquerade_ipv6(local, device)
-    } else {
-        masquerade_ipv4(local, device)
-    }
-}
-
-/// The source that `MASQUERADE` chooses: the first primary address of global scope, or the first of those with the next
-/// hop in its subnet. Without such an address, an address of another device.
-///
-/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/devinet.c> (`inet_select_addr`)
-fn masquerade_ipv4(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
-    let own = device.underlay_addresses.iter();
-    let eligible = |a: &&OwnAddress| {
-        a.address.is_ipv4() && a.scope == RT_SCOPE_UNIVERSE && a.flags & IFA_F_SECONDARY == 0
-    };
-    let eligible: Vec<&OwnAddress> = own.filter(eligible).collect();
-    let chosen = |nexthop: &IpAddr| {
-        let near = |a: &&&OwnAddress| in_subnet(*nexthop, a);
-        let found = eligible.iter().find(near).or(eligible.first());
-        found.map(|a| a.address)
-    };
-    match (&eligible[..], &device.routed) {
-        ([], _) => Some(NatChange::MaybeSource(SourceDoubt::AddressNotKnown)),
-        ([one], _) if one.address == local => None,
-        ([one], _) => Some(NatChange::Source(local, one.address)),
-        (_, None) => Some(NatChange::MaybeSource(SourceDoubt::Several)),
-        (_, Some(routed)) => {
-            let nexthops = routed.nexthops.iter().filter(|a| a.is_ipv4());
-            let other = nexthops.filter_map(chosen).find(|a| *a != local);
-            other.map(|a| NatChange::Source(local, a))
-        }
-    }
-}
-
-fn in_subnet(address: IpAddr, own: &OwnAddress) -> bool {
-    match (address, own.address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(own.prefix_len).min(32))
-                .unwrap_or(0);
-            (a.to_bits() ^ b.to_bits()) & mask == 0
-        }
-        _ => false,
-    }
-}
-
-/// As [`masquerade_ipv4`], for IPv6. IPv6 chooses among the addresses of all devices, and prefers an address of the
-/// outgoing device that is valid and not deprecated. If there are several such addresses, routing names the chosen one.
-/// A choice among addresses with a limited lifetime does not last, and counts as not known.
-///
-/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv6/addrconf.c> (`ipv6_get_saddr_eval`)
-fn masquerade_ipv6(local: IpAddr, device: &OuterFlow) -> Option<NatChange> {
-    // A link-local address is chosen only for link-local destinations.
-    let link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
-    let own = device.underlay_addresses.iter();
-    let own = own.filter(|a| a.address.is_ipv6() && link_local(a.address) == link_local(local));
-    let own: Vec<&OwnAddress> = own.collect();
-    let maybe = |doubt| Some(NatChange::MaybeSource(doubt));
-    let lasts =
-        |a: &&OwnAddress| a.flags & (IFA_F_PERMANENT | IFA_F_NOT_PREFERRED) == IFA_F_PERMANENT;
-    match (&own[..], &device.routed) {
-        ([], _) => maybe(SourceDoubt::AddressNotKnown),
-        ([a], _) if a.address != local => Some(NatChange::Source(local, a.address)),
-        ([a], _) if a.flags & IFA_F_NOT_PREFERRED != 0 => maybe(SourceDoubt::NotPreferred),
-        ([_], _) => None,
-        (_, Some(routed)) if own.iter().all(lasts) => {
-            let mut chosen = routed.chosen_ipv6.iter();
-            match chosen.find(|a| **a != Some(local))? {
-                Some(other) => Some(NatChange::Source(local, *other)),
-                None => maybe(SourceDoubt::Several),
-            }
-        }
-        _ => maybe(SourceDoubt::Several),
-    }
 }
 
 /// Every rule as the tools print it, sorted by table.

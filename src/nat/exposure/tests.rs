@@ -1,6 +1,7 @@
 //! Decisions about rules written as values: rules that a test cannot install, and details on which the decision must
 //! not depend.
 
+use super::rewrite::IFA_F_SECONDARY;
 use super::*;
 use crate::nat::rules::*;
 
