@@ -511,8 +511,9 @@ fn texts<'v>(value: &'v serde_json::Value, out: &mut Vec<&'v str>) {
 fn state_file(data: &[u8]) {
     const BOOT: &str = "b";
     let text = String::from_utf8_lossy(data);
-    let Ok(state) = State::parse(&text, BOOT) else {
-        return;
+    let state = match State::parse(&text, BOOT) {
+        Ok(state) => state,
+        Err(why) => return printable(&why),
     };
     let json = serde_json::to_value(&state).expect("a record is JSON");
     let written = state.to_text().expect("a record is JSON");
@@ -576,8 +577,9 @@ fn used(mut state: State) {
 }
 
 fn probe_file(data: &[u8]) {
-    let Ok(run) = ProbeRun::from_json(data) else {
-        return;
+    let run = match ProbeRun::from_json(data) {
+        Ok(run) => run,
+        Err(error) => return printable(&error.to_string()),
     };
     let text = run.to_json().expect("a run is JSON");
     let again = ProbeRun::from_json(text.as_bytes()).expect("it was read before");

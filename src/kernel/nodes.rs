@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{KernelFacts, KernelVerdict, OsRelease};
+use crate::text::escape;
 
 /// The nodes in a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +88,8 @@ impl Nodes {
                 Ok(item) if item.kind.as_deref() == Some("Node") => vec![item],
                 _ => {
                     return Err(format!(
-                        "it is not what `kubectl get nodes -o json` prints: {no_list}"
+                        "it is not what `kubectl get nodes -o json` prints: {}",
+                        escape(no_list.to_string().as_bytes())
                     ));
                 }
             },
@@ -95,7 +97,10 @@ impl Nodes {
         let mut out = Self::default();
         for item in items {
             if let Some(kind) = item.kind.filter(|kind| kind != "Node") {
-                return Err(format!("it lists a {kind} among the nodes"));
+                return Err(format!(
+                    "it lists a {} among the nodes",
+                    escape(kind.as_bytes())
+                ));
             }
             let info = item.status.node_info;
             if matches!(&*info.operating_system, "" | "linux") {
@@ -124,7 +129,7 @@ impl Nodes {
                     "line {}: \"{}\" is not what `uname -r` prints: one release a line, or the answer of `kubectl get nodes \
                      -o json`",
                     number + 1,
-                    crate::text::escape(line.as_bytes())
+                    escape(line.as_bytes())
                 ));
             }
             out.nodes.push(ClusterNode {
@@ -273,6 +278,7 @@ mod tests {
             ("5.4.0\n5.4.0 5.5.0\n", "line 2"),
             ("\u{1b}[31m5.4", "line 1: \"\\x1b[31m5.4\""),
             (r#"{"items":[{"kind":"Pod"}]}"#, "a Pod among"),
+            ("{\"items\":[{\"kind\":\"P\u{7f}\"}]}", "a P\\x7f among"),
             (
                 r#"{"kind":"Pod","metadata":{"name":"b"}}"#,
                 "kubectl get nodes",

@@ -15,7 +15,7 @@ use super::facts::{Conflict, History};
 use crate::ethtool::{Feature, PerFeature};
 use crate::link::TunnelLink;
 use crate::sealed::{seal, unseal};
-use crate::text::IfName;
+use crate::text::{IfName, escape};
 
 /// The problem of a valid record of an earlier boot.
 pub const OTHER_BOOT: &str = "is of another boot";
@@ -202,8 +202,8 @@ impl State {
     /// A part of a sentence that says what is wrong: damaged, or of another boot or version.
     pub fn parse(text: &str, boot_id: &str) -> Result<Self, String> {
         let text = unseal(text)?;
-        let mut state: Self =
-            serde_json::from_str(&text).map_err(|e| format!("is damaged: {e}"))?;
+        let mut state: Self = serde_json::from_str(&text)
+            .map_err(|e| format!("is damaged: {}", escape(e.to_string().as_bytes())))?;
         if state.version != VERSION {
             return Err(format!("has version {}, not {VERSION}", state.version));
         }

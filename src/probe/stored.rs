@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::burst::{Burst, Forwarding};
 use super::{Hex, Observed, ProbeRun, SCHEMA_VERSION, frame, observe, verdict};
+use crate::text::escape;
 
 /// Why bytes are not a stored run.
 #[derive(Debug)]
@@ -26,7 +27,11 @@ pub enum StoredError {
 impl fmt::Display for StoredError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Json(error) => write!(f, "not a stored probe run: {error}"),
+            Self::Json(error) => write!(
+                f,
+                "not a stored probe run: {}",
+                escape(error.to_string().as_bytes())
+            ),
             Self::Version(found) => write!(
                 f,
                 "stored probe run has schema version {found}, this program knows {SCHEMA_VERSION}"
@@ -230,6 +235,11 @@ mod tests {
                     "{\"x\":1,\"family\":\"ipv4\",\"below\"",
                 ),
                 "unknown field",
+            ),
+            (
+                "control characters",
+                swap("{\"vxlan\":", "{\"\\u001b[31m\":1,\"vxlan\":"),
+                "unknown field `\\x1b[31m`",
             ),
             (
                 "unknown key in its counts",

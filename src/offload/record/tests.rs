@@ -140,6 +140,11 @@ fn a_record_of_another_boot_is_refused() {
             text.replace("{\"v", "{\"x\":1,\"v"),
             "is damaged: ",
         ),
+        (
+            "control characters",
+            text.replace("{\"v", "{\"\\u001b[31m\":1,\"v"),
+            "is damaged: unknown field `\\x1b[31m`",
+        ),
         ("empty", String::new(), "is damaged: "),
     ] {
         let error = State::parse(&text, "b").unwrap_err();
