@@ -65,7 +65,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 .PHONY: fuzz
 fuzz:
-	@tests/needs cargo g++ perl
+	@tests/needs cargo gcc g++ perl
 	tests/fuzz/run -j $$(nproc) -s $(FUZZ_SECONDS) -r $(FUZZ_SEED)
 
 # Memory errors of the program, by valgrind.
